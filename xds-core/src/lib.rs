@@ -1,1 +1,49 @@
-//! x
+//! The language of xDS and its protocol machine, without IO.
+//!
+//! This crate holds what a control plane says to a client, and decides when to say it: resources that
+//! are encoded and hashed once, subscriptions, the machine that turns requests into responses, in both
+//! variants, State of the World and delta. It has no socket, no clock, no randomness and no async in
+//! it; time and content are handed in, so every conversation can be replayed to the byte.
+//!
+//! It does not hold the content ([`deltaplane-cache`] does) and does not speak HTTP
+//! ([`deltaplane-server`] does; start there). Nor does it know the Envoy API: any
+//! `prost::Message + prost::Name` can become a resource.
+//!
+//! Identifiers such as `D-06` in this documentation name statements of the xDS protocol that the code
+//! answers to: B streams and nodes, S State of the World, W wildcard, D delta, N ACK and NACK, R
+//! reconnect, O ordering.
+//!
+//! # Layout
+//!
+//! The order in which to read it:
+//!
+//! * `type_url`: the types, and what the protocol demands of each, as one table
+//! * `schema`: which fields are maps, so that equal messages hash alike
+//! * `resource`: a resource, encoded once for both variants
+//! * `view`: what a stream reads from, implemented by a cache
+//! * `wire`: the messages
+//! * `subscription`: what a client subscribes to
+//! * `type_stream`: one type on one stream: owed, in flight, rejected
+//! * `answer`: what goes into the next response
+//! * `machine`: one stream: all its types, in order
+//!
+//! [`deltaplane-cache`]: https://docs.rs/deltaplane-cache
+//! [`deltaplane-server`]: https://docs.rs/deltaplane-server
+
+mod answer;
+mod machine;
+mod resource;
+mod schema;
+mod subscription;
+mod type_stream;
+mod type_url;
+mod view;
+mod wire;
+
+pub use machine::{Event, Machine, RequestError, Variant};
+pub use resource::{Key, Resource, ResourceBuilder};
+pub use schema::{Schema, SchemaError};
+pub use subscription::Subscription;
+pub use type_url::{MissingAnswer, TypePolicy, TypeUrl, Wildcard};
+pub use view::{Change, LogTruncated, Revision, TypeVersion, View};
+pub use wire::{DeltaRequest, ErrorDetail, Request, Response, SotwRequest};

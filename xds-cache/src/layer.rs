@@ -1,0 +1,157 @@
+//! One type in one scope: its resources, and what changed of them.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
+
+use deltaplane_core::{Change, LogTruncated, Resource, Revision, TypeVersion};
+use imbl::{OrdMap, Vector};
+
+/// One type in one scope. Immutable once published; a clone shares all that an edit leaves alone.
+#[derive(Debug, Clone)]
+pub(crate) struct Layer {
+    pub(crate) resources: OrdMap<Arc<str>, Resource>,
+    pub(crate) version: TypeVersion,
+    /// Its source said what is in it. Until then it is unknown, which is not the same as empty.
+    pub(crate) filled: bool,
+    log: Log,
+}
+
+impl Layer {
+    /// A layer without resources, as it was from the beginning.
+    pub(crate) fn new(filled: bool) -> Self {
+        Self {
+            resources: OrdMap::new(),
+            version: TypeVersion::default(),
+            filled,
+            log: Log { begin: Revision(0), commits: Vector::new(), entries: 0 },
+        }
+    }
+
+    /// What an edit would change. Equal content is no change.
+    pub(crate) fn difference(&self, edit: &Edit) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if edit.replace {
+            let gone = self.resources.iter().filter(|(name, _)| !edit.names.contains_key(*name));
+            changes.extend(gone.map(|(name, old)| Change::new(name.clone(), Some(old.clone()), None)));
+        }
+        for (name, after) in &edit.names {
+            let before = self.resources.get(name);
+            if before != after.as_ref() {
+                changes.push(Change::new(name.clone(), before.cloned(), after.clone()));
+            }
+        }
+        changes
+    }
+
+    /// Makes changes, at a revision, and logs them. Costs what changes.
+    pub(crate) fn apply(
+        &mut self,
+        changes: Vec<Change>,
+        revision: Revision,
+        source_revision: Option<u64>,
+        log_limit: usize,
+    ) {
+        for change in &changes {
+            if let Some(before) = &change.before {
+                self.version.subtract(before);
+            }
+            match &change.after {
+                Some(after) => {
+                    self.version.add(after);
+                    self.resources.insert(change.name.clone(), after.clone());
+                }
+                None => {
+                    self.resources.remove(&change.name);
+                }
+            }
+        }
+        self.version.revision = source_revision.or(self.version.revision);
+        self.log.push(LoggedCommit { revision, changes: changes.into() }, log_limit);
+    }
+
+    /// The commits after a revision, oldest first.
+    pub(crate) fn since(&self, since: Revision) -> Result<Unread<'_>, LogTruncated> {
+        if since < self.log.begin {
+            return Err(LogTruncated::new(since));
+        }
+        let at = match self.log.commits.binary_search_by_key(&since, |commit| commit.revision) {
+            Ok(at) => at + 1,
+            Err(at) => at,
+        };
+        Ok(Unread { log: &self.log, at })
+    }
+}
+
+/// What a transaction says of one layer.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Edit {
+    /// What is not named is removed.
+    pub(crate) replace: bool,
+    /// What becomes of each name.
+    pub(crate) names: BTreeMap<Arc<str>, Option<Resource>>,
+}
+
+/// The commits that changed a layer, back to some revision.
+#[derive(Debug, Clone)]
+struct Log {
+    /// The revision back to which the log reaches: changes after it are here.
+    begin: Revision,
+    commits: Vector<LoggedCommit>,
+    entries: usize,
+}
+
+#[derive(Debug, Clone)]
+struct LoggedCommit {
+    revision: Revision,
+    changes: Arc<[Change]>,
+}
+
+/// However large they were, this many commits stay in the log, so that one huge commit does not make
+/// every connected client too late for it.
+const COMMITS_KEPT: usize = 64;
+
+impl Log {
+    fn push(&mut self, commit: LoggedCommit, limit: usize) {
+        self.entries += commit.changes.len();
+        self.commits.push_back(commit);
+        while self.entries > limit && self.commits.len() > COMMITS_KEPT {
+            let Some(oldest) = self.commits.pop_front() else { return };
+            self.entries -= oldest.changes.len();
+            self.begin = oldest.revision;
+        }
+    }
+}
+
+/// The part of a log that a stream has not read.
+pub(crate) struct Unread<'a> {
+    log: &'a Log,
+    at: usize,
+}
+
+impl Unread<'_> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.at >= self.log.commits.len()
+    }
+
+    /// The changes as they were logged, if they are one commit's.
+    pub(crate) fn single(&self) -> Option<&Arc<[Change]>> {
+        (self.at + 1 == self.log.commits.len()).then(|| self.log.commits.last())?.map(|c| &c.changes)
+    }
+
+    /// What each name was before the first of these changes, and is after the last.
+    pub(crate) fn merged(&self) -> BTreeMap<Arc<str>, (Option<Resource>, Option<Resource>)> {
+        let mut merged = BTreeMap::new();
+        let commits = self.log.commits.iter().skip(self.at);
+        for change in commits.flat_map(|commit| commit.changes.iter()) {
+            match merged.entry(change.name.clone()) {
+                Entry::Vacant(entry) => {
+                    entry.insert((change.before.clone(), change.after.clone()));
+                }
+                Entry::Occupied(mut entry) => entry.get_mut().1.clone_from(&change.after),
+            }
+        }
+        merged
+    }
+}

@@ -1,0 +1,76 @@
+//! Everything that a cache holds at one revision.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use deltaplane_core::{Revision, TypeUrl};
+use imbl::HashMap;
+
+use crate::{Scope, Transaction, layer::Layer};
+
+/// Everything that a cache holds at one revision. Immutable once published.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct State {
+    pub(crate) revision: Revision,
+    /// Every scope that was ever declared or filled.
+    pub(crate) scopes: HashMap<Scope, Arc<Layers>>,
+    /// How many layers are filled.
+    pub(crate) known_layers: usize,
+}
+
+/// The types of one scope.
+pub(crate) type Layers = BTreeMap<TypeUrl, Arc<Layer>>;
+
+/// A state that a transaction made from another, and where they differ.
+pub(crate) struct Successor {
+    pub(crate) state: State,
+    pub(crate) changes: usize,
+    pub(crate) touched: Vec<(Scope, TypeUrl)>,
+}
+
+impl State {
+    pub(crate) fn layer(&self, scope: &Scope, type_url: &TypeUrl) -> Option<&Arc<Layer>> {
+        self.scopes.get(scope)?.get(type_url)
+    }
+
+    /// What this state becomes by a transaction, or nothing if that changes nothing. Costs what the
+    /// transaction names, and what a replacement replaces.
+    pub(crate) fn succeed(&self, transaction: Transaction, log_limit: usize) -> Option<Successor> {
+        let revision = Revision(self.revision.0 + 1);
+        let mut next = Successor {
+            state: State { revision, ..self.clone() },
+            changes: 0,
+            touched: Vec::new(),
+        };
+        for (scope, type_url) in transaction.declared {
+            if self.layer(&scope, &type_url).is_none() {
+                next.put(scope, type_url, Layer::new(false));
+            }
+        }
+        for ((scope, type_url), edit) in transaction.edits {
+            let current = next.state.layer(&scope, &type_url);
+            let was_known = current.is_some_and(|layer| layer.filled);
+            let mut layer = match current {
+                Some(layer) => Layer::clone(layer),
+                None => Layer::new(true),
+            };
+            let changes = layer.difference(&edit);
+            if changes.is_empty() && (was_known || !edit.replace) {
+                continue;
+            }
+            layer.filled |= edit.replace;
+            next.state.known_layers += usize::from(layer.filled && !was_known);
+            next.changes += changes.len();
+            layer.apply(changes, revision, transaction.source_revision, log_limit);
+            next.put(scope, type_url, layer);
+        }
+        (!next.touched.is_empty()).then_some(next)
+    }
+}
+
+impl Successor {
+    fn put(&mut self, scope: Scope, type_url: TypeUrl, layer: Layer) {
+        let layers = self.state.scopes.entry(scope.clone()).or_default();
+        Arc::make_mut(layers).insert(type_url.clone(), Arc::new(layer));
+        self.touched.push((scope, type_url));
+    }
+}

@@ -1,0 +1,191 @@
+//! Transactions: any number of changes that become visible at once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use deltaplane_core::{Key, Resource, Revision, TypeUrl};
+
+use crate::layer::Edit;
+
+/// The name of a set of resources: the default, a tenant, a canary group, one node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Scope(Arc<str>);
+
+impl Scope {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<Arc<str>>> From<T> for Scope {
+    fn from(name: T) -> Self {
+        Self(name.into())
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A set of changes, over any number of scopes and types, that readers see all of or none of.
+///
+/// Of several changes to one key, the last counts. Nothing happens before
+/// [`Cache::commit`](crate::Cache::commit).
+#[derive(Debug, Clone, Default)]
+pub struct Transaction {
+    pub(crate) edits: BTreeMap<(Scope, TypeUrl), Edit>,
+    pub(crate) declared: BTreeSet<(Scope, TypeUrl)>,
+    pub(crate) source_revision: Option<u64>,
+    pub(crate) error: Option<CommitError>,
+}
+
+/// What is wrong with a transaction. Nothing of it was done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// A replacement of one type holds a resource of another.
+    #[error(
+        "a replacement of {expected} in scope {scope} holds {}, which is a {}: \
+         put it into a replacement of its own type", key.name, key.type_url
+    )]
+    WrongType {
+        /// The scope.
+        scope: Scope,
+        /// The type that is replaced.
+        expected: TypeUrl,
+        /// The resource that does not belong.
+        key: Key,
+    },
+    /// A replacement names a resource twice.
+    #[error("a replacement in scope {scope} holds {} twice: names must be unique", key.name)]
+    Duplicate {
+        /// The scope.
+        scope: Scope,
+        /// The resource that comes twice.
+        key: Key,
+    },
+    /// A name that no resource can have.
+    #[error(
+        "a {} in scope {scope} is called {:?}: a resource needs a name, \
+         and `*` means all of them", key.type_url, key.name
+    )]
+    InvalidName {
+        /// The scope.
+        scope: Scope,
+        /// The resource.
+        key: Key,
+    },
+}
+
+/// What a commit did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "the revision is what tells when the change arrived"]
+#[non_exhaustive]
+pub struct Commit {
+    /// The revision at which the change is visible. A commit that changes nothing makes none: it
+    /// returns the current one.
+    pub revision: Revision,
+    /// How many resources changed.
+    pub changes: usize,
+}
+
+impl Commit {
+    pub(crate) fn new(revision: Revision, changes: usize) -> Self {
+        Self { revision, changes }
+    }
+}
+
+impl Transaction {
+    /// A transaction that changes nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The revision of the source that this transaction brings the cache to. Clients see it in front of
+    /// the version of each type that changes, so that replicas can tell who is ahead.
+    pub fn source_revision(&mut self, revision: u64) -> &mut Self {
+        self.source_revision = Some(revision);
+        self
+    }
+
+    /// Adds a resource to a scope, or changes it.
+    pub fn upsert(&mut self, scope: impl Into<Scope>, resource: Resource) -> &mut Self {
+        let scope = scope.into();
+        let key = Key::new(resource.type_url().clone(), resource.name().clone());
+        self.check_name(&scope, &key);
+        self.edit(scope, key.type_url).names.insert(key.name, Some(resource));
+        self
+    }
+
+    /// Removes a resource from a scope, if it is there.
+    pub fn remove(
+        &mut self,
+        scope: impl Into<Scope>,
+        type_url: impl Into<TypeUrl>,
+        name: impl Into<Arc<str>>,
+    ) -> &mut Self {
+        self.edit(scope.into(), type_url.into()).names.insert(name.into(), None);
+        self
+    }
+
+    /// Makes these the only resources of a type in a scope, and the type known, even if there are none.
+    /// Only the difference is a change. What was said before of this scope and type is forgotten.
+    pub fn replace(
+        &mut self,
+        scope: impl Into<Scope>,
+        type_url: impl Into<TypeUrl>,
+        resources: impl IntoIterator<Item = Resource>,
+    ) -> &mut Self {
+        let (scope, type_url) = (scope.into(), type_url.into());
+        *self.edit(scope.clone(), type_url.clone()) = Edit { replace: true, ..Edit::default() };
+        for resource in resources {
+            let key = Key::new(resource.type_url().clone(), resource.name().clone());
+            self.check_name(&scope, &key);
+            if key.type_url != type_url {
+                let (scope, expected) = (scope.clone(), type_url.clone());
+                self.fail(CommitError::WrongType { scope, expected, key });
+                continue;
+            }
+            let edit = self.edit(scope.clone(), type_url.clone());
+            if edit.names.insert(key.name.clone(), Some(resource)).is_some() {
+                self.fail(CommitError::Duplicate { scope: scope.clone(), key });
+            }
+        }
+        self
+    }
+
+    /// Announces that a source will fill a type of a scope. Until it does, by
+    /// [`replace`](Transaction::replace), clients that see the scope get no answer for that type, rather
+    /// than an empty one. A type that is filled stays so.
+    pub fn declare(
+        &mut self,
+        scope: impl Into<Scope>,
+        type_url: impl Into<TypeUrl>,
+    ) -> &mut Self {
+        self.declared.insert((scope.into(), type_url.into()));
+        self
+    }
+
+    fn edit(&mut self, scope: Scope, type_url: TypeUrl) -> &mut Edit {
+        self.edits.entry((scope, type_url)).or_default()
+    }
+
+    fn check_name(&mut self, scope: &Scope, key: &Key) {
+        if key.name.is_empty() || &*key.name == "*" {
+            self.fail(CommitError::InvalidName { scope: scope.clone(), key: key.clone() });
+        }
+    }
+
+    /// Keeps the first thing that is wrong, for the commit to say.
+    fn fail(&mut self, error: CommitError) {
+        self.error.get_or_insert(error);
+    }
+}

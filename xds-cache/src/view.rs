@@ -1,0 +1,139 @@
+//! What one client sees of a cache: scopes, one over the other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use deltaplane_core::{Change, LogTruncated, Resource, Revision, TypeUrl, TypeVersion, View};
+
+use crate::{
+    Scope,
+    layer::{Layer, Unread},
+    state::State,
+};
+
+/// What a client sees: an ordered list of scopes at one revision. Where several hold a resource of one
+/// name, the first wins. Cloning is cheap, and a view never changes.
+#[derive(Debug, Clone)]
+pub struct CacheView {
+    state: Arc<State>,
+    scopes: Arc<[Scope]>,
+}
+
+impl CacheView {
+    pub(crate) fn new(state: Arc<State>, scopes: Arc<[Scope]>) -> Self {
+        Self { state, scopes }
+    }
+
+    /// The scopes, the first over the others.
+    #[must_use]
+    pub fn scopes(&self) -> &Arc<[Scope]> {
+        &self.scopes
+    }
+
+    /// What a client sees, at the same revision, that is given other scopes.
+    #[must_use]
+    pub fn through(&self, scopes: &Arc<[Scope]>) -> CacheView {
+        CacheView::new(self.state.clone(), scopes.clone())
+    }
+
+    /// Whether everything in it is known: at least one scope is, and no type waits for its source.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let mut known = self.scopes.iter().filter_map(|scope| self.state.scopes.get(scope)).peekable();
+        known.peek().is_some() && known.flat_map(|layers| layers.values()).all(|layer| layer.filled)
+    }
+
+    fn layers(&self, type_url: &TypeUrl) -> impl DoubleEndedIterator<Item = &Layer> {
+        self.scopes.iter().filter_map(|scope| self.state.layer(scope, type_url)).map(Arc::as_ref)
+    }
+
+    /// The net changes of several layers, each name as it is seen through all of them. A change below
+    /// the layer that defines a name is none; one that uncovers an older resource is one.
+    fn net_changes(&self, type_url: &TypeUrl, since: Revision) -> Result<Vec<Change>, LogTruncated> {
+        let mut layers = Vec::new();
+        for layer in self.layers(type_url) {
+            layers.push((layer, layer.since(since)?.merged()));
+        }
+        let names: BTreeSet<_> = layers.iter().flat_map(|(_, merged)| merged.keys()).collect();
+        let seen = |name: &Arc<str>| {
+            let before = layers.iter().find_map(|(layer, merged)| match merged.get(name) {
+                Some((before, _)) => before.clone(),
+                None => layer.resources.get(name).cloned(),
+            });
+            let after = layers.iter().find_map(|(layer, _)| layer.resources.get(name).cloned());
+            (before != after).then(|| Change::new(name.clone(), before, after))
+        };
+        Ok(names.into_iter().filter_map(seen).collect())
+    }
+}
+
+impl View for CacheView {
+    fn revision(&self) -> Revision {
+        self.state.revision
+    }
+
+    fn is_known(&self, type_url: &TypeUrl) -> bool {
+        let declared = self.scopes.iter().any(|scope| self.state.scopes.contains_key(scope));
+        declared && self.layers(type_url).all(|layer| layer.filled)
+    }
+
+    fn get(&self, type_url: &TypeUrl, name: &str) -> Option<Resource> {
+        self.layers(type_url).find_map(|layer| layer.resources.get(name).cloned())
+    }
+
+    fn resources(&self, type_url: &TypeUrl) -> impl Iterator<Item = Resource> {
+        let mut layers = self.layers(type_url);
+        let (first, second) = (layers.next(), layers.next());
+        let merged = second.is_some().then(|| {
+            // From the lowest up, so that the first scope has the last word.
+            let all = self.layers(type_url).rev().flat_map(|layer| layer.resources.iter());
+            all.map(|(name, resource)| (name.clone(), resource.clone())).collect::<BTreeMap<_, _>>()
+        });
+        let single = if merged.is_none() { first } else { None };
+        let single = single.into_iter().flat_map(|layer| layer.resources.values().cloned());
+        single.chain(merged.into_iter().flat_map(BTreeMap::into_values))
+    }
+
+    /// The version of what is seen through all layers. One layer's is at hand; with several, what the
+    /// upper ones mask is taken out of the lower ones, which costs the size of the upper ones.
+    fn version(&self, type_url: &TypeUrl) -> TypeVersion {
+        let layers: Vec<_> = self.layers(type_url).collect();
+        let mut version = TypeVersion::default();
+        for (depth, layer) in layers.iter().enumerate() {
+            version = version.union(layer.version);
+            let above = layers.get(..depth).unwrap_or_default();
+            let names: BTreeSet<_> = above.iter().flat_map(|layer| layer.resources.keys()).collect();
+            for masked in names.into_iter().filter_map(|name| layer.resources.get(name)) {
+                version.subtract(masked);
+            }
+        }
+        version
+    }
+
+    fn changes(&self, type_url: &TypeUrl, since: Revision) -> Result<Arc<[Change]>, LogTruncated> {
+        let mut layers = self.layers(type_url);
+        let Some(only) = layers.next() else { return Ok(Arc::default()) };
+        if layers.next().is_some() {
+            return self.net_changes(type_url, since).map(Into::into);
+        }
+        let unread = only.since(since)?;
+        Ok(match unread.single() {
+            Some(changes) => changes.clone(),
+            None => merge(&unread),
+        })
+    }
+}
+
+/// The net changes of one layer over several commits.
+fn merge(unread: &Unread<'_>) -> Arc<[Change]> {
+    if unread.is_empty() {
+        return Arc::default();
+    }
+    let merged = unread.merged().into_iter();
+    merged
+        .filter(|(_, (before, after))| before != after)
+        .map(|(name, (before, after))| Change::new(name, before, after))
+        .collect()
+}

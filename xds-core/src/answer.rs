@@ -1,0 +1,177 @@
+//! What goes into the next response of a type: from what is owed and what the view holds.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    Resource, TypeVersion, Variant, View,
+    type_stream::{Reason, Sent, TypeStream},
+    type_url::MissingAnswer,
+    wire,
+};
+
+/// Above this many bytes a response is split, where its variant and type allow: gRPC clients refuse
+/// messages above 4 MiB (D-23, K-05).
+const SPLIT_AT: usize = 3 << 20;
+
+/// A response but for its nonce.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    /// What goes on the wire.
+    resources: Vec<Resource>,
+    /// What of it is news, and so in flight until it is answered.
+    pub(crate) sent: Vec<Sent>,
+    /// The version of the whole, in State of the World.
+    pub(crate) version: String,
+}
+
+impl Answer {
+    /// How many resources it carries.
+    pub(crate) fn resources(&self) -> usize {
+        self.resources.len()
+    }
+
+    /// How many removals it carries.
+    pub(crate) fn removals(&self) -> usize {
+        self.sent.iter().filter(|sent| sent.content.is_none()).count()
+    }
+
+    /// The resources in it that are news.
+    pub(crate) fn news(&self) -> impl Iterator<Item = &Resource> {
+        self.sent.iter().filter_map(|sent| sent.content.as_ref())
+    }
+
+    /// Encodes it, all but the nonce.
+    pub(crate) fn body(&self, stream: &TypeStream) -> Bytes {
+        match stream.variant {
+            Variant::Sotw => wire::sotw_body(&stream.type_url, &self.version, &self.resources),
+            Variant::Delta => {
+                let removed = self.sent.iter().filter(|sent| sent.content.is_none());
+                let removed: Vec<_> = removed.map(|sent| &*sent.name).collect();
+                wire::delta_body(&stream.type_url, &self.resources, &removed)
+            }
+        }
+    }
+}
+
+impl TypeStream {
+    /// What is there and owed, and the answers to names that are not there. Removals wait.
+    pub(crate) fn additions<V: View>(&mut self, view: &V) -> Option<Answer> {
+        self.cursor?;
+        let mut answer = self.owed_additions(view);
+        if answer.sent.is_empty() && !self.answer_due {
+            return None;
+        }
+        self.answer_due = false;
+        self.complete(view, &mut answer, true);
+        Some(answer)
+    }
+
+    /// What is gone and the client may still hold.
+    pub(crate) fn removals<V: View>(&mut self, view: &V) -> Option<Answer> {
+        self.cursor?;
+        let gone = self.owed.keys().filter(|name| view.get(&self.type_url, name).is_none());
+        let gone: Vec<_> = gone.cloned().collect();
+        if self.variant == Variant::Sotw && !self.policy.full_state {
+            // There is no word for it (S-06); that it is gone is noted, so that it is sent if it returns.
+            gone.iter().for_each(|name| self.forget(name));
+            return None;
+        }
+        if gone.is_empty() {
+            return None;
+        }
+        let sent = gone.into_iter().map(|name| Sent { name, content: None });
+        let mut answer = Answer { sent: sent.collect(), ..Answer::default() };
+        self.complete(view, &mut answer, false);
+        Some(answer)
+    }
+
+    fn owed_additions<V: View>(&mut self, view: &V) -> Answer {
+        let mut answer = Answer::default();
+        let mut done = Vec::new();
+        let mut size = 0;
+        for (name, owed) in &self.owed {
+            if let Some(resource) = view.get(&self.type_url, name) {
+                size += resource.delta_entry().len();
+                if size > SPLIT_AT && !self.repeats_everything() && !answer.resources.is_empty() {
+                    break;
+                }
+                answer.sent.push(Sent { name: name.clone(), content: Some(resource.clone()) });
+                answer.resources.push(resource);
+            } else if self.answers_missing(owed.reason, owed.may_hold) {
+                answer.sent.push(Sent { name: name.clone(), content: None });
+            } else if !owed.may_hold {
+                done.push(name.clone());
+            }
+        }
+        done.iter().for_each(|name| self.forget(name));
+        answer
+    }
+
+    /// Whether the absence of a name is an answer that the client waits for, rather than a removal that
+    /// has its place in the order.
+    fn answers_missing(&self, reason: Reason, may_hold: bool) -> bool {
+        self.variant == Variant::Delta
+            && match reason {
+                Reason::Released => true,
+                Reason::Asked => !may_hold && self.policy.missing == MissingAnswer::Removed,
+                Reason::Changed | Reason::Again => false,
+            }
+    }
+
+    fn forget(&mut self, name: &Arc<str>) {
+        self.owed.remove(name);
+        self.subscription.tell(name, None);
+    }
+
+    /// Puts into the answer what its variant demands besides the news: in State of the World the
+    /// version, and where responses hold everything, everything. As long as additions are under way,
+    /// that includes what is gone but not yet told: its removal comes last (O-02).
+    fn complete<V: View>(&self, view: &V, answer: &mut Answer, hold: bool) {
+        if self.variant == Variant::Delta {
+            return;
+        }
+        let mut version = view.version(&self.type_url);
+        if self.repeats_everything() {
+            answer.resources = self.everything(view, &mut version);
+            if hold {
+                self.hold(view, answer, &mut version);
+            }
+        }
+        answer.version = version.to_string();
+    }
+
+    /// All that is subscribed, with what was acknowledged in the place of what is rejected.
+    fn everything<V: View>(&self, view: &V, version: &mut TypeVersion) -> Vec<Resource> {
+        let mut all = Vec::new();
+        let mut push = |resource: Resource| match self.substitute(resource.name()) {
+            None => all.push(resource),
+            Some(substitute) => {
+                version.subtract(&resource);
+                if let Some(substitute) = substitute {
+                    version.add(&substitute);
+                    all.push(substitute);
+                }
+            }
+        };
+        if self.subscription.is_wildcard() {
+            view.resources(&self.type_url).for_each(&mut push);
+        } else {
+            let names = self.subscription.names();
+            names.filter_map(|name| view.get(&self.type_url, name)).for_each(push);
+        }
+        all
+    }
+
+    fn hold<V: View>(&self, view: &V, answer: &mut Answer, version: &mut TypeVersion) {
+        for (name, owed) in &self.owed {
+            if let Some(told) = self.held(name, owed)
+                && view.get(&self.type_url, name).is_none()
+            {
+                version.add(told);
+                answer.resources.push(told.clone());
+            }
+        }
+    }
+}

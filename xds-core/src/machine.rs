@@ -1,0 +1,301 @@
+//! The protocol machine of one stream.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use crate::{
+    ErrorDetail, LogTruncated, Request, Resource, Response, Revision, Subscription, TypeUrl, View,
+    answer::Answer,
+    type_stream::{Settled, TypeStream},
+};
+
+/// Which of the two protocols a stream speaks. The method that the client called decides (B-01).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Variant {
+    /// State of the World.
+    Sotw,
+    /// Delta, also called incremental.
+    Delta,
+}
+
+/// A request that ends its stream: the client is at fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// A request names no type, and answers nothing that was sent (B-03).
+    #[error("the request has no type_url: on an aggregated stream, every request must name its type")]
+    NoTypeUrl,
+    /// A request of the other variant.
+    #[error("a {0:?} stream cannot carry a request of the other variant")]
+    WrongVariant(Variant),
+}
+
+/// What a request told about its client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The first request of a type: from now on its changes concern this stream.
+    Subscribed {
+        /// The type.
+        type_url: TypeUrl,
+    },
+    /// A response was acknowledged: the client accepts it, which does not yet mean that it uses it.
+    Acknowledged {
+        /// The type.
+        type_url: TypeUrl,
+        /// The response's nonce.
+        nonce: String,
+        /// The revision from which it was built.
+        revision: Revision,
+    },
+    /// A response was rejected.
+    Rejected {
+        /// The type.
+        type_url: TypeUrl,
+        /// The response's nonce.
+        nonce: String,
+        /// What that response said something new about; nothing is sent for these until they change.
+        names: Vec<Arc<str>>,
+        /// The client's words.
+        error: ErrorDetail,
+    },
+}
+
+/// The protocol machine of one stream, without IO: requests in, responses and events out.
+///
+/// * [`handle_request`](Machine::handle_request) takes what the client said.
+/// * [`poll_response`](Machine::poll_response) asks what the client lacks at a view. Call it until it
+///   has nothing, after each request and after each commit that concerns the stream.
+/// * [`poll_event`](Machine::poll_event) tells what requests meant.
+///
+/// Nothing is queued for a client: what it lacks is the difference between the view and what it was
+/// told, so one that reads slowly is owed a difference and never a backlog. Once in step, a wildcard
+/// subscription costs the same however many resources exist.
+#[derive(Debug)]
+pub struct Machine<V> {
+    variant: Variant,
+    /// In the order in which additions are sent.
+    types: Vec<TypeStream>,
+    /// Positions in `types`, in the order in which removals are sent.
+    removal_order: Vec<usize>,
+    /// The view that is being delivered. A newer one is taken up when all that this one owes is sent, so
+    /// that a client sees commits whole, and a long first answer is of one revision.
+    delivering: Option<V>,
+    delivered: Option<Revision>,
+    /// Something other than the view changed what is owed.
+    stirred: bool,
+    nonces: u64,
+    events: VecDeque<Event>,
+}
+
+impl<V: View> Machine<V> {
+    /// The machine of a stream that just opened.
+    #[must_use]
+    pub fn new(variant: Variant) -> Self {
+        Self {
+            variant,
+            types: Vec::new(),
+            removal_order: Vec::new(),
+            delivering: None,
+            delivered: None,
+            stirred: false,
+            nonces: 0,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// The variant that this stream speaks.
+    #[must_use]
+    pub fn variant(&self) -> Variant {
+        self.variant
+    }
+
+    /// The types that were asked for, with what is subscribed of each.
+    pub fn subscriptions(&self) -> impl Iterator<Item = (&TypeUrl, &Subscription)> {
+        self.types.iter().map(|stream| (&stream.type_url, &stream.subscription))
+    }
+
+    /// Takes a request: its answer to an earlier response, and what it subscribes to, both (N-12).
+    /// Costs what the request names.
+    ///
+    /// # Errors
+    /// If the client broke the protocol in a way that ends the stream.
+    pub fn handle_request(&mut self, request: Request) -> Result<(), RequestError> {
+        if request.type_url().is_empty() {
+            // Envoy answers so what it never subscribed to.
+            let known = self.was_sent(request.response_nonce());
+            return if known { Ok(()) } else { Err(RequestError::NoTypeUrl) };
+        }
+        let (at, first) = self.type_at(&TypeUrl::from(request.type_url()));
+        let Some(stream) = self.types.get_mut(at) else { return Ok(()) };
+        let wildcard = stream.policy.wildcard;
+        let (nonce, error, settled) = match (request, self.variant) {
+            (Request::Sotw(request), Variant::Sotw) => {
+                let (nonce, error) = (request.response_nonce, request.error_detail);
+                let settled = stream.settle(&nonce, Some(&request.version_info), error.as_ref());
+                if first {
+                    stream.claim_version(&request.version_info);
+                }
+                let asked = stream.subscription.replace(request.resource_names, wildcard);
+                stream.ask(asked);
+                (nonce, error, settled)
+            }
+            (Request::Delta(request), Variant::Delta) => {
+                let (nonce, error) = (request.response_nonce, request.error_detail);
+                let settled = stream.settle(&nonce, None, error.as_ref());
+                if first {
+                    stream.claim_versions(request.initial_resource_versions);
+                }
+                let asked = stream.subscription.update(
+                    request.resource_names_subscribe,
+                    &request.resource_names_unsubscribe,
+                    wildcard,
+                );
+                stream.ask(asked);
+                (nonce, error, settled)
+            }
+            _ => return Err(RequestError::WrongVariant(self.variant)),
+        };
+        self.stirred = true;
+        self.tell(at, first, nonce, error, settled);
+        Ok(())
+    }
+
+    /// The next response that the client is owed at this view, or none if it is in step.
+    ///
+    /// In one view, what is added or changed goes out first, each type before those that refer to it,
+    /// endpoints again behind a cluster that was sent; then what is removed, the other way round (O-01,
+    /// O-02, O-04). Costs what changed since the last call, not what exists.
+    ///
+    /// # Errors
+    /// If a delta wildcard client is too late for the log, so that it cannot be told what is gone: end
+    /// the stream, and its next one says what it holds.
+    pub fn poll_response(&mut self, view: &V) -> Result<Option<Response>, LogTruncated> {
+        loop {
+            let fresh = self.delivering.is_none();
+            if fresh && !self.stirred && self.delivered == Some(view.revision()) {
+                return Ok(None);
+            }
+            let current = self.delivering.get_or_insert_with(|| view.clone()).clone();
+            if fresh || std::mem::take(&mut self.stirred) {
+                self.stirred = false;
+                self.types.iter_mut().try_for_each(|stream| stream.look(&current))?;
+            }
+            if let Some((at, answer)) = self.next_answer(&current) {
+                return Ok(self.send(at, answer, current.revision()));
+            }
+            self.delivering = None;
+            self.delivered = Some(current.revision());
+        }
+    }
+
+    /// What requests told since the last call, one by one.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Moves the client to another view: what differs for it becomes owed, removals included.
+    ///
+    /// Both views must be of one revision. Costs the sizes of both, for the types that are subscribed.
+    ///
+    /// # Errors
+    /// As [`poll_response`](Machine::poll_response).
+    pub fn change_view(&mut self, old: &V, new: &V) -> Result<(), LogTruncated> {
+        for stream in &mut self.types {
+            stream.look(old)?;
+            if stream.cursor.is_some() {
+                stream.take_up(old.difference(new, &stream.type_url).iter());
+            }
+        }
+        self.delivering = None;
+        self.stirred = true;
+        Ok(())
+    }
+
+    /// Where a type's state lies, and whether this is the first that was heard of it.
+    fn type_at(&mut self, type_url: &TypeUrl) -> (usize, bool) {
+        if let Some(at) = self.types.iter().position(|stream| stream.type_url == *type_url) {
+            return (at, false);
+        }
+        let stream = TypeStream::new(type_url.clone(), self.variant);
+        let order = |stream: &TypeStream| (stream.policy.order, stream.type_url.clone());
+        let at = self.types.partition_point(|other| order(other) < order(&stream));
+        self.types.insert(at, stream);
+        self.removal_order = (0..self.types.len()).collect();
+        let types = &self.types;
+        self.removal_order.sort_by_key(|at| types.get(*at).map(|s| s.policy.removal_order));
+        (at, true)
+    }
+
+    fn tell(
+        &mut self,
+        at: usize,
+        first: bool,
+        nonce: String,
+        error: Option<ErrorDetail>,
+        settled: Option<Settled>,
+    ) {
+        let Some(type_url) = self.types.get(at).map(|stream| stream.type_url.clone()) else { return };
+        if first {
+            self.events.push_back(Event::Subscribed { type_url: type_url.clone() });
+        }
+        match (settled, error) {
+            (Some(Settled::Acknowledged { revision }), _) => {
+                self.events.push_back(Event::Acknowledged { type_url, nonce, revision });
+            }
+            (Some(Settled::Rejected { names }), Some(error)) => {
+                self.events.push_back(Event::Rejected { type_url, nonce, names, error });
+            }
+            _ => {}
+        }
+    }
+
+    fn next_answer(&mut self, view: &V) -> Option<(usize, Answer)> {
+        for (at, stream) in self.types.iter_mut().enumerate() {
+            if let Some(answer) = stream.additions(view) {
+                return Some((at, answer));
+            }
+        }
+        for at in &self.removal_order {
+            let stream = self.types.get_mut(*at)?;
+            if let Some(answer) = stream.removals(view) {
+                return Some((*at, answer));
+            }
+        }
+        None
+    }
+
+    fn send(&mut self, at: usize, answer: Answer, revision: Revision) -> Option<Response> {
+        self.nonces += 1;
+        let stream = self.types.get_mut(at)?;
+        let response = Response {
+            type_url: stream.type_url.clone(),
+            nonce: self.nonces.to_string(),
+            resources: answer.resources(),
+            removals: answer.removals(),
+            body: answer.body(stream),
+        };
+        let followers: Vec<_> = match &stream.policy.followed_by {
+            Some(follower) => answer
+                .news()
+                .flat_map(Resource::references)
+                .filter(|key| key.type_url == *follower)
+                .cloned()
+                .collect(),
+            None => Vec::new(),
+        };
+        stream.send(response.nonce.clone(), revision, answer.version, answer.sent);
+        for key in followers {
+            let follower = self.types.iter_mut().find(|stream| stream.type_url == key.type_url);
+            if let Some(follower) = follower {
+                follower.follow(&key.name);
+            }
+        }
+        Some(response)
+    }
+
+    /// Whether a nonce was given out on this stream.
+    fn was_sent(&self, nonce: &str) -> bool {
+        nonce.parse::<u64>().is_ok_and(|nonce| (1..=self.nonces).contains(&nonce))
+    }
+}

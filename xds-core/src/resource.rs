@@ -1,0 +1,242 @@
+//! Resources: encoded and hashed once, when they enter.
+
+use std::{fmt, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use prost::{
+    Message, Name,
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
+};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::{Schema, TypeUrl};
+
+/// What identifies a resource: its type and its name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub struct Key {
+    /// The type.
+    pub type_url: TypeUrl,
+    /// The name, unique among resources of the type.
+    pub name: Arc<str>,
+}
+
+impl Key {
+    /// The key of the resource of this type and name.
+    #[must_use]
+    pub fn new(type_url: TypeUrl, name: impl Into<Arc<str>>) -> Self {
+        Self { type_url, name: name.into() }
+    }
+}
+
+/// A resource as every client gets it: encoded, hashed and read for references once.
+///
+/// Cloning copies a pointer. Two resources of one key are equal if their contents are, which is
+/// decided by the hash and not by their bytes, since protobuf encodes maps in any order.
+#[derive(Clone)]
+pub struct Resource(Arc<Inner>);
+
+struct Inner {
+    type_url: TypeUrl,
+    name: Arc<str>,
+    version: String,
+    hash: u64,
+    /// `DeltaDiscoveryResponse.resources`, whose tail is `DiscoveryResponse.resources`, whose tail is
+    /// the resource's own message: one buffer is all three.
+    entry: Bytes,
+    any_at: usize,
+    value_at: usize,
+    references: Box<[Key]>,
+}
+
+impl Resource {
+    /// Starts a resource from a message, which is encoded here and never again.
+    #[must_use]
+    pub fn of<M: Message + Name>(name: impl Into<Arc<str>>, message: &M) -> ResourceBuilder<'static> {
+        Resource::raw(TypeUrl::of::<M>(), name, message.encode_to_vec())
+    }
+
+    /// Starts a resource from a message that is already encoded. The bytes reach clients as they are,
+    /// unknown fields included (B-10).
+    #[must_use]
+    pub fn raw(
+        type_url: impl Into<TypeUrl>,
+        name: impl Into<Arc<str>>,
+        value: impl Into<Bytes>,
+    ) -> ResourceBuilder<'static> {
+        ResourceBuilder {
+            type_url: type_url.into(),
+            name: name.into(),
+            value: value.into(),
+            version: None,
+            schema: None,
+            references: Vec::new(),
+        }
+    }
+
+    /// The type.
+    #[must_use]
+    pub fn type_url(&self) -> &TypeUrl {
+        &self.0.type_url
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.0.name
+    }
+
+    /// The version on the wire: the content's hash, or what the caller said it is. Equal content of one
+    /// key has equal versions in every process, unless the caller brings his own.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.0.version
+    }
+
+    /// The hash of the content, by which contents are compared.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        self.0.hash
+    }
+
+    /// The encoded message.
+    #[must_use]
+    pub fn value(&self) -> Bytes {
+        self.0.entry.slice(self.0.value_at..)
+    }
+
+    /// What this resource refers to.
+    #[must_use]
+    pub fn references(&self) -> &[Key] {
+        &self.0.references
+    }
+
+    /// The hash of name and content, for sums over sets of resources.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        xxh3_64_with_seed(self.0.name.as_bytes(), self.0.hash)
+    }
+
+    /// The encoded field `DeltaDiscoveryResponse.resources`.
+    pub(crate) fn delta_entry(&self) -> &[u8] {
+        &self.0.entry
+    }
+
+    /// The encoded field `DiscoveryResponse.resources`.
+    pub(crate) fn sotw_entry(&self) -> &[u8] {
+        self.0.entry.get(self.0.any_at..).unwrap_or_default()
+    }
+}
+
+impl PartialEq for Resource {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+            || (self.0.hash == other.0.hash
+                && self.0.type_url == other.0.type_url
+                && self.0.name == other.0.name)
+    }
+}
+
+impl Eq for Resource {}
+
+impl fmt::Debug for Resource {
+    /// Shows what it is and never what it holds: it may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resource")
+            .field("type", &self.0.type_url.message_name())
+            .field("name", &self.0.name)
+            .field("version", &self.0.version)
+            .field("bytes", &(self.0.entry.len() - self.0.value_at))
+            .finish_non_exhaustive()
+    }
+}
+
+/// A resource that is being made; see [`Resource::of`] and [`Resource::raw`].
+#[derive(Debug, Clone)]
+#[must_use = "a resource comes into being by `build`"]
+pub struct ResourceBuilder<'a> {
+    type_url: TypeUrl,
+    name: Arc<str>,
+    value: Bytes,
+    version: Option<String>,
+    schema: Option<&'a Schema>,
+    references: Vec<Key>,
+}
+
+impl<'a> ResourceBuilder<'a> {
+    /// Hashes by this schema, so that equal messages have equal versions although protobuf encodes maps
+    /// in any order. Without one, a resource is hashed as it is encoded.
+    pub fn schema<'b>(self, schema: &'b Schema) -> ResourceBuilder<'b>
+    where
+        'a: 'b,
+    {
+        ResourceBuilder { schema: Some(schema), ..self }
+    }
+
+    /// What the resource refers to.
+    pub fn references(mut self, references: impl IntoIterator<Item = Key>) -> Self {
+        self.references.extend(references);
+        self
+    }
+
+    /// The version that clients see, in place of the content's hash.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into());
+        self
+    }
+
+    /// Hashes and encodes the resource, once for all clients. Costs two passes over its bytes.
+    #[must_use]
+    pub fn build(self) -> Resource {
+        let hash = match self.schema {
+            Some(schema) => schema.hash(self.type_url.message_name(), &self.value),
+            None => xxh3_64_with_seed(&self.value, 0),
+        };
+        let version = self.version.unwrap_or_else(|| format!("{hash:016x}"));
+        let (entry, any_at) = encode_entry(&self.name, &version, &self.type_url, &self.value);
+        Resource(Arc::new(Inner {
+            value_at: entry.len() - self.value.len(),
+            type_url: self.type_url,
+            name: self.name,
+            version,
+            hash,
+            entry,
+            any_at,
+            references: self.references.into(),
+        }))
+    }
+}
+
+/// The tag of `resources` in both responses, and of `Resource.resource`: that they agree is what lets
+/// one buffer be all of them.
+const RESOURCES: u32 = 2;
+
+/// Encodes a field `resources = Resource { name, version, resource: Any }` with the `Any` last, and says
+/// where the field that holds the `Any` begins.
+fn encode_entry(name: &str, version: &str, type_url: &str, value: &[u8]) -> (Bytes, usize) {
+    let any_len = field_len(1, type_url.len()) + field_len(2, value.len());
+    let resource_len =
+        field_len(3, name.len()) + field_len(1, version.len()) + field_len(RESOURCES, any_len);
+    let mut entry = BytesMut::with_capacity(field_len(RESOURCES, resource_len));
+    encode_key(RESOURCES, WireType::LengthDelimited, &mut entry);
+    encode_varint(resource_len as u64, &mut entry);
+    put_field(3, name.as_bytes(), &mut entry);
+    put_field(1, version.as_bytes(), &mut entry);
+    let any_at = entry.len();
+    encode_key(RESOURCES, WireType::LengthDelimited, &mut entry);
+    encode_varint(any_len as u64, &mut entry);
+    put_field(1, type_url.as_bytes(), &mut entry);
+    put_field(2, value, &mut entry);
+    (entry.freeze(), any_at)
+}
+
+/// The encoded length of a length-delimited field.
+pub(crate) fn field_len(tag: u32, len: usize) -> usize {
+    key_len(tag) + encoded_len_varint(len as u64) + len
+}
+
+/// Encodes a length-delimited field.
+pub(crate) fn put_field(tag: u32, value: &[u8], buffer: &mut BytesMut) {
+    encode_key(tag, WireType::LengthDelimited, buffer);
+    encode_varint(value.len() as u64, buffer);
+    buffer.extend_from_slice(value);
+}

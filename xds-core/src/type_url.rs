@@ -1,0 +1,249 @@
+//! Names of resource types, and what the protocol demands of each.
+
+use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};
+
+/// The type URL of a resource type, such as `type.googleapis.com/envoy.config.cluster.v3.Cluster`.
+///
+/// Cloning is cheap: the types of the xDS API are static strings, others are shared.
+#[derive(Clone)]
+pub struct TypeUrl(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    Static(&'static str),
+    Shared(Arc<str>),
+}
+
+macro_rules! known_types {
+    ($($(#[$doc:meta])* $name:ident = $message:literal;)*) => {
+        impl TypeUrl {
+            $($(#[$doc])* pub const $name: TypeUrl =
+                TypeUrl(Repr::Static(concat!("type.googleapis.com/", $message)));)*
+
+            const KNOWN: &'static [TypeUrl] = &[$(TypeUrl::$name),*];
+        }
+    };
+}
+
+known_types! {
+    /// Clusters, delivered by CDS.
+    CLUSTER = "envoy.config.cluster.v3.Cluster";
+    /// The endpoints of a cluster, delivered by EDS.
+    ENDPOINT = "envoy.config.endpoint.v3.ClusterLoadAssignment";
+    /// Endpoints of one locality, delivered by LEDS.
+    LOCALITY_ENDPOINT = "envoy.config.endpoint.v3.LbEndpoint";
+    /// Certificates and keys, delivered by SDS.
+    SECRET = "envoy.extensions.transport_sockets.tls.v3.Secret";
+    /// Filter configurations, delivered by ECDS.
+    EXTENSION_CONFIG = "envoy.config.core.v3.TypedExtensionConfig";
+    /// Listeners, delivered by LDS.
+    LISTENER = "envoy.config.listener.v3.Listener";
+    /// Scoped routes, delivered by SRDS.
+    SCOPED_ROUTE = "envoy.config.route.v3.ScopedRouteConfiguration";
+    /// Route configurations, delivered by RDS.
+    ROUTE = "envoy.config.route.v3.RouteConfiguration";
+    /// Virtual hosts, delivered by VHDS.
+    VIRTUAL_HOST = "envoy.config.route.v3.VirtualHost";
+    /// Runtime layers, delivered by RTDS.
+    RUNTIME = "envoy.service.runtime.v3.Runtime";
+}
+
+impl TypeUrl {
+    /// The type URL of `M`.
+    #[must_use]
+    pub fn of<M: prost::Name>() -> TypeUrl {
+        TypeUrl::from(format!("type.googleapis.com/{}", M::full_name()))
+    }
+
+    /// The type URL as a string.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match &self.0 {
+            Repr::Static(url) => url,
+            Repr::Shared(url) => url,
+        }
+    }
+
+    /// The full name of the message: what stands after the last slash.
+    #[must_use]
+    pub fn message_name(&self) -> &str {
+        message_name(self)
+    }
+
+    /// What the protocol demands of this type.
+    #[must_use]
+    pub fn policy(&self) -> &'static TypePolicy {
+        POLICIES
+            .iter()
+            .find(|(type_url, _)| type_url == self)
+            .map_or(&OPAQUE, |(_, policy)| policy)
+    }
+}
+
+/// The full name of the message that a type URL names.
+pub(crate) fn message_name(type_url: &str) -> &str {
+    type_url.rsplit_once('/').map_or(type_url, |(_, name)| name)
+}
+
+/// What the protocol demands of a type, as data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TypePolicy {
+    /// In State of the World every response is the whole set, and absence is deletion (S-02, S-03).
+    pub full_state: bool,
+    /// What it takes to subscribe to everything (W-01, W-14).
+    pub wildcard: Wildcard,
+    /// How delta answers a name that does not exist (D-04).
+    pub missing: MissingAnswer,
+    /// Place among the types when additions and changes are sent: lower goes first (O-01).
+    pub order: u8,
+    /// Place among the types when removals are sent, which is after every addition (O-02).
+    pub removal_order: u8,
+    /// A resource of this type that was sent is followed by what it refers to of this type, even if
+    /// unchanged: Envoy waits for it before it puts a changed cluster to use (O-04).
+    pub followed_by: Option<TypeUrl>,
+}
+
+/// How delta answers a subscription to a name that does not exist (D-04, as measured on Envoy).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MissingAnswer {
+    /// At once, by `removed_resources`.
+    Removed,
+    /// Not at all: Envoy never finishes starting a listener whose routes are answered as removed.
+    Silence,
+}
+
+/// What it takes to subscribe to all resources of a type (W-01, W-03, W-14).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Wildcard {
+    /// A first request without names, or the name `*`.
+    Nameless,
+    /// The name `*`.
+    Explicit,
+    /// It cannot be had: nobody is handed a whole fleet's secrets.
+    Never,
+}
+
+/// A type that the protocol gives no special treatment: resources are opaque to it.
+const OPAQUE: TypePolicy = TypePolicy {
+    full_state: false,
+    wildcard: Wildcard::Explicit,
+    missing: MissingAnswer::Removed,
+    order: 100,
+    removal_order: 0,
+    followed_by: None,
+};
+
+/// A type that clients subscribe to by name alone.
+const NAMED: TypePolicy = TypePolicy { wildcard: Wildcard::Never, ..OPAQUE };
+
+/// Additions go from what is referred to, to what refers to it, so that nothing is named before it is
+/// there; endpoints come right behind their clusters, since before them they do nothing (O-04).
+/// Removals go the other way.
+const POLICIES: &[(TypeUrl, TypePolicy)] = &[
+    (
+        TypeUrl::CLUSTER,
+        TypePolicy {
+            full_state: true,
+            wildcard: Wildcard::Nameless,
+            order: 0,
+            removal_order: 40,
+            followed_by: Some(TypeUrl::ENDPOINT),
+            ..NAMED
+        },
+    ),
+    (TypeUrl::ENDPOINT, TypePolicy { order: 10, removal_order: 50, ..NAMED }),
+    (TypeUrl::LOCALITY_ENDPOINT, TypePolicy { order: 15, removal_order: 55, ..NAMED }),
+    (TypeUrl::SECRET, TypePolicy { order: 20, removal_order: 60, ..NAMED }),
+    (TypeUrl::EXTENSION_CONFIG, TypePolicy { order: 25, removal_order: 35, ..NAMED }),
+    (
+        TypeUrl::LISTENER,
+        TypePolicy {
+            full_state: true,
+            wildcard: Wildcard::Nameless,
+            order: 30,
+            removal_order: 30,
+            ..NAMED
+        },
+    ),
+    (
+        TypeUrl::SCOPED_ROUTE,
+        TypePolicy { wildcard: Wildcard::Nameless, order: 40, removal_order: 20, ..NAMED },
+    ),
+    (
+        TypeUrl::ROUTE,
+        TypePolicy { missing: MissingAnswer::Silence, order: 50, removal_order: 10, ..NAMED },
+    ),
+    (
+        TypeUrl::VIRTUAL_HOST,
+        TypePolicy { missing: MissingAnswer::Silence, order: 60, removal_order: 5, ..NAMED },
+    ),
+    (TypeUrl::RUNTIME, TypePolicy { order: 70, removal_order: 70, ..NAMED }),
+];
+
+impl From<&str> for TypeUrl {
+    fn from(url: &str) -> Self {
+        let known = TypeUrl::KNOWN.iter().find(|known| known.as_str() == url);
+        known.cloned().unwrap_or_else(|| TypeUrl(Repr::Shared(url.into())))
+    }
+}
+
+impl From<String> for TypeUrl {
+    fn from(url: String) -> Self {
+        TypeUrl::from(url.as_str())
+    }
+}
+
+impl Deref for TypeUrl {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl Borrow<str> for TypeUrl {
+    fn borrow(&self) -> &str {
+        self
+    }
+}
+
+impl PartialEq for TypeUrl {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for TypeUrl {}
+
+impl PartialOrd for TypeUrl {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for TypeUrl {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.as_str().cmp(other)
+    }
+}
+
+impl std::hash::Hash for TypeUrl {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl fmt::Debug for TypeUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl fmt::Display for TypeUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
+    }
+}

@@ -1,0 +1,171 @@
+//! What a stream reads from: the port through which the machine sees a cache.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use crate::{Resource, TypeUrl};
+
+/// The number of a commit. It grows with every change, over all types and scopes of one cache.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What became of one name between two revisions. `before` and `after` differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Change {
+    /// The resource's name.
+    pub name: Arc<str>,
+    /// What it was.
+    pub before: Option<Resource>,
+    /// What it is.
+    pub after: Option<Resource>,
+}
+
+impl Change {
+    /// A change of `name`.
+    #[must_use]
+    pub fn new(name: Arc<str>, before: Option<Resource>, after: Option<Resource>) -> Self {
+        Self { name, before, after }
+    }
+}
+
+/// The log does not reach back far enough to tell what changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the log no longer reaches back to revision {since}")]
+#[non_exhaustive]
+pub struct LogTruncated {
+    /// From where changes were asked for.
+    pub since: Revision,
+}
+
+impl LogTruncated {
+    /// The log does not reach back to `since`.
+    #[must_use]
+    pub fn new(since: Revision) -> Self {
+        Self { since }
+    }
+}
+
+/// What a client should see, at one revision. Cloning is cheap, and a clone never changes.
+pub trait View: Clone {
+    /// The revision that this view shows.
+    fn revision(&self) -> Revision;
+
+    /// Whether the content of a type is known. An unknown type is met with silence; a known one may be
+    /// empty, which is an answer (S-03).
+    fn is_known(&self, type_url: &TypeUrl) -> bool;
+
+    /// The resource of that name.
+    fn get(&self, type_url: &TypeUrl, name: &str) -> Option<Resource>;
+
+    /// All resources of a type, in the order of their names.
+    fn resources(&self, type_url: &TypeUrl) -> impl Iterator<Item = Resource>;
+
+    /// The version of a type: what the whole set is called.
+    fn version(&self, type_url: &TypeUrl) -> TypeVersion;
+
+    /// What changed after `since`, each name once, by content.
+    ///
+    /// # Errors
+    /// If the log no longer reaches back that far.
+    fn changes(&self, type_url: &TypeUrl, since: Revision) -> Result<Arc<[Change]>, LogTruncated>;
+
+    /// What differs for a client that moves from this view to `other`: costs both views' sizes.
+    fn difference(&self, other: &Self, type_url: &TypeUrl) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let mut before = self.resources(type_url).peekable();
+        let mut after = other.resources(type_url).peekable();
+        loop {
+            let (old, new) = match (before.peek(), after.peek()) {
+                (Some(b), Some(a)) if b.name() == a.name() => (before.next(), after.next()),
+                (Some(b), Some(a)) if a.name() < b.name() => (None, after.next()),
+                (None, Some(_)) => (None, after.next()),
+                (Some(_), _) => (before.next(), None),
+                (None, None) => return changes,
+            };
+            if old != new
+                && let Some(name) = old.as_ref().or(new.as_ref()).map(|r| r.name().clone())
+            {
+                changes.push(Change::new(name, old, new));
+            }
+        }
+    }
+}
+
+/// The version of a whole type, on the wire `<revision>.<sum>`.
+///
+/// Equality is the sum's alone, which is the same wherever the same resources are served; the revision
+/// tells a client's age to a replica that lags. Computed from a sum, it costs what changed.
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct TypeVersion {
+    /// The source's revision of the last change, if it counts them.
+    pub revision: Option<u64>,
+    /// The sum of the fingerprints of the resources.
+    sum: u64,
+}
+
+impl TypeVersion {
+    /// The version of a type without resources, as of a source's revision.
+    #[must_use]
+    pub fn empty(revision: Option<u64>) -> Self {
+        Self { revision, sum: 0 }
+    }
+
+    /// Adds a resource to the set. Order does not matter.
+    pub fn add(&mut self, resource: &Resource) {
+        self.sum = self.sum.wrapping_add(resource.fingerprint());
+    }
+
+    /// Takes a resource out of the set.
+    pub fn subtract(&mut self, resource: &Resource) {
+        self.sum = self.sum.wrapping_sub(resource.fingerprint());
+    }
+
+    /// The version of the union of two sets that have no resource in common.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self {
+            revision: self.revision.max(other.revision),
+            sum: self.sum.wrapping_add(other.sum),
+        }
+    }
+}
+
+impl PartialEq for TypeVersion {
+    fn eq(&self, other: &Self) -> bool {
+        self.sum == other.sum
+    }
+}
+
+impl Eq for TypeVersion {}
+
+impl fmt::Display for TypeVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.revision {
+            Some(revision) => write!(f, "{revision}.{:016x}", self.sum),
+            None => write!(f, "{:016x}", self.sum),
+        }
+    }
+}
+
+impl FromStr for TypeVersion {
+    type Err = std::num::ParseIntError;
+
+    /// Reads a version that a client holds.
+    ///
+    /// # Errors
+    /// If it is none of ours.
+    fn from_str(version: &str) -> Result<Self, Self::Err> {
+        let (revision, sum) = match version.split_once('.') {
+            Some((revision, sum)) => (Some(revision.parse()?), sum),
+            None => (None, version),
+        };
+        Ok(Self { revision, sum: u64::from_str_radix(sum, 16)? })
+    }
+}

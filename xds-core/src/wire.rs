@@ -1,0 +1,199 @@
+//! The messages of the protocol, as they lie on the wire.
+//!
+//! These are the discovery messages of `envoy.service.discovery.v3`, with two differences: a request's
+//! node stays encoded (Envoy sends 61 KiB of it with every request, and only the first matters), and a
+//! response is built from entries that were encoded when their resources entered.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::{
+    Resource, TypeUrl,
+    resource::{field_len, put_field},
+};
+
+/// `google.rpc.Status`, as a NACK carries it.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[non_exhaustive]
+pub struct ErrorDetail {
+    /// A gRPC status code. Clients disagree on it; only its presence matters (N-01).
+    #[prost(int32, tag = "1")]
+    pub code: i32,
+    /// The client's own words.
+    #[prost(string, tag = "2")]
+    pub message: String,
+}
+
+impl ErrorDetail {
+    /// What a client says about a response that it rejects.
+    #[must_use]
+    pub fn new(code: i32, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// `DiscoveryRequest`: State of the World.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SotwRequest {
+    /// The version that the client runs.
+    #[prost(string, tag = "1")]
+    pub version_info: String,
+    /// `config.core.v3.Node`, encoded. Only the first of a stream counts (B-06, B-07).
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub node: Option<Bytes>,
+    /// All names that the client subscribes to (S-07).
+    #[prost(string, repeated, tag = "3")]
+    pub resource_names: Vec<String>,
+    /// The type.
+    #[prost(string, tag = "4")]
+    pub type_url: String,
+    /// The nonce of the response that this request answers, if it answers one.
+    #[prost(string, tag = "5")]
+    pub response_nonce: String,
+    /// Why that response is rejected, if it is.
+    #[prost(message, optional, tag = "6")]
+    pub error_detail: Option<ErrorDetail>,
+}
+
+/// `DeltaDiscoveryRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DeltaRequest {
+    /// `config.core.v3.Node`, encoded. Only the first of a stream counts (B-06, B-07).
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    pub node: Option<Bytes>,
+    /// The type.
+    #[prost(string, tag = "2")]
+    pub type_url: String,
+    /// Names to add to the subscription.
+    #[prost(string, repeated, tag = "3")]
+    pub resource_names_subscribe: Vec<String>,
+    /// Names to take out of the subscription.
+    #[prost(string, repeated, tag = "4")]
+    pub resource_names_unsubscribe: Vec<String>,
+    /// What the client holds from an earlier stream; read from the first request of a type.
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub initial_resource_versions: BTreeMap<String, String>,
+    /// The nonce of the response that this request answers, if it answers one.
+    #[prost(string, tag = "6")]
+    pub response_nonce: String,
+    /// Why that response is rejected, if it is.
+    #[prost(message, optional, tag = "7")]
+    pub error_detail: Option<ErrorDetail>,
+}
+
+/// A request of either variant.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Request {
+    /// State of the World.
+    Sotw(SotwRequest),
+    /// Delta.
+    Delta(DeltaRequest),
+}
+
+impl Request {
+    /// The type that it speaks of.
+    #[must_use]
+    pub fn type_url(&self) -> &str {
+        match self {
+            Request::Sotw(request) => &request.type_url,
+            Request::Delta(request) => &request.type_url,
+        }
+    }
+
+    /// The nonce of the response that it answers, or nothing.
+    #[must_use]
+    pub fn response_nonce(&self) -> &str {
+        match self {
+            Request::Sotw(request) => &request.response_nonce,
+            Request::Delta(request) => &request.response_nonce,
+        }
+    }
+
+    /// Takes the encoded node out of it, if it has one.
+    #[must_use]
+    pub fn take_node(&mut self) -> Option<Bytes> {
+        match self {
+            Request::Sotw(request) => request.node.take(),
+            Request::Delta(request) => request.node.take(),
+        }
+    }
+}
+
+impl From<SotwRequest> for Request {
+    fn from(request: SotwRequest) -> Self {
+        Request::Sotw(request)
+    }
+}
+
+impl From<DeltaRequest> for Request {
+    fn from(request: DeltaRequest) -> Self {
+        Request::Delta(request)
+    }
+}
+
+/// A response, ready for the wire: a body that streams owed the same may share, and a nonce of its own.
+#[derive(Debug, Clone)]
+#[must_use = "a response that is dropped is never sent, and its client waits for ever"]
+#[non_exhaustive]
+pub struct Response {
+    /// The type.
+    pub type_url: TypeUrl,
+    /// The nonce, never used twice on a stream (S-17, D-02).
+    pub nonce: String,
+    /// How many resources it carries.
+    pub resources: usize,
+    /// How many removals it carries.
+    pub removals: usize,
+    /// The encoded message but for the nonce.
+    pub body: Bytes,
+}
+
+impl Response {
+    /// Encodes the nonce. The message is this and [`body`](Response::body), one after the other, since
+    /// protobuf fields may come in any order.
+    pub fn encode_head(&self, buffer: &mut BytesMut) {
+        put_field(NONCE, self.nonce.as_bytes(), buffer);
+    }
+
+    /// How many bytes the message has.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        field_len(NONCE, self.nonce.len()) + self.body.len()
+    }
+}
+
+/// The tags of the responses' fields; they agree in both variants where both have the field.
+const VERSION: u32 = 1;
+const TYPE_URL: u32 = 4;
+const NONCE: u32 = 5;
+const REMOVED: u32 = 6;
+
+/// Builds the body of a `DiscoveryResponse`.
+pub(crate) fn sotw_body(type_url: &TypeUrl, version: &str, resources: &[Resource]) -> Bytes {
+    let entries: usize = resources.iter().map(|r| r.sotw_entry().len()).sum();
+    let mut body = BytesMut::with_capacity(
+        field_len(VERSION, version.len()) + field_len(TYPE_URL, type_url.len()) + entries,
+    );
+    put_field(VERSION, version.as_bytes(), &mut body);
+    put_field(TYPE_URL, type_url.as_bytes(), &mut body);
+    resources.iter().for_each(|r| body.extend_from_slice(r.sotw_entry()));
+    body.freeze()
+}
+
+/// Builds the body of a `DeltaDiscoveryResponse`.
+pub(crate) fn delta_body<N: AsRef<str>>(
+    type_url: &TypeUrl,
+    resources: &[Resource],
+    removed: &[N],
+) -> Bytes {
+    let entries: usize = resources.iter().map(|r| r.delta_entry().len()).sum();
+    let removals: usize = removed.iter().map(|n| field_len(REMOVED, n.as_ref().len())).sum();
+    let mut body =
+        BytesMut::with_capacity(field_len(TYPE_URL, type_url.len()) + entries + removals);
+    put_field(TYPE_URL, type_url.as_bytes(), &mut body);
+    resources.iter().for_each(|r| body.extend_from_slice(r.delta_entry()));
+    removed.iter().for_each(|n| put_field(REMOVED, n.as_ref().as_bytes(), &mut body));
+    body.freeze()
+}

@@ -4,6 +4,7 @@
     clippy::disallowed_types,
     reason = "maps in random order are what is tested"
 )]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::collections::HashMap;
 
@@ -217,6 +218,30 @@ fn every_difference_in_content_is_a_different_hash() {
     hashes.sort_unstable();
     hashes.dedup();
     assert_eq!(hashes.len(), len);
+}
+
+#[test]
+fn the_same_content_in_another_field_is_another_message() {
+    let entry = || [("key".to_owned(), "value".to_owned())].into();
+    let labels = Tree {
+        labels: entry(),
+        ..Tree::default()
+    };
+    let notes = Tree {
+        notes: entry(),
+        ..Tree::default()
+    };
+    assert_ne!(hash(&labels), hash(&notes));
+
+    let only = Tree {
+        only: Some(Box::new(labels.clone())),
+        ..Tree::default()
+    };
+    let list = Tree {
+        list: vec![labels],
+        ..Tree::default()
+    };
+    assert_ne!(hash(&only), hash(&list));
 }
 
 #[test]

@@ -1,1 +1,42 @@
-//! x
+//! Serve Envoy and gRPC fleets over xDS: State of the World and delta, every ACK and NACK tracked.
+//!
+//! This is the crate to depend on: it re-exports `deltaplane-core`, the protocol, and
+//! `deltaplane-cache`, the content.
+//!
+//! ```no_run
+//! use deltaplane_server::{Cache, Transaction, XdsServer, envoy};
+//! use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+//! use tokio::net::TcpListener;
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let cache = Cache::new();
+//! let mut transaction = Transaction::new();
+//! transaction.upsert("default", envoy::resource(&Cluster { name: "shop".into(), ..Default::default() }));
+//! cache.commit(transaction)?;
+//!
+//! let listener = TcpListener::bind("127.0.0.1:18000").await?;
+//! let stop = async { let _ = tokio::signal::ctrl_c().await; };
+//! XdsServer::builder(cache).build().serve(listener, stop).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Layout
+//!
+//! * `server`: a cache, and the rule of who sees what
+//! * `ads`: the service, for any tonic router
+//! * `stream`: the driver of one stream
+//! * `client`: who is connected, and who hears of it
+//! * [`envoy`]: what is known of the Envoy API
+
+mod ads;
+mod client;
+pub mod envoy;
+mod server;
+mod stream;
+
+pub use ads::AdsService;
+pub use client::{Client, ClientEvent, Observer};
+pub use deltaplane_cache::*;
+pub use deltaplane_core::*;
+pub use envoy_types;
+pub use server::{XdsServer, XdsServerBuilder};

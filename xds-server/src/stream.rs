@@ -1,0 +1,238 @@
+//! The driver of one stream: the only place where a client, the cache and shutdown meet.
+//!
+//! A stream is the body of its own HTTP response: HTTP/2 asks for the next frame when there is room for
+//! it, and only then is a response built. A client that reads slowly is thus owed a difference and
+//! never holds a backlog, and no task, channel or copy stands between the cache and the wire.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use deltaplane_cache::{CacheView, Watch};
+use deltaplane_core::{Event, Machine, Request, Response, Variant};
+use envoy_types::pb::envoy::config::core::v3::Node;
+use futures::Stream;
+use http::HeaderMap;
+use http_body::{Body, Frame};
+use prost::Message;
+use tonic::{Code, Status, Streaming};
+
+use crate::{
+    client::{Client, ClientEvent},
+    server::Shared,
+};
+
+/// How many requests are read before responses are looked at again, so that a client that never stops
+/// talking is answered all the same.
+const REQUESTS_PER_TURN: usize = 32;
+
+/// One stream.
+pub(crate) struct AdsStream {
+    shared: Arc<Shared>,
+    requests: Streaming<Request>,
+    machine: Machine<CacheView>,
+    watch: Watch,
+    /// How much was known when the client's scopes were last chosen.
+    known_layers: usize,
+    client: Client,
+    /// The first request was read, and with it the node.
+    introduced: bool,
+    /// The rest of a response whose beginning was handed out.
+    body: Option<Bytes>,
+    done: bool,
+}
+
+impl AdsStream {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        requests: Streaming<Request>,
+        variant: Variant,
+        peer: Option<SocketAddr>,
+    ) -> Self {
+        let id = shared.streams.fetch_add(1, Ordering::Relaxed);
+        Self {
+            requests,
+            machine: Machine::new(variant),
+            watch: shared.cache.watch(),
+            known_layers: 0,
+            client: Client { id, node: Node::default(), variant, peer, scopes: Arc::default() },
+            introduced: false,
+            body: None,
+            done: false,
+            shared,
+        }
+    }
+
+    /// The next frame, or the status that ends the stream.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
+        if let Some(body) = self.body.take() {
+            return Poll::Ready(Ok(body));
+        }
+        loop {
+            let more = self.read_requests(cx)?;
+            // What happens from here on raises the watch again; so nothing is missed by looking now.
+            let raised = self.watch.poll_raised(cx).is_ready();
+            if self.shared.closing.load(Ordering::Acquire) {
+                return Poll::Ready(Err(Status::unavailable("the server shuts down: reconnect")));
+            }
+            if self.introduced {
+                self.choose_view()?;
+                if let Some(response) = self.next_response()? {
+                    return Poll::Ready(Ok(self.begin(response)));
+                }
+            }
+            match (more, raised) {
+                (true, _) => {
+                    // Others get their turn before this client's next requests are read.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                (false, true) => {}
+                (false, false) => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Reads what the client said; tells whether it may have said more.
+    fn read_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
+        for _ in 0..REQUESTS_PER_TURN {
+            match Pin::new(&mut self.requests).poll_next(cx) {
+                Poll::Ready(Some(request)) => self.handle(request?)?,
+                Poll::Ready(None) => return Err(Status::ok("the client closed the stream")),
+                Poll::Pending => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    fn handle(&mut self, mut request: Request) -> Result<(), Status> {
+        let node = request.take_node();
+        if !self.introduced {
+            self.introduce(node.unwrap_or_default())?;
+        }
+        self.machine.handle_request(request).map_err(|error| match error {
+            error @ deltaplane_core::RequestError::NoTypeUrl => {
+                Status::invalid_argument(error.to_string())
+            }
+            error => Status::internal(error.to_string()),
+        })?;
+        while let Some(event) = self.machine.poll_event() {
+            if let Event::Subscribed { type_url } = &event {
+                self.watch.add_type(type_url.clone());
+            }
+            self.observe(&ClientEvent::Told(&event));
+        }
+        Ok(())
+    }
+
+    /// Learns who the client is, once (B-06, B-07).
+    fn introduce(&mut self, node: Bytes) -> Result<(), Status> {
+        let mut node = Node::decode(node)
+            .map_err(|error| Status::invalid_argument(format!("the node is malformed: {error}")))?;
+        node.extensions = Vec::new();
+        self.client.node = node;
+        self.known_layers = self.shared.cache.known_layers();
+        self.client.scopes = self.shared.scopes_of(&self.client.node);
+        self.watch.set_scopes(self.client.scopes.clone());
+        self.introduced = true;
+        self.observe(&ClientEvent::Connected);
+        Ok(())
+    }
+
+    /// Asks again what the client should see, if more is known than when it was asked last. The client
+    /// moves once all that it would see is known, so that it is not shown less in between.
+    fn choose_view(&mut self) -> Result<(), Status> {
+        let known_layers = self.shared.cache.known_layers();
+        if known_layers == self.known_layers {
+            return Ok(());
+        }
+        self.known_layers = known_layers;
+        let scopes = self.shared.scopes_of(&self.client.node);
+        if scopes == self.client.scopes {
+            return Ok(());
+        }
+        self.watch.set_scopes(scopes.clone());
+        let old = self.shared.cache.view(&self.client.scopes);
+        let new = old.through(&scopes);
+        if !new.is_complete() {
+            self.watch.set_scopes(self.client.scopes.clone());
+            return Ok(());
+        }
+        self.machine.change_view(&old, &new).map_err(too_late)?;
+        let from = std::mem::replace(&mut self.client.scopes, scopes);
+        self.observe(&ClientEvent::Moved { from });
+        Ok(())
+    }
+
+    fn next_response(&mut self) -> Result<Option<Response>, Status> {
+        let view = self.shared.cache.view(&self.client.scopes);
+        self.machine.poll_response(&view).map_err(too_late)
+    }
+
+    /// Hands out the beginning of a response: what is this stream's own. The rest may be shared with
+    /// other streams, and goes to HTTP/2 as it is.
+    fn begin(&mut self, response: Response) -> Bytes {
+        let len = response.encoded_len();
+        let mut head = BytesMut::with_capacity(GRPC_PREFIX + len - response.body.len());
+        head.put_u8(0);
+        // A gRPC message has at most 4 GiB, and one beyond that cannot be built.
+        head.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
+        response.encode_head(&mut head);
+        self.observe(&ClientEvent::Sent(&response));
+        self.body = Some(response.body);
+        head.freeze()
+    }
+
+    fn observe(&self, event: &ClientEvent<'_>) {
+        self.shared.observer.observe(&self.client, event);
+    }
+}
+
+/// A gRPC message on the wire begins with a byte that says whether it is compressed, and its length.
+const GRPC_PREFIX: usize = 5;
+
+/// The end of a stream whose client is too far behind: its next one says what it holds.
+fn too_late(error: deltaplane_core::LogTruncated) -> Status {
+    Status::aborted(format!("the client fell too far behind, and must reconnect: {error}"))
+}
+
+impl Body for AdsStream {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        if this.done {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(match ready!(this.poll_turn(cx)) {
+            Ok(data) => Some(Ok(Frame::data(data))),
+            Err(status) => {
+                this.done = true;
+                if this.introduced {
+                    this.introduced = false;
+                    let fault = (status.code() != Code::Ok).then_some(&status);
+                    this.observe(&ClientEvent::Disconnected(fault));
+                }
+                let mut trailers = HeaderMap::new();
+                Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers)))
+            }
+        })
+    }
+}
+
+impl Drop for AdsStream {
+    fn drop(&mut self) {
+        if self.introduced {
+            self.observe(&ClientEvent::Disconnected(None));
+        }
+    }
+}
+

@@ -34,7 +34,8 @@ impl Layer {
         let mut changes = Vec::new();
         if edit.replace {
             let gone = self.resources.iter().filter(|(name, _)| !edit.names.contains_key(*name));
-            changes.extend(gone.map(|(name, old)| Change::new(name.clone(), Some(old.clone()), None)));
+            changes
+                .extend(gone.map(|(name, old)| Change::new(name.clone(), Some(old.clone()), None)));
         }
         for (name, after) in &edit.names {
             let before = self.resources.get(name);
@@ -137,7 +138,9 @@ impl Unread<'_> {
 
     /// The changes as they were logged, if they are one commit's.
     pub(crate) fn single(&self) -> Option<&Arc<[Change]>> {
-        (self.at + 1 == self.log.commits.len()).then(|| self.log.commits.last())?.map(|c| &c.changes)
+        (self.at + 1 == self.log.commits.len())
+            .then(|| self.log.commits.last())?
+            .map(|c| &c.changes)
     }
 
     /// What each name was before the first of these changes, and is after the last.

@@ -165,11 +165,7 @@ impl Transaction {
     /// Announces that a source will fill a type of a scope. Until it does, by
     /// [`replace`](Transaction::replace), clients that see the scope get no answer for that type, rather
     /// than an empty one. A type that is filled stays so.
-    pub fn declare(
-        &mut self,
-        scope: impl Into<Scope>,
-        type_url: impl Into<TypeUrl>,
-    ) -> &mut Self {
+    pub fn declare(&mut self, scope: impl Into<Scope>, type_url: impl Into<TypeUrl>) -> &mut Self {
         self.declared.insert((scope.into(), type_url.into()));
         self
     }

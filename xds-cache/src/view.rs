@@ -41,7 +41,8 @@ impl CacheView {
     /// Whether everything in it is known: at least one scope is, and no type waits for its source.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        let mut known = self.scopes.iter().filter_map(|scope| self.state.scopes.get(scope)).peekable();
+        let mut known =
+            self.scopes.iter().filter_map(|scope| self.state.scopes.get(scope)).peekable();
         known.peek().is_some() && known.flat_map(|layers| layers.values()).all(|layer| layer.filled)
     }
 
@@ -51,7 +52,11 @@ impl CacheView {
 
     /// The net changes of several layers, each name as it is seen through all of them. A change below
     /// the layer that defines a name is none; one that uncovers an older resource is one.
-    fn net_changes(&self, type_url: &TypeUrl, since: Revision) -> Result<Vec<Change>, LogTruncated> {
+    fn net_changes(
+        &self,
+        type_url: &TypeUrl,
+        since: Revision,
+    ) -> Result<Vec<Change>, LogTruncated> {
         let mut layers = Vec::new();
         for layer in self.layers(type_url) {
             layers.push((layer, layer.since(since)?.merged()));
@@ -104,7 +109,8 @@ impl View for CacheView {
         for (depth, layer) in layers.iter().enumerate() {
             version = version.union(layer.version);
             let above = layers.get(..depth).unwrap_or_default();
-            let names: BTreeSet<_> = above.iter().flat_map(|layer| layer.resources.keys()).collect();
+            let names: BTreeSet<_> =
+                above.iter().flat_map(|layer| layer.resources.keys()).collect();
             for masked in names.into_iter().filter_map(|name| layer.resources.get(name)) {
                 version.subtract(masked);
             }

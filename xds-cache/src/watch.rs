@@ -92,7 +92,11 @@ impl Watch {
             return Poll::Ready(());
         }
         self.signal.waker.register(cx.waker());
-        if self.signal.raised.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
+        if self.signal.raised.swap(false, Ordering::AcqRel) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 
     /// Waits until something happened since the last time.

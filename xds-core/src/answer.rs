@@ -166,7 +166,7 @@ impl TypeStream {
 
     fn hold<V: View>(&self, view: &V, answer: &mut Answer, version: &mut TypeVersion) {
         for (name, owed) in &self.owed {
-            if let Some(told) = self.held(name, owed)
+            if let Some(told) = &owed.told
                 && view.get(&self.type_url, name).is_none()
             {
                 version.add(told);

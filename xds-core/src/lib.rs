@@ -46,4 +46,7 @@ pub use schema::{Schema, SchemaError};
 pub use subscription::Subscription;
 pub use type_url::{MissingAnswer, TypePolicy, TypeUrl, Wildcard};
 pub use view::{Change, LogTruncated, Revision, TypeVersion, View};
-pub use wire::{DeltaRequest, ErrorDetail, Request, Response, SotwRequest};
+pub use wire::{
+    Any, DeltaRequest, DeltaResource, DeltaResponse, ErrorDetail, Request, Response, SotwRequest,
+    SotwResponse,
+};

@@ -23,7 +23,9 @@ pub enum Variant {
 #[non_exhaustive]
 pub enum RequestError {
     /// A request names no type, and answers nothing that was sent (B-03).
-    #[error("the request has no type_url: on an aggregated stream, every request must name its type")]
+    #[error(
+        "the request has no type_url: on an aggregated stream, every request must name its type"
+    )]
     NoTypeUrl,
     /// A request of the other variant.
     #[error("a {0:?} stream cannot carry a request of the other variant")]
@@ -235,7 +237,9 @@ impl<V: View> Machine<V> {
         error: Option<ErrorDetail>,
         settled: Option<Settled>,
     ) {
-        let Some(type_url) = self.types.get(at).map(|stream| stream.type_url.clone()) else { return };
+        let Some(type_url) = self.types.get(at).map(|stream| stream.type_url.clone()) else {
+            return;
+        };
         if first {
             self.events.push_back(Event::Subscribed { type_url: type_url.clone() });
         }

@@ -52,7 +52,10 @@ struct Inner {
 impl Resource {
     /// Starts a resource from a message, which is encoded here and never again.
     #[must_use]
-    pub fn of<M: Message + Name>(name: impl Into<Arc<str>>, message: &M) -> ResourceBuilder<'static> {
+    pub fn of<M: Message + Name>(
+        name: impl Into<Arc<str>>,
+        message: &M,
+    ) -> ResourceBuilder<'static> {
         Resource::raw(TypeUrl::of::<M>(), name, message.encode_to_vec())
     }
 

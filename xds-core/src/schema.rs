@@ -62,9 +62,7 @@ impl Schema {
     /// A schema that knows no message: everything hashes as encoded.
     #[must_use]
     pub const fn empty() -> Self {
-        Self {
-            messages: Vec::new(),
-        }
+        Self { messages: Vec::new() }
     }
 
     /// Hashes the encoded message `value`, whose full name is `message_name` (no leading dot).
@@ -154,11 +152,7 @@ impl Schema {
 
 impl Field {
     fn value(holds: Holds) -> Self {
-        Self {
-            number: VALUE,
-            is_map: false,
-            holds,
-        }
+        Self { number: VALUE, is_map: false, holds }
     }
 }
 
@@ -179,11 +173,7 @@ impl MapSums {
             Some(last) if last.number == number => Ok(self.0.len() - 1),
             _ => self.0.binary_search_by_key(&number, |map| map.number),
         };
-        let new = MapSum {
-            number,
-            entries: 1,
-            sum: entry,
-        };
+        let new = MapSum { number, entries: 1, sum: entry };
         match index.map(|index| self.0.get_mut(index)) {
             Ok(Some(map)) => {
                 map.entries = map.entries.wrapping_add(1);
@@ -210,9 +200,7 @@ fn feed(hasher: &mut Xxh3Default, number: u32, hashes: &[u64]) {
 }
 
 fn find_field(fields: &[Field], number: u32) -> Option<&Field> {
-    let index = fields
-        .binary_search_by_key(&number, |field| field.number)
-        .ok()?;
+    let index = fields.binary_search_by_key(&number, |field| field.number).ok()?;
     fields.get(index)
 }
 
@@ -244,8 +232,5 @@ fn read_field<'a>(rest: &mut &'a [u8]) -> Option<(u32, Option<&'a [u8]>)> {
     };
     let (content, after) = rest.split_at_checked(len)?;
     *rest = after;
-    Some((
-        number,
-        (wire_type == WireType::LengthDelimited).then_some(content),
-    ))
+    Some((number, (wire_type == WireType::LengthDelimited).then_some(content)))
 }

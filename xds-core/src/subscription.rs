@@ -107,10 +107,7 @@ impl Subscription {
     ) -> Asked {
         let first = !std::mem::replace(&mut self.started, true);
         let mut asked = Asked::default();
-        if first
-            && subscribe.is_empty()
-            && unsubscribe.is_empty()
-            && wildcard == Wildcard::Nameless
+        if first && subscribe.is_empty() && unsubscribe.is_empty() && wildcard == Wildcard::Nameless
         {
             asked.everything = self.start_wildcard();
         }

@@ -20,10 +20,8 @@ use std::{
 };
 
 use crate::{
-    Change, ErrorDetail, LogTruncated, Resource, Revision, Subscription, TypeUrl, TypeVersion, View,
-    Variant,
-    subscription::Asked,
-    type_url::TypePolicy,
+    Change, ErrorDetail, LogTruncated, Resource, Revision, Subscription, TypeUrl, TypeVersion,
+    Variant, View, subscription::Asked, type_url::TypePolicy,
 };
 
 /// How many responses of a type may be unanswered before the oldest is forgotten. Clients legitimately
@@ -111,7 +109,8 @@ pub(crate) struct Sent {
 #[derive(Debug)]
 struct Rejected {
     group: u64,
-    told: Option<Resource>,
+    /// What the client holds instead, as far as that is known.
+    holds: Option<Resource>,
     /// The client's words name it.
     blamed: bool,
 }
@@ -315,7 +314,7 @@ impl TypeStream {
         self.rejected = rest;
         let again: BTreeMap<_, _> = again;
         for (name, rejected) in again {
-            self.owe(name, rejected.told, true, Reason::Again);
+            self.owe(name, rejected.holds, true, Reason::Again);
         }
     }
 
@@ -323,17 +322,17 @@ impl TypeStream {
     /// repeat what the client rejected by name, but what it acknowledged before.
     pub(crate) fn substitute(&self, name: &str) -> Option<Option<Resource>> {
         let rejected = self.rejected.get(name)?;
-        rejected.blamed.then(|| self.acknowledged.get(name).cloned().flatten())
-    }
-
-    /// What the client holds of a name that is gone but not yet told so: what it acknowledged last, if
-    /// that is in question, and otherwise what it was told.
-    pub(crate) fn held<'a>(&'a self, name: &str, owed: &'a Owed) -> Option<&'a Resource> {
-        self.acknowledged.get(name).unwrap_or(&owed.told).as_ref()
+        rejected.blamed.then(|| rejected.holds.clone())
     }
 
     /// Notes that a response goes out.
-    pub(crate) fn send(&mut self, nonce: String, revision: Revision, version: String, sent: Vec<Sent>) {
+    pub(crate) fn send(
+        &mut self,
+        nonce: String,
+        revision: Revision,
+        version: String,
+        sent: Vec<Sent>,
+    ) {
         let withheld = if self.repeats_everything() { self.withheld() } else { BTreeSet::new() };
         for Sent { name, content } in &sent {
             let owed = self.owed.remove(name);
@@ -416,11 +415,12 @@ impl TypeStream {
             .partition(|(name, _)| is_newer(name));
         self.rejections += 1;
         for (name, told) in rest {
+            let blamed = mentions(&error.message, &name);
+            let holds = if blamed { self.acknowledged.get(&name).cloned().flatten() } else { told };
             if newer.is_empty() {
-                let blamed = mentions(&error.message, &name);
-                self.rejected.insert(name, Rejected { group: self.rejections, told, blamed });
+                self.rejected.insert(name, Rejected { group: self.rejections, holds, blamed });
             } else {
-                self.owe(name, told, true, Reason::Again);
+                self.owe(name, holds, true, Reason::Again);
             }
         }
         names
@@ -439,7 +439,8 @@ fn mentions(words: &str, name: &str) -> bool {
         let before = words.get(..at).and_then(|s| s.chars().next_back());
         let after = words.get(at + name.len()..).unwrap_or_default();
         // A full stop ends a sentence as well as it continues a name.
-        let after = after.strip_prefix('.').filter(|rest| !rest.starts_with(is_part)).unwrap_or(after);
+        let after =
+            after.strip_prefix('.').filter(|rest| !rest.starts_with(is_part)).unwrap_or(after);
         !before.is_some_and(is_part) && !after.starts_with(is_part)
     })
 }

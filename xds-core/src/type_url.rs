@@ -73,10 +73,7 @@ impl TypeUrl {
     /// What the protocol demands of this type.
     #[must_use]
     pub fn policy(&self) -> &'static TypePolicy {
-        POLICIES
-            .iter()
-            .find(|(type_url, _)| type_url == self)
-            .map_or(&OPAQUE, |(_, policy)| policy)
+        POLICIES.iter().find(|(type_url, _)| type_url == self).map_or(&OPAQUE, |(_, policy)| policy)
     }
 }
 

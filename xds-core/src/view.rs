@@ -130,10 +130,7 @@ impl TypeVersion {
     /// The version of the union of two sets that have no resource in common.
     #[must_use]
     pub fn union(self, other: Self) -> Self {
-        Self {
-            revision: self.revision.max(other.revision),
-            sum: self.sum.wrapping_add(other.sum),
-        }
+        Self { revision: self.revision.max(other.revision), sum: self.sum.wrapping_add(other.sum) }
     }
 }
 

@@ -133,6 +133,65 @@ impl From<DeltaRequest> for Request {
     }
 }
 
+/// `google.protobuf.Any`: an encoded message with its type.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Any {
+    /// The type.
+    #[prost(string, tag = "1")]
+    pub type_url: String,
+    /// The encoded message.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub value: Bytes,
+}
+
+/// `DiscoveryResponse`, as a client reads it: State of the World.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SotwResponse {
+    /// The version of the type as a whole.
+    #[prost(string, tag = "1")]
+    pub version_info: String,
+    /// The resources.
+    #[prost(message, repeated, tag = "2")]
+    pub resources: Vec<Any>,
+    /// The type.
+    #[prost(string, tag = "4")]
+    pub type_url: String,
+    /// What the answer to this response names.
+    #[prost(string, tag = "5")]
+    pub nonce: String,
+}
+
+/// `DeltaDiscoveryResponse`, as a client reads it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DeltaResponse {
+    /// What was added or changed.
+    #[prost(message, repeated, tag = "2")]
+    pub resources: Vec<DeltaResource>,
+    /// The type.
+    #[prost(string, tag = "4")]
+    pub type_url: String,
+    /// What the answer to this response names.
+    #[prost(string, tag = "5")]
+    pub nonce: String,
+    /// The names of what is gone.
+    #[prost(string, repeated, tag = "6")]
+    pub removed_resources: Vec<String>,
+}
+
+/// `Resource`, as a client reads it in delta.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct DeltaResource {
+    /// Its version.
+    #[prost(string, tag = "1")]
+    pub version: String,
+    /// Its content.
+    #[prost(message, optional, tag = "2")]
+    pub resource: Option<Any>,
+    /// Its name.
+    #[prost(string, tag = "3")]
+    pub name: String,
+}
+
 /// A response, ready for the wire: a body that streams owed the same may share, and a nonce of its own.
 #[derive(Debug, Clone)]
 #[must_use = "a response that is dropped is never sent, and its client waits for ever"]

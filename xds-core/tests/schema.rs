@@ -1,9 +1,6 @@
 //! Equal messages hash alike, and different ones differently.
 
-#![allow(
-    clippy::disallowed_types,
-    reason = "maps in random order are what is tested"
-)]
+#![allow(clippy::disallowed_types, reason = "maps in random order are what is tested")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::collections::HashMap;
@@ -64,10 +61,7 @@ struct Any {
 
 impl Any {
     fn of(tree: &Tree) -> Self {
-        Self {
-            type_url: format!("type.googleapis.com/{TREE}"),
-            value: tree.encode_to_vec(),
-        }
+        Self { type_url: format!("type.googleapis.com/{TREE}"), value: tree.encode_to_vec() }
     }
 }
 
@@ -80,9 +74,7 @@ fn hash(tree: &Tree) -> u64 {
 }
 
 fn strings(prefix: &str, len: usize) -> HashMap<String, String> {
-    (0..len)
-        .map(|i| (format!("{prefix}{i}"), format!("value {i}")))
-        .collect()
+    (0..len).map(|i| (format!("{prefix}{i}"), format!("value {i}"))).collect()
 }
 
 /// Each call makes new maps, which the standard library seeds differently.
@@ -91,9 +83,7 @@ fn grow(depth: usize, len: usize) -> Tree {
         labels: strings("label", len),
         notes: strings("note", len),
         words: vec!["first".into(), "second".into()],
-        leaf: Some(Leaf {
-            name: "leaf".into(),
-        }),
+        leaf: Some(Leaf { name: "leaf".into() }),
         double: 0.5,
         fixed: 7,
         int: -1,
@@ -139,26 +129,11 @@ fn maps_inside_of_maps_lists_and_anys_are_seen_through() {
 fn every_place_that_can_hold_a_map_is_seen_through() {
     let child = || grow(0, 5);
     let places: [fn(Tree) -> Tree; 5] = [
-        |child| Tree {
-            branches: [("key".into(), child)].into(),
-            ..Tree::default()
-        },
-        |child| Tree {
-            options: [(1, Any::of(&child))].into(),
-            ..Tree::default()
-        },
-        |child| Tree {
-            only: Some(Box::new(child)),
-            ..Tree::default()
-        },
-        |child| Tree {
-            list: vec![child],
-            ..Tree::default()
-        },
-        |child| Tree {
-            any: Some(Any::of(&child)),
-            ..Tree::default()
-        },
+        |child| Tree { branches: [("key".into(), child)].into(), ..Tree::default() },
+        |child| Tree { options: [(1, Any::of(&child))].into(), ..Tree::default() },
+        |child| Tree { only: Some(Box::new(child)), ..Tree::default() },
+        |child| Tree { list: vec![child], ..Tree::default() },
+        |child| Tree { any: Some(Any::of(&child)), ..Tree::default() },
     ];
     for place in places {
         let (_, distinct) = encodings(100, || place(child()));
@@ -182,25 +157,14 @@ fn every_difference_in_content_is_a_different_hash() {
         },
         |tree| {
             // the same keys and the same values, paired differently
-            let value = tree
-                .labels
-                .insert("label0".into(), "value 1".into())
-                .unwrap();
+            let value = tree.labels.insert("label0".into(), "value 1".into()).unwrap();
             tree.labels.insert("label1".into(), value);
         },
         |tree| std::mem::swap(&mut tree.labels, &mut tree.notes),
         |tree| tree.words.reverse(),
         |tree| tree.list.swap(0, 1),
         |tree| tree.list.push(Tree::default()),
-        |tree| {
-            drop(
-                tree.branches
-                    .get_mut("branch0")
-                    .unwrap()
-                    .labels
-                    .remove("label0"),
-            )
-        },
+        |tree| drop(tree.branches.get_mut("branch0").unwrap().labels.remove("label0")),
         |tree| tree.options.get_mut(&0).unwrap().type_url.insert(0, 'x'),
         |tree| tree.any = Some(Any::of(tree.only.as_ref().unwrap().list.first().unwrap())),
         |tree| {
@@ -223,33 +187,18 @@ fn every_difference_in_content_is_a_different_hash() {
 #[test]
 fn the_same_content_in_another_field_is_another_message() {
     let entry = || [("key".to_owned(), "value".to_owned())].into();
-    let labels = Tree {
-        labels: entry(),
-        ..Tree::default()
-    };
-    let notes = Tree {
-        notes: entry(),
-        ..Tree::default()
-    };
+    let labels = Tree { labels: entry(), ..Tree::default() };
+    let notes = Tree { notes: entry(), ..Tree::default() };
     assert_ne!(hash(&labels), hash(&notes));
 
-    let only = Tree {
-        only: Some(Box::new(labels.clone())),
-        ..Tree::default()
-    };
-    let list = Tree {
-        list: vec![labels],
-        ..Tree::default()
-    };
+    let only = Tree { only: Some(Box::new(labels.clone())), ..Tree::default() };
+    let list = Tree { list: vec![labels], ..Tree::default() };
     assert_ne!(hash(&only), hash(&list));
 }
 
 #[test]
 fn a_map_with_two_equal_entries_is_not_one_without() {
-    let entry = Tree {
-        labels: [("key".into(), "value".into())].into(),
-        ..Tree::default()
-    };
+    let entry = Tree { labels: [("key".into(), "value".into())].into(), ..Tree::default() };
     let once = entry.encode_to_vec();
     let twice = once.repeat(2);
     assert_ne!(schema().hash(TREE, &once), schema().hash(TREE, &twice));
@@ -263,12 +212,7 @@ fn what_the_schema_does_not_know_hashes_as_encoded() {
     assert_eq!(schema().hash("test.Leaf", &bytes), xxh3_64(&bytes));
     assert_ne!(schema().hash(TREE, &bytes), xxh3_64(&bytes));
 
-    let plain = Tree {
-        words: vec!["no map".into()],
-        int: 3,
-        ..Tree::default()
-    }
-    .encode_to_vec();
+    let plain = Tree { words: vec!["no map".into()], int: 3, ..Tree::default() }.encode_to_vec();
     assert_eq!(schema().hash(TREE, &plain), xxh3_64(&plain));
 }
 
@@ -276,13 +220,7 @@ fn what_the_schema_does_not_know_hashes_as_encoded() {
 fn a_map_beside_malformed_bytes_is_hashed_as_encoded() {
     let mut bytes = grow(0, 3).encode_to_vec();
     // a group, an unknown wire type, field number 0, a length beyond the end, an endless varint
-    for tail in [
-        &[0x0b][..],
-        &[0x0f],
-        &[0x02, 0x00],
-        &[0x0a, 0x7f],
-        &[0x60, 0xff],
-    ] {
+    for tail in [&[0x0b][..], &[0x0f], &[0x02, 0x00], &[0x0a, 0x7f], &[0x60, 0xff]] {
         let len = bytes.len();
         bytes.extend_from_slice(tail);
         assert_eq!(schema().hash(TREE, &bytes), xxh3_64(&bytes), "{tail:x?}");
@@ -292,14 +230,8 @@ fn a_map_beside_malformed_bytes_is_hashed_as_encoded() {
 
 #[test]
 fn a_malformed_message_does_not_make_its_parent_opaque() {
-    let bad = Any {
-        type_url: format!("type.googleapis.com/{TREE}"),
-        value: vec![0x0a, 0x7f],
-    };
-    let (_, distinct) = encodings(50, || Tree {
-        any: Some(bad.clone()),
-        ..grow(0, 5)
-    });
+    let bad = Any { type_url: format!("type.googleapis.com/{TREE}"), value: vec![0x0a, 0x7f] };
+    let (_, distinct) = encodings(50, || Tree { any: Some(bad.clone()), ..grow(0, 5) });
     assert!(distinct > 1);
 }
 
@@ -316,9 +248,8 @@ fn wrap(depth: usize, tree: Tree) -> Vec<u8> {
 #[test]
 fn nesting_is_followed_a_hundred_deep_and_no_deeper() {
     let hashes = |depth| {
-        let mut hashes: Vec<u64> = (0..50)
-            .map(|_| schema().hash(TREE, &wrap(depth, grow(0, 20))))
-            .collect();
+        let mut hashes: Vec<u64> =
+            (0..50).map(|_| schema().hash(TREE, &wrap(depth, grow(0, 20)))).collect();
         hashes.sort_unstable();
         hashes.dedup();
         hashes.len()
@@ -334,10 +265,7 @@ fn a_bomb_does_not_overflow_the_stack() {
     let mut any = Any::default();
     for _ in 0..1000 {
         let type_url = "type.googleapis.com/google.protobuf.Any".to_owned();
-        any = Any {
-            type_url,
-            value: any.encode_to_vec(),
-        };
+        any = Any { type_url, value: any.encode_to_vec() };
     }
     let _ = schema().hash("google.protobuf.Any", &any.encode_to_vec());
 }
@@ -346,35 +274,18 @@ fn a_bomb_does_not_overflow_the_stack() {
 fn a_text_that_is_no_schema_is_refused_with_its_line() {
     let cases = [
         ("a.B", 1, "a message without fields needs no line"),
-        (
-            "# fine\n\na.B 1=map\na.B 2=map",
-            4,
-            "`a.B` already has a line",
-        ),
+        ("# fine\n\na.B 1=map\na.B 2=map", 4, "`a.B` already has a line"),
         ("a.B 1=map 1=a.B", 1, "field 1 is there twice"),
         ("a.B 1=map\na.C 1=a.D", 2, "`a.D` has no line"),
         ("a.B 1=map:a.D", 1, "`a.D` has no line"),
-        (
-            "google.protobuf.Any 1=map",
-            1,
-            "`google.protobuf.Any` needs no line",
-        ),
+        ("google.protobuf.Any 1=map", 1, "`google.protobuf.Any` needs no line"),
     ];
     for (text, line, reason) in cases {
         let error = Schema::parse(text).unwrap_err();
         assert_eq!(error.line(), line, "{text}");
         assert_eq!(error.to_string(), format!("schema, line {line}: {reason}"));
     }
-    for field in [
-        "1",
-        "1=",
-        "=map",
-        "x=map",
-        "0=map",
-        "536870912=map",
-        "-1=map",
-        "1=map:",
-    ] {
+    for field in ["1", "1=", "=map", "x=map", "0=map", "536870912=map", "-1=map", "1=map:"] {
         let error = Schema::parse(&format!("a.B 2=map {field}")).unwrap_err();
         assert_eq!(error.line(), 1, "{field}");
     }
@@ -385,12 +296,7 @@ fn a_text_that_is_no_schema_is_refused_with_its_line() {
 fn almost_a_message() -> impl Strategy<Value = Vec<u8>> {
     let any_bytes = || prop::collection::vec(any::<u8>(), 0..40);
     let url = Just(format!("type.googleapis.com/{TREE}").into_bytes());
-    let leaf = prop_oneof![
-        any_bytes(),
-        url,
-        Just(vec![0x0b]),
-        Just(vec![0x0a, 0xff, 0xff, 0x03])
-    ];
+    let leaf = prop_oneof![any_bytes(), url, Just(vec![0x0b]), Just(vec![0x0a, 0xff, 0xff, 0x03])];
     leaf.prop_recursive(8, 64, 4, move |inner| {
         prop::collection::vec((1_u32..10, inner, any::<bool>()), 0..4).prop_map(|fields| {
             let mut message = Vec::new();

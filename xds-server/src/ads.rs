@@ -48,7 +48,8 @@ impl AdsService {
         }
         let peer = request.extensions().get::<TcpConnectInfo>().and_then(|info| info.remote_addr());
         let decoder = RequestDecoder(variant);
-        let requests = Streaming::new_request(decoder, request.into_body(), None, Some(MAX_REQUEST));
+        let requests =
+            Streaming::new_request(decoder, request.into_body(), None, Some(MAX_REQUEST));
         let stream = AdsStream::new(self.shared.clone(), requests, variant, peer);
         let mut response = http::Response::new(Body::new(stream));
         let content_type = HeaderValue::from_static("application/grpc");

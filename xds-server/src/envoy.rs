@@ -98,11 +98,7 @@ pub fn references(type_url: &str, value: &[u8]) -> Vec<Key> {
         return Vec::new();
     }
     let cluster = Cluster::decode(value).unwrap_or_default();
-    cluster
-        .endpoints()
-        .map(|name| Key::new(TypeUrl::ENDPOINT, name))
-        .into_iter()
-        .collect()
+    cluster.endpoints().map(|name| Key::new(TypeUrl::ENDPOINT, name)).into_iter().collect()
 }
 
 /// As much of `envoy.config.cluster.v3.Cluster` as it takes to find its endpoints: the whole message
@@ -132,11 +128,7 @@ impl Cluster {
             return None;
         }
         let service_name = self.eds.map(|eds| eds.service_name);
-        Some(
-            service_name
-                .filter(|name| !name.is_empty())
-                .unwrap_or(self.name),
-        )
+        Some(service_name.filter(|name| !name.is_empty()).unwrap_or(self.name))
     }
 }
 
@@ -172,10 +164,7 @@ mod tests {
     fn only_eds_clusters_refer_to_endpoints() {
         let of = |discovery: DiscoveryType| Some(ClusterDiscoveryType::Type(discovery as i32));
         let endpoint = |name: &str| vec![Key::new(TypeUrl::ENDPOINT, name)];
-        assert_eq!(
-            endpoints(of(DiscoveryType::Eds), "service"),
-            endpoint("service")
-        );
+        assert_eq!(endpoints(of(DiscoveryType::Eds), "service"), endpoint("service"));
         assert_eq!(endpoints(of(DiscoveryType::Eds), ""), endpoint("cluster"));
         assert_eq!(endpoints(of(DiscoveryType::Static), "service"), []);
         assert_eq!(endpoints(of(DiscoveryType::StrictDns), "service"), []);

@@ -46,10 +46,7 @@ fn the_schema_is_that_of_the_protos() {
         fs::write(path, &made).unwrap();
     }
     let kept = fs::read_to_string(path).unwrap();
-    let first = made
-        .lines()
-        .zip(kept.lines())
-        .find(|(made, kept)| made != kept);
+    let first = made.lines().zip(kept.lines()).find(|(made, kept)| made != kept);
     assert!(
         made == kept,
         "src/schema.txt is not what the protos of envoy-types say; update it by\n\
@@ -68,17 +65,11 @@ fn structure(depth: usize) -> Struct {
     let kind = |i| match depth.checked_sub(1) {
         Some(depth) if i == 0 => Kind::StructValue(structure(depth)),
         Some(depth) if i == 1 => Kind::ListValue(ListValue {
-            values: vec![Value {
-                kind: Some(Kind::StructValue(structure(depth))),
-            }],
+            values: vec![Value { kind: Some(Kind::StructValue(structure(depth))) }],
         }),
         _ => Kind::StringValue(format!("value-{i}")),
     };
-    Struct {
-        fields: map(|i| Value {
-            kind: Some(kind(i)),
-        }),
-    }
+    Struct { fields: map(|i| Value { kind: Some(kind(i)) }) }
 }
 
 fn metadata() -> Metadata {
@@ -89,20 +80,14 @@ fn metadata() -> Metadata {
 }
 
 fn assignment() -> ClusterLoadAssignment {
-    let lb_endpoint = LbEndpoint {
-        metadata: Some(metadata()),
-        ..LbEndpoint::default()
-    };
+    let lb_endpoint = LbEndpoint { metadata: Some(metadata()), ..LbEndpoint::default() };
     ClusterLoadAssignment {
         cluster_name: "cluster".into(),
         endpoints: vec![LocalityLbEndpoints {
             lb_endpoints: vec![lb_endpoint],
             ..LocalityLbEndpoints::default()
         }],
-        named_endpoints: map(|i| Endpoint {
-            hostname: i.to_string(),
-            ..Endpoint::default()
-        }),
+        named_endpoints: map(|i| Endpoint { hostname: i.to_string(), ..Endpoint::default() }),
         ..ClusterLoadAssignment::default()
     }
 }
@@ -139,9 +124,7 @@ fn route_configuration(routes: &[&str]) -> RouteConfiguration {
 fn listener() -> Listener {
     let manager = HttpConnectionManager {
         stat_prefix: "listener".into(),
-        route_specifier: Some(RouteSpecifier::RouteConfig(route_configuration(&[
-            "one", "two",
-        ]))),
+        route_specifier: Some(RouteSpecifier::RouteConfig(route_configuration(&["one", "two"]))),
         ..HttpConnectionManager::default()
     };
     let filter = Filter {
@@ -150,10 +133,7 @@ fn listener() -> Listener {
     };
     Listener {
         name: "listener".into(),
-        filter_chains: vec![FilterChain {
-            filters: vec![filter],
-            ..FilterChain::default()
-        }],
+        filter_chains: vec![FilterChain { filters: vec![filter], ..FilterChain::default() }],
         ..Listener::default()
     }
 }
@@ -185,30 +165,19 @@ fn a_thousand_encodings_of_a_resource_have_one_hash() {
     let mut hashes = BTreeMap::<String, Vec<u64>>::new();
     let mut encodings = BTreeMap::<String, Vec<Vec<u8>>>::new();
     for any in (0..1000).flat_map(|_| resources()) {
-        hashes
-            .entry(any.type_url.clone())
-            .or_default()
-            .push(hash_any(&any));
+        hashes.entry(any.type_url.clone()).or_default().push(hash_any(&any));
         encodings.entry(any.type_url).or_default().push(any.value);
     }
     assert_eq!(hashes.len(), 6);
     for (type_url, mut hashes) in hashes {
         assert_eq!(hashes.len(), 1000);
         hashes.dedup();
-        assert_eq!(
-            hashes.len(),
-            1,
-            "equal resources of {type_url} have several hashes"
-        );
+        assert_eq!(hashes.len(), 1, "equal resources of {type_url} have several hashes");
     }
     for (type_url, mut encodings) in encodings {
         encodings.sort_unstable();
         encodings.dedup();
-        assert!(
-            encodings.len() > 900,
-            "{type_url}: {} encodings prove little",
-            encodings.len()
-        );
+        assert!(encodings.len() > 900, "{type_url}: {} encodings prove little", encodings.len());
     }
 }
 
@@ -216,11 +185,7 @@ fn a_thousand_encodings_of_a_resource_have_one_hash() {
 fn report() -> Vec<[String; 3]> {
     let line = |any: Any| {
         let encoded = Schema::empty().hash("", &any.value);
-        [
-            any.type_url.clone(),
-            hash_any(&any).to_string(),
-            encoded.to_string(),
-        ]
+        [any.type_url.clone(), hash_any(&any).to_string(), encoded.to_string()]
     };
     resources().into_iter().map(line).collect()
 }
@@ -236,19 +201,11 @@ fn equal_resources_hash_alike_in_two_processes() {
         return;
     }
     let output = Command::new(env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "equal_resources_hash_alike_in_two_processes",
-            "--nocapture",
-        ])
+        .args(["--exact", "equal_resources_hash_alike_in_two_processes", "--nocapture"])
         .env(SECOND, "1")
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let output = String::from_utf8(output.stdout).unwrap();
     let theirs: Vec<Vec<&str>> = output
         .lines()
@@ -259,11 +216,7 @@ fn equal_resources_hash_alike_in_two_processes() {
     assert_eq!(theirs.len(), ours.len(), "{output}");
     for (ours, theirs) in ours.iter().zip(&theirs) {
         assert_eq!(ours[..2], theirs[..2]);
-        assert_ne!(
-            ours[2], theirs[2],
-            "{}: the same bytes prove nothing",
-            ours[0]
-        );
+        assert_ne!(ours[2], theirs[2], "{}: the same bytes prove nothing", ours[0]);
     }
 }
 
@@ -280,23 +233,9 @@ fn what_a_map_holds_is_content() {
         |cluster| {
             let metadata = cluster.metadata.as_mut().unwrap();
             let value = metadata.filter_metadata.get_mut("key-3").unwrap();
-            value.fields.insert(
-                "key-4".into(),
-                Value {
-                    kind: Some(Kind::BoolValue(true)),
-                },
-            );
+            value.fields.insert("key-4".into(), Value { kind: Some(Kind::BoolValue(true)) });
         },
-        |cluster| {
-            drop(
-                cluster
-                    .metadata
-                    .as_mut()
-                    .unwrap()
-                    .filter_metadata
-                    .remove("key-3"),
-            )
-        },
+        |cluster| drop(cluster.metadata.as_mut().unwrap().filter_metadata.remove("key-3")),
         |cluster| {
             let options = &mut cluster.typed_extension_protocol_options;
             options.insert("key-3".into(), pack_any(structure(0)));
@@ -308,12 +247,7 @@ fn what_a_map_holds_is_content() {
         },
         |cluster| {
             let assignment = cluster.load_assignment.as_mut().unwrap();
-            assignment
-                .named_endpoints
-                .get_mut("key-3")
-                .unwrap()
-                .hostname
-                .push('x');
+            assignment.named_endpoints.get_mut("key-3").unwrap().hostname.push('x');
         },
     ];
     assert_eq!(hash(&cluster()), hash(&cluster()));

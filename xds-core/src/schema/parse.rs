@@ -61,9 +61,7 @@ impl Schema {
         // A map's keys come sorted, and so do the messages, as looking them up needs it.
         let names: Vec<&str> = lines.keys().copied().collect();
         let messages = lines.iter().map(|(name, line)| line.resolve(name, &names));
-        Ok(Self {
-            messages: messages.collect::<Result<_, _>>()?,
-        })
+        Ok(Self { messages: messages.collect::<Result<_, _>>()? })
     }
 }
 
@@ -78,17 +76,10 @@ impl Line<'_> {
                     .map(Holds::Message)
                     .map_err(|_| error(self.number, format!("`{name}` has no line")))?,
             };
-            Ok(Field {
-                number,
-                is_map: of.is_map,
-                holds,
-            })
+            Ok(Field { number, is_map: of.is_map, holds })
         };
         let fields = self.fields.iter().map(field).collect::<Result<_, _>>()?;
-        Ok(Message {
-            name: name.into(),
-            fields,
-        })
+        Ok(Message { name: name.into(), fields })
     }
 }
 
@@ -129,34 +120,17 @@ fn read_fields<'a>(
 
 fn read_field(word: &str) -> Option<(u32, Type<'_>)> {
     let (number, of) = word.split_once('=')?;
-    let number = number
-        .parse()
-        .ok()
-        .filter(|number| NUMBERS.contains(number))?;
+    let number = number.parse().ok().filter(|number| NUMBERS.contains(number))?;
     let of = match of.strip_prefix("map") {
-        Some("") => Type {
-            is_map: true,
-            message: None,
-        },
+        Some("") => Type { is_map: true, message: None },
         _ => match of.strip_prefix("map:") {
-            Some(name) => Type {
-                is_map: true,
-                message: Some(name),
-            },
-            None => Type {
-                is_map: false,
-                message: Some(of),
-            },
+            Some(name) => Type { is_map: true, message: Some(name) },
+            None => Type { is_map: false, message: Some(of) },
         },
     };
-    of.message
-        .is_none_or(|name| !name.is_empty())
-        .then_some((number, of))
+    of.message.is_none_or(|name| !name.is_empty()).then_some((number, of))
 }
 
 fn error(line: usize, reason: impl Into<String>) -> SchemaError {
-    SchemaError {
-        line,
-        reason: reason.into(),
-    }
+    SchemaError { line, reason: reason.into() }
 }

@@ -63,10 +63,7 @@ fn reaching_a_map(messages: &BTreeMap<String, Fields>) -> BTreeSet<String> {
         let before = reaching.len();
         for (name, fields) in messages {
             let reaches = |(is_map, message): &(bool, Option<String>)| {
-                *is_map
-                    || message
-                        .as_ref()
-                        .is_some_and(|message| reaching.contains(message))
+                *is_map || message.as_ref().is_some_and(|message| reaching.contains(message))
             };
             if fields.values().any(reaches) {
                 reaching.insert(name.clone());
@@ -98,11 +95,7 @@ fn fields(message: &MessageDescriptor) -> Fields {
         _ => None,
     };
     let field = |field: FieldDescriptor| {
-        assert!(
-            !field.is_group(),
-            "{}: groups cannot be hashed",
-            field.full_name()
-        );
+        assert!(!field.is_group(), "{}: groups cannot be hashed", field.full_name());
         let Kind::Message(entry) = field.kind() else {
             return None;
         };
@@ -120,10 +113,7 @@ struct Protos(Arc<BTreeMap<String, File>>);
 
 impl FileResolver for Protos {
     fn open_file(&self, name: &str) -> Result<File, Error> {
-        self.0
-            .get(name)
-            .cloned()
-            .ok_or_else(|| Error::file_not_found(name))
+        self.0.get(name).cloned().ok_or_else(|| Error::file_not_found(name))
     }
 }
 
@@ -146,9 +136,7 @@ fn compile(protos: &Arc<BTreeMap<String, File>>, names: &[&str]) -> DescriptorPo
     resolver.add(GoogleFileResolver::new());
     let mut compiler = Compiler::with_file_resolver(resolver);
     for name in names {
-        compiler
-            .open_file(name)
-            .unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        compiler.open_file(name).unwrap_or_else(|error| panic!("{name}: {error:?}"));
     }
     compiler.descriptor_pool()
 }
@@ -157,19 +145,10 @@ fn read_protos(folder: &Path) -> BTreeMap<String, File> {
     let mut protos = BTreeMap::new();
     for root in entries(folder) {
         // Upstream's repository has a folder more than the names of its imports.
-        let root = if root.ends_with("cel-spec") {
-            root.join("proto")
-        } else {
-            root
-        };
+        let root = if root.ends_with("cel-spec") { root.join("proto") } else { root };
         read_folder(&root, &root, &mut protos);
     }
-    assert!(
-        protos.len() > 400,
-        "only {} protos in {}",
-        protos.len(),
-        folder.display()
-    );
+    assert!(protos.len() > 400, "only {} protos in {}", protos.len(), folder.display());
     protos
 }
 
@@ -177,22 +156,10 @@ fn read_folder(root: &Path, folder: &Path, protos: &mut BTreeMap<String, File>) 
     for path in entries(folder) {
         if path.is_dir() {
             read_folder(root, &path, protos);
-        } else if path
-            .extension()
-            .is_some_and(|extension| extension == "proto")
-        {
-            let name = path
-                .strip_prefix(root)
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .replace('\\', "/");
+        } else if path.extension().is_some_and(|extension| extension == "proto") {
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
             let file = File::from_source(&name, &read_source(&name, &path)).unwrap();
-            assert!(
-                protos.insert(name, file).is_none(),
-                "{} is there twice",
-                path.display()
-            );
+            assert!(protos.insert(name, file).is_none(), "{} is there twice", path.display());
         }
     }
 }
@@ -203,10 +170,7 @@ fn read_source(name: &str, path: &Path) -> String {
     if name != ambiguous {
         return source;
     }
-    assert!(
-        source.contains(relative),
-        "{name} has changed: is it still ambiguous?"
-    );
+    assert!(source.contains(relative), "{name} has changed: is it still ambiguous?");
     source.replace(relative, absolute)
 }
 
@@ -223,16 +187,10 @@ fn proto_folder() -> PathBuf {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
-    let mut found = packages
-        .iter()
-        .filter(|package| package["name"] == "envoy-types");
+    let mut found = packages.iter().filter(|package| package["name"] == "envoy-types");
     let package = found.next().expect("a package envoy-types");
     assert!(found.next().is_none(), "several versions of envoy-types");
     Path::new(package["manifest_path"].as_str().unwrap()).with_file_name("proto")

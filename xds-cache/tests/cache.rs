@@ -1,0 +1,210 @@
+//! What a writer and a reader may rely on.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use deltaplane_cache::{Cache, CacheView, CommitError, Scope, Transaction, Watch};
+use deltaplane_core::{Resource, Revision, TypeUrl, View};
+use proptest::prelude::*;
+
+const CDS: TypeUrl = TypeUrl::CLUSTER;
+const EDS: TypeUrl = TypeUrl::ENDPOINT;
+
+fn resource(type_url: TypeUrl, name: &str, content: u32) -> Resource {
+    Resource::raw(type_url, name, content.to_be_bytes().to_vec()).build()
+}
+
+fn scopes(names: &[&str]) -> Arc<[Scope]> {
+    names.iter().map(|name| Scope::from(*name)).collect()
+}
+
+fn content(view: &CacheView, type_url: &TypeUrl) -> Vec<(String, u32)> {
+    let number = |r: &Resource| u32::from_be_bytes(r.value().as_ref().try_into().unwrap());
+    view.resources(type_url).map(|r| (r.name().to_string(), number(&r))).collect()
+}
+
+fn is_raised(watch: &Watch) -> bool {
+    watch.poll_raised(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
+}
+
+#[test]
+fn a_transaction_is_seen_whole_and_makes_one_revision() {
+    let cache = Cache::new();
+    let before = cache.view(&scopes(&["s"]));
+    let mut transaction = Transaction::new();
+    transaction.upsert("s", resource(CDS, "a", 1)).upsert("s", resource(EDS, "a", 1));
+    transaction.upsert("t", resource(CDS, "b", 1));
+    let commit = cache.commit(transaction).unwrap();
+    assert_eq!((commit.revision, commit.changes), (Revision(1), 3));
+    assert_eq!(content(&before, &CDS), []);
+    assert!(!before.is_known(&CDS));
+    let after = cache.view(&scopes(&["s", "t"]));
+    assert_eq!(content(&after, &CDS), [("a".into(), 1), ("b".into(), 1)]);
+    assert_eq!(content(&after, &EDS), [("a".into(), 1)]);
+}
+
+#[test]
+fn what_changes_nothing_makes_no_revision_and_wakes_nobody() {
+    let cache = Cache::new();
+    let mut transaction = Transaction::new();
+    transaction.upsert("s", resource(CDS, "a", 1));
+    let first = cache.commit(transaction.clone()).unwrap();
+    let mut watch = cache.watch();
+    watch.set_scopes(scopes(&["s"]));
+    watch.add_type(CDS);
+    transaction.remove("s", CDS, "missing").remove("unheard-of", EDS, "missing");
+    let again = cache.commit(transaction).unwrap();
+    assert_eq!((again.revision, again.changes), (first.revision, 0));
+    let mut transaction = Transaction::new();
+    transaction.replace("s", CDS, [resource(CDS, "a", 1)]);
+    assert_eq!(cache.commit(transaction).unwrap().changes, 0);
+    assert!(!is_raised(&watch));
+    assert!(!cache.is_known(&"unheard-of".into()));
+}
+
+#[test]
+fn replacing_makes_exactly_the_difference() {
+    let cache = Cache::new();
+    let mut transaction = Transaction::new();
+    transaction.replace("s", CDS, ["a", "b", "c"].map(|name| resource(CDS, name, 1)));
+    transaction.replace("s", EDS, [resource(EDS, "a", 1)]);
+    let first = cache.commit(transaction).unwrap();
+    let mut transaction = Transaction::new();
+    transaction.replace("s", CDS, [("a", 1), ("b", 2), ("d", 1)].map(|(n, c)| resource(CDS, n, c)));
+    transaction.replace("s", EDS, [resource(EDS, "a", 1)]);
+    let second = cache.commit(transaction).unwrap();
+    assert_eq!(second.changes, 3);
+    let view = cache.view(&scopes(&["s"]));
+    let mut names: Vec<_> = view
+        .changes(&CDS, first.revision)
+        .unwrap()
+        .iter()
+        .map(|change| change.name.to_string())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["b", "c", "d"]);
+    assert!(view.changes(&EDS, first.revision).unwrap().is_empty());
+}
+
+#[test]
+fn only_those_are_woken_whom_it_concerns() {
+    let cache = Cache::new();
+    let commit = |scope: &str, type_url: TypeUrl, content| {
+        let mut transaction = Transaction::new();
+        transaction.upsert(scope, resource(type_url, "a", content));
+        let _ = cache.commit(transaction).unwrap();
+    };
+    let watch = |scope: &str, type_url| {
+        let mut watch = cache.watch();
+        watch.set_scopes(scopes(&[scope]));
+        watch.add_type(type_url);
+        watch
+    };
+    commit("s", CDS, 1);
+    commit("s", EDS, 1);
+    commit("t", CDS, 1);
+    let (cds, eds, other) = (watch("s", CDS), watch("s", EDS), watch("t", CDS));
+    commit("s", CDS, 2);
+    commit("s", CDS, 3);
+    assert!(is_raised(&cds) && !is_raised(&cds), "two changes are one call");
+    assert!(!is_raised(&eds) && !is_raised(&other));
+    // What becomes known may concern everybody: views are chosen anew.
+    commit("new", CDS, 1);
+    assert!(is_raised(&cds) && is_raised(&eds) && is_raised(&other));
+    let mut moved = other;
+    moved.set_scopes(scopes(&["s"]));
+    commit("t", CDS, 2);
+    assert!(!is_raised(&moved));
+    commit("s", CDS, 4);
+    assert!(is_raised(&moved));
+}
+
+#[test]
+fn unknown_is_not_empty() {
+    let cache = Cache::new();
+    let view = || cache.view(&scopes(&["s", "t"]));
+    assert!(!view().is_known(&CDS) && !view().is_complete());
+    let mut transaction = Transaction::new();
+    transaction.declare("s", CDS).replace("t", EDS, []);
+    let _ = cache.commit(transaction).unwrap();
+    assert!(!view().is_known(&CDS), "declared and not filled");
+    assert!(view().is_known(&EDS), "filled with nothing");
+    assert!(view().is_known(&TypeUrl::LISTENER), "never spoken of, in a known scope");
+    let mut transaction = Transaction::new();
+    transaction.upsert("s", resource(CDS, "a", 1));
+    let _ = cache.commit(transaction).unwrap();
+    assert!(!view().is_known(&CDS), "a part is not the whole");
+    let mut transaction = Transaction::new();
+    transaction.replace("s", CDS, [resource(CDS, "a", 1)]);
+    let revision = cache.revision();
+    assert!(cache.commit(transaction).unwrap().revision > revision);
+    assert!(view().is_known(&CDS) && view().is_complete());
+}
+
+#[test]
+fn a_transaction_that_contradicts_itself_is_refused_whole() {
+    let cache = Cache::new();
+    let refused = |transaction: &Transaction| cache.commit(transaction.clone()).unwrap_err();
+    let mut transaction = Transaction::new();
+    transaction.replace("s", CDS, [resource(CDS, "a", 1), resource(CDS, "a", 2)]);
+    assert!(matches!(refused(&transaction), CommitError::Duplicate { .. }));
+    let mut transaction = Transaction::new();
+    transaction.upsert("s", resource(CDS, "a", 1)).replace("s", CDS, [resource(EDS, "a", 1)]);
+    assert!(matches!(refused(&transaction), CommitError::WrongType { .. }));
+    let mut transaction = Transaction::new();
+    transaction.upsert("s", resource(CDS, "*", 1));
+    assert!(matches!(refused(&transaction), CommitError::InvalidName { .. }));
+    assert_eq!(cache.revision(), Revision(0));
+}
+
+/// One step of a writer: scope, name, content or removal.
+type Step = (usize, usize, Option<u32>);
+
+proptest! {
+    /// What a reader is told changed is what differs between the two views, whatever happened between
+    /// them and however the layers mask each other; and a version follows the content, whichever way
+    /// the content came about.
+    #[test]
+    fn changes_and_versions_agree_with_the_content(
+        commits in prop::collection::vec(
+            prop::collection::vec((0..3usize, 0..4usize, prop::option::of(0..3u32)), 1..4), 1..20),
+        order in Just(["a", "b", "c"]).prop_shuffle(),
+        depth in 1..=3usize,
+    ) {
+        let cache = Cache::new();
+        let scopes = scopes(&order[..depth]);
+        let mut seen = Vec::new();
+        let name = |i: usize| format!("r{i}");
+        for steps in commits {
+            let mut transaction = Transaction::new();
+            for (scope, n, what) in steps as Vec<Step> {
+                let scope = ["a", "b", "c"][scope];
+                match what {
+                    Some(content) => transaction.upsert(scope, resource(CDS, &name(n), content)),
+                    None => transaction.remove(scope, CDS, name(n)),
+                };
+            }
+            let _ = cache.commit(transaction).unwrap();
+            seen.push(cache.view(&scopes));
+        }
+        let last = seen.last().unwrap();
+        for view in &seen {
+            let changes = last.changes(&CDS, view.revision()).unwrap();
+            let difference = view.difference(last, &CDS);
+            let mut changes: Vec<_> = changes.to_vec();
+            changes.sort_by(|a, b| a.name.cmp(&b.name));
+            prop_assert_eq!(&changes, &difference);
+            let same = content(view, &CDS) == content(last, &CDS);
+            prop_assert_eq!(view.version(&CDS) == last.version(&CDS), same);
+        }
+        let copy = Cache::new();
+        let mut transaction = Transaction::new();
+        transaction.replace("copy", CDS, last.resources(&CDS));
+        let _ = copy.commit(transaction).unwrap();
+        let copied = copy.view(&Arc::from([Scope::from("copy")]));
+        prop_assert_eq!(copied.version(&CDS), last.version(&CDS));
+    }
+}

@@ -1,0 +1,239 @@
+//! A scripted client over a machine and a cache: what it asks, what it gets, what it answers.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use deltaplane_cache::{Cache, CacheView, Commit, Scope, Transaction};
+use deltaplane_core::{
+    DeltaRequest, DeltaResponse, ErrorDetail, Event, Key, Machine, Resource, Response, SotwRequest,
+    SotwResponse, TypeUrl, Variant,
+};
+use prost::Message;
+
+pub const CDS: TypeUrl = TypeUrl::CLUSTER;
+pub const EDS: TypeUrl = TypeUrl::ENDPOINT;
+pub const LDS: TypeUrl = TypeUrl::LISTENER;
+pub const RDS: TypeUrl = TypeUrl::ROUTE;
+pub const SDS: TypeUrl = TypeUrl::SECRET;
+
+/// A resource whose content is a number; a cluster refers to endpoints of its own name.
+pub fn resource(type_url: TypeUrl, name: &str, content: u32) -> Resource {
+    let references = (type_url == CDS).then(|| Key::new(EDS, name));
+    Resource::raw(type_url, name, format!("{name}={content}")).references(references).build()
+}
+
+/// One stream, over a cache of which it sees the scopes `upper` and `default`.
+pub struct Client {
+    pub cache: Cache,
+    pub machine: Machine<CacheView>,
+    scopes: Arc<[Scope]>,
+}
+
+/// A response as the client reads it.
+#[derive(Debug, Clone)]
+pub struct Got {
+    pub type_url: String,
+    pub nonce: String,
+    pub version: String,
+    /// `name=content` of each resource.
+    pub resources: Vec<String>,
+    pub removed: Vec<String>,
+    /// The version of each resource, in delta.
+    pub versions: Vec<String>,
+}
+
+impl Client {
+    pub fn new(variant: Variant) -> Self {
+        Self::of(Cache::new(), variant)
+    }
+
+    /// A further stream over a cache.
+    pub fn of(cache: Cache, variant: Variant) -> Self {
+        let scopes = Arc::from([Scope::from("upper"), Scope::from("default")]);
+        Self { cache, machine: Machine::new(variant), scopes }
+    }
+
+    /// A stream over a cache that holds these.
+    pub fn with(variant: Variant, resources: &[(TypeUrl, &str, u32)]) -> Self {
+        let client = Self::new(variant);
+        client.put(resources);
+        client
+    }
+
+    pub fn put(&self, resources: &[(TypeUrl, &str, u32)]) -> Commit {
+        self.commit(resources, &[])
+    }
+
+    pub fn remove(&self, keys: &[(TypeUrl, &str)]) -> Commit {
+        self.commit(&[], keys)
+    }
+
+    pub fn commit(&self, upserts: &[(TypeUrl, &str, u32)], removes: &[(TypeUrl, &str)]) -> Commit {
+        let mut transaction = Transaction::new();
+        for (type_url, name, content) in upserts {
+            transaction.upsert("default", resource(type_url.clone(), name, *content));
+        }
+        for (type_url, name) in removes {
+            transaction.remove("default", type_url.clone(), *name);
+        }
+        self.cache.commit(transaction).unwrap()
+    }
+
+    pub fn view(&self) -> CacheView {
+        self.cache.view(&self.scopes)
+    }
+
+    pub fn see(&mut self, scopes: &[&str]) {
+        let scopes: Arc<[Scope]> = scopes.iter().map(|scope| Scope::from(*scope)).collect();
+        let old = self.view();
+        self.machine.change_view(&old, &old.through(&scopes)).unwrap();
+        self.scopes = scopes;
+    }
+
+    /// State of the World: names, version, nonce.
+    pub fn sotw(&mut self, type_url: TypeUrl, names: &[&str], version: &str, nonce: &str) {
+        let request = SotwRequest {
+            type_url: type_url.to_string(),
+            resource_names: strings(names),
+            version_info: version.into(),
+            response_nonce: nonce.into(),
+            ..SotwRequest::default()
+        };
+        self.machine.handle_request(request.into()).unwrap();
+    }
+
+    /// Delta: what is subscribed and what is given up.
+    pub fn delta(&mut self, type_url: TypeUrl, subscribe: &[&str], unsubscribe: &[&str]) {
+        self.delta_from(type_url, subscribe, unsubscribe, &[]);
+    }
+
+    /// The same, with what is held from an earlier stream.
+    pub fn delta_from(
+        &mut self,
+        type_url: TypeUrl,
+        subscribe: &[&str],
+        unsubscribe: &[&str],
+        held: &[(&str, &str)],
+    ) {
+        let held = held.iter().map(|(name, version)| (name.to_string(), version.to_string()));
+        let request = DeltaRequest {
+            type_url: type_url.to_string(),
+            resource_names_subscribe: strings(subscribe),
+            resource_names_unsubscribe: strings(unsubscribe),
+            initial_resource_versions: held.collect(),
+            ..DeltaRequest::default()
+        };
+        self.machine.handle_request(request.into()).unwrap();
+    }
+
+    /// The next response; there must be one, and of this type.
+    #[track_caller]
+    pub fn expect(&mut self, type_url: TypeUrl) -> Got {
+        let got = self.poll().expect("a response");
+        assert_eq!(got.type_url, type_url.as_str(), "the type of {got:?}");
+        got
+    }
+
+    /// There must be no response.
+    #[track_caller]
+    pub fn silence(&mut self) {
+        if let Some(got) = self.poll() {
+            panic!("silence was expected, but not {got:?}");
+        }
+    }
+
+    pub fn poll(&mut self) -> Option<Got> {
+        let response = self.machine.poll_response(&self.view()).unwrap()?;
+        Some(read(self.machine.variant(), &response))
+    }
+
+    /// Reads and acknowledges all responses there are.
+    pub fn drain(&mut self, names: &[&str]) -> Vec<Got> {
+        std::iter::from_fn(|| {
+            let got = self.poll()?;
+            self.ack(&got, names);
+            Some(got)
+        })
+        .collect()
+    }
+
+    /// Acknowledges; in State of the World with these names.
+    pub fn ack(&mut self, got: &Got, names: &[&str]) {
+        self.answer(got, names, &got.version, None);
+    }
+
+    /// Rejects; the client keeps `version`.
+    pub fn nack(&mut self, got: &Got, names: &[&str], version: &str, words: &str) {
+        self.answer(got, names, version, Some(ErrorDetail::new(13, words)));
+    }
+
+    pub fn answer(&mut self, got: &Got, names: &[&str], version: &str, error: Option<ErrorDetail>) {
+        let request = match self.machine.variant() {
+            Variant::Sotw => SotwRequest {
+                type_url: got.type_url.clone(),
+                resource_names: strings(names),
+                version_info: version.into(),
+                response_nonce: got.nonce.clone(),
+                error_detail: error,
+                ..SotwRequest::default()
+            }
+            .into(),
+            _ => DeltaRequest {
+                type_url: got.type_url.clone(),
+                response_nonce: got.nonce.clone(),
+                error_detail: error,
+                ..DeltaRequest::default()
+            }
+            .into(),
+        };
+        self.machine.handle_request(request).unwrap();
+    }
+
+    pub fn events(&mut self) -> Vec<Event> {
+        std::iter::from_fn(|| self.machine.poll_event()).collect()
+    }
+}
+
+fn strings(names: &[&str]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
+fn read(variant: Variant, response: &Response) -> Got {
+    let mut wire = BytesMut::new();
+    response.encode_head(&mut wire);
+    wire.extend_from_slice(&response.body);
+    assert_eq!(wire.len(), response.encoded_len());
+    let text = |value: &[u8]| String::from_utf8(value.to_vec()).unwrap();
+    match variant {
+        Variant::Sotw => {
+            let message = SotwResponse::decode(wire.freeze()).unwrap();
+            for any in &message.resources {
+                assert_eq!(any.type_url, message.type_url, "B-05");
+            }
+            Got {
+                type_url: message.type_url,
+                nonce: message.nonce,
+                version: message.version_info,
+                resources: message.resources.iter().map(|any| text(&any.value)).collect(),
+                removed: vec![],
+                versions: vec![],
+            }
+        }
+        _ => {
+            let message = DeltaResponse::decode(wire.freeze()).unwrap();
+            let content = |any: &Option<deltaplane_core::Any>| {
+                let any = any.as_ref().expect("D-18: a resource has content");
+                assert_eq!(any.type_url, message.type_url, "B-05");
+                text(&any.value)
+            };
+            Got {
+                nonce: message.nonce,
+                version: String::new(),
+                resources: message.resources.iter().map(|r| content(&r.resource)).collect(),
+                versions: message.resources.into_iter().map(|r| r.version).collect(),
+                removed: message.removed_resources,
+                type_url: message.type_url,
+            }
+        }
+    }
+}

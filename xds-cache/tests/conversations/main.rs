@@ -1,0 +1,8 @@
+//! Conversations between a client and the machine over a cache, each named after the statement of the
+//! protocol that it shows.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod client;
+mod delta;
+mod sotw;
+mod streams;

@@ -1,6 +1,6 @@
 //! What goes into the next response of a type: from what is owed and what the view holds.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 
@@ -138,6 +138,8 @@ impl TypeStream {
             if hold {
                 self.hold(view, answer, &mut version);
             }
+        } else {
+            self.repeat_unanswered(view, answer);
         }
         answer.version = version.to_string();
     }
@@ -162,6 +164,19 @@ impl TypeStream {
             names.filter_map(|name| view.get(&self.type_url, name)).for_each(push);
         }
         all
+    }
+
+    /// Adds what unanswered responses carried: a client that holds its answers back may answer only the
+    /// newest, which then must speak for all of them.
+    fn repeat_unanswered<V: View>(&self, view: &V, answer: &mut Answer) {
+        let news: BTreeSet<_> = answer.sent.iter().map(|sent| sent.name.clone()).collect();
+        for name in self.unanswered().difference(&news) {
+            let resource = view.get(&self.type_url, name).filter(|_| self.subscription.contains(name));
+            if let Some(resource) = resource {
+                answer.sent.push(Sent { name: name.clone(), content: Some(resource.clone()) });
+                answer.resources.push(resource);
+            }
+        }
     }
 
     fn hold<V: View>(&self, view: &V, answer: &mut Answer, version: &mut TypeVersion) {

@@ -136,7 +136,7 @@ impl<V: View> Machine<V> {
                 let (nonce, error) = (request.response_nonce, request.error_detail);
                 let settled = stream.settle(&nonce, Some(&request.version_info), error.as_ref());
                 if first {
-                    stream.claim_version(&request.version_info);
+                    stream.claim_version(request.version_info);
                 }
                 let asked = stream.subscription.replace(request.resource_names, wildcard);
                 stream.ask(asked);

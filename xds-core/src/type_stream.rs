@@ -20,7 +20,7 @@ use std::{
 };
 
 use crate::{
-    Change, ErrorDetail, LogTruncated, Resource, Revision, Subscription, TypeUrl, TypeVersion,
+    Change, ErrorDetail, LogTruncated, Resource, Revision, Subscription, TypeUrl,
     Variant, View, subscription::Asked, type_url::TypePolicy,
 };
 
@@ -83,8 +83,8 @@ enum Claim {
     Nothing,
     /// `initial_resource_versions`: a version for each name.
     Versions(BTreeMap<String, String>),
-    /// `version_info`: a version for all.
-    Version(TypeVersion),
+    /// `version_info`: a version for all, be it ours or another server's.
+    Version(String),
 }
 
 /// A response that was not answered yet.
@@ -152,17 +152,14 @@ impl TypeStream {
     }
 
     /// What the client holds from an earlier stream, by the first request of this one.
-    pub(crate) fn claim_version(&mut self, version: &str) {
-        self.claim = version.parse().map_or(Claim::Nothing, Claim::Version);
+    pub(crate) fn claim_version(&mut self, version: String) {
+        self.claim = if version.is_empty() { Claim::Nothing } else { Claim::Version(version) };
     }
 
     /// Takes up what a request changed in the subscription.
     pub(crate) fn ask(&mut self, asked: Asked) {
         if asked.shrunk {
-            let subscription = &self.subscription;
-            self.owed.retain(|name, _| subscription.contains(name));
-            self.rejected.retain(|name, _| subscription.contains(name));
-            self.acknowledged.retain(|name, _| subscription.contains(name));
+            self.shrink();
         }
         self.everything |= asked.everything;
         for name in asked.names {
@@ -173,6 +170,24 @@ impl TypeStream {
         for name in asked.released {
             self.owe(name, None, true, Reason::Released);
         }
+    }
+
+    /// Lets go of what is no longer subscribed. What was rejected together with it may go without it.
+    fn shrink(&mut self) {
+        let given_up = self.rejected.keys().filter(|name| !self.subscription.contains(name));
+        for name in given_up.cloned().collect::<Vec<_>>() {
+            self.owe_again_with(&name);
+        }
+        let subscription = &self.subscription;
+        match &mut self.claim {
+            Claim::Nothing => {}
+            Claim::Versions(versions) => versions.retain(|name, _| subscription.contains(name)),
+            // It stood for more than what is held now.
+            Claim::Version(version) => version.clear(),
+        }
+        self.everything &= subscription.is_wildcard();
+        self.owed.retain(|name, _| subscription.contains(name));
+        self.acknowledged.retain(|name, _| subscription.contains(name));
     }
 
     /// Owes a name again, if it is subscribed, because what refers to it was sent (O-04).
@@ -221,13 +236,14 @@ impl TypeStream {
                 self.everything = false;
                 self.compare_claimed(view, versions);
             }
-            Claim::Version(version)
-                if self.repeats_everything()
-                    && self.subscription.is_wildcard()
-                    && self.owed.is_empty()
-                    && version == view.version(&self.type_url) =>
-            {
-                self.everything = false;
+            Claim::Version(version) if self.repeats_everything() => {
+                let is_current = version.parse() == Ok(view.version(&self.type_url));
+                if is_current && self.subscription.names().next().is_none() {
+                    self.everything = false;
+                } else {
+                    // It holds something, and only an answer tells what of that is gone.
+                    self.answer_due = true;
+                }
             }
             _ => {}
         }
@@ -424,6 +440,12 @@ impl TypeStream {
             }
         }
         names
+    }
+
+    /// The names in flight.
+    pub(crate) fn unanswered(&self) -> BTreeSet<Arc<str>> {
+        let sent = self.in_flight.iter().flat_map(|response| &response.sent);
+        sent.map(|sent| sent.name.clone()).collect()
     }
 
     fn is_in_flight(&self, name: &str) -> bool {

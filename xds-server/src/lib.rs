@@ -40,3 +40,8 @@ pub use deltaplane_cache::*;
 pub use deltaplane_core::*;
 pub use envoy_types;
 pub use server::{XdsServer, XdsServerBuilder};
+
+/// The README's example, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -171,7 +171,8 @@ impl TypeStream {
     fn repeat_unanswered<V: View>(&self, view: &V, answer: &mut Answer) {
         let news: BTreeSet<_> = answer.sent.iter().map(|sent| sent.name.clone()).collect();
         for name in self.unanswered().difference(&news) {
-            let resource = view.get(&self.type_url, name).filter(|_| self.subscription.contains(name));
+            let resource =
+                view.get(&self.type_url, name).filter(|_| self.subscription.contains(name));
             if let Some(resource) = resource {
                 answer.sent.push(Sent { name: name.clone(), content: Some(resource.clone()) });
                 answer.resources.push(resource);

@@ -40,7 +40,7 @@ mod type_url;
 mod view;
 mod wire;
 
-pub use machine::{Event, Machine, RequestError, Variant};
+pub use machine::{Event, Machine, RequestError, StreamLimits, Variant};
 pub use resource::{Key, Resource, ResourceBuilder};
 pub use schema::{Schema, SchemaError};
 pub use subscription::Subscription;

@@ -18,6 +18,26 @@ pub enum Variant {
     Delta,
 }
 
+/// What a stream may ask of the server. Beyond it, the stream ends and its client is told which limit it
+/// met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamLimits {
+    /// How many names of one type a stream may subscribe to. An Envoy names every cluster that gets its
+    /// endpoints by EDS. 100,000 unless set.
+    pub names: usize,
+    /// How long a name may be, in bytes. 4,096 unless set.
+    pub name_length: usize,
+    /// How many types a stream may ask for. 64 unless set.
+    pub types: usize,
+}
+
+impl Default for StreamLimits {
+    fn default() -> Self {
+        Self { names: 100_000, name_length: 4096, types: 64 }
+    }
+}
+
 /// A request that ends its stream: the client is at fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -30,6 +50,30 @@ pub enum RequestError {
     /// A request of the other variant.
     #[error("a {0:?} stream cannot carry a request of the other variant")]
     WrongVariant(Variant),
+    /// More names than [`StreamLimits::names`].
+    #[error("a stream may name {limit} resources of {type_url}, and this one names more")]
+    TooManyNames {
+        /// The type.
+        type_url: TypeUrl,
+        /// The limit.
+        limit: usize,
+    },
+    /// A name longer than [`StreamLimits::name_length`].
+    #[error("a resource name may have {limit} bytes, and one of {type_url} has {length}")]
+    NameTooLong {
+        /// The type.
+        type_url: TypeUrl,
+        /// The name's length.
+        length: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// More types than [`StreamLimits::types`].
+    #[error("a stream may ask for {limit} types, and this one asks for more")]
+    TooManyTypes {
+        /// The limit.
+        limit: usize,
+    },
 }
 
 /// What a request told about its client.
@@ -76,6 +120,7 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Machine<V> {
     variant: Variant,
+    limits: StreamLimits,
     /// In the order in which additions are sent.
     types: Vec<TypeStream>,
     /// Positions in `types`, in the order in which removals are sent.
@@ -96,6 +141,7 @@ impl<V: View> Machine<V> {
     pub fn new(variant: Variant) -> Self {
         Self {
             variant,
+            limits: StreamLimits::default(),
             types: Vec::new(),
             removal_order: Vec::new(),
             delivering: None,
@@ -104,6 +150,11 @@ impl<V: View> Machine<V> {
             nonces: 0,
             events: VecDeque::new(),
         }
+    }
+
+    /// What the stream may ask for, from now on.
+    pub fn set_limits(&mut self, limits: StreamLimits) {
+        self.limits = limits;
     }
 
     /// The variant that this stream speaks.
@@ -128,36 +179,18 @@ impl<V: View> Machine<V> {
             let known = self.was_sent(request.response_nonce());
             return if known { Ok(()) } else { Err(RequestError::NoTypeUrl) };
         }
-        let (at, first) = self.type_at(&TypeUrl::from(request.type_url()));
+        let type_url = TypeUrl::from(request.type_url());
+        self.check(&type_url, &request)?;
+        let (at, first) = self.type_at(&type_url);
         let Some(stream) = self.types.get_mut(at) else { return Ok(()) };
-        let wildcard = stream.policy.wildcard;
         let (nonce, error, settled) = match (request, self.variant) {
-            (Request::Sotw(request), Variant::Sotw) => {
-                let (nonce, error) = (request.response_nonce, request.error_detail);
-                let settled = stream.settle(&nonce, Some(&request.version_info), error.as_ref());
-                if first {
-                    stream.claim_version(request.version_info);
-                }
-                let asked = stream.subscription.replace(request.resource_names, wildcard);
-                stream.ask(asked);
-                (nonce, error, settled)
-            }
-            (Request::Delta(request), Variant::Delta) => {
-                let (nonce, error) = (request.response_nonce, request.error_detail);
-                let settled = stream.settle(&nonce, None, error.as_ref());
-                if first {
-                    stream.claim_versions(request.initial_resource_versions);
-                }
-                let asked = stream.subscription.update(
-                    request.resource_names_subscribe,
-                    &request.resource_names_unsubscribe,
-                    wildcard,
-                );
-                stream.ask(asked);
-                (nonce, error, settled)
-            }
+            (Request::Sotw(request), Variant::Sotw) => stream.handle_sotw(first, request),
+            (Request::Delta(request), Variant::Delta) => stream.handle_delta(first, request),
             _ => return Err(RequestError::WrongVariant(self.variant)),
         };
+        if stream.subscription.names().len() > self.limits.names {
+            return Err(RequestError::TooManyNames { type_url, limit: self.limits.names });
+        }
         self.stirred = true;
         self.tell(at, first, nonce, error, settled);
         Ok(())
@@ -212,6 +245,21 @@ impl<V: View> Machine<V> {
         self.delivering = None;
         self.stirred = true;
         Ok(())
+    }
+
+    /// Checks a request against the limits, before anything is kept of it.
+    fn check(&self, type_url: &TypeUrl, request: &Request) -> Result<(), RequestError> {
+        let is_new = !self.types.iter().any(|stream| stream.type_url == *type_url);
+        if is_new && self.types.len() >= self.limits.types {
+            return Err(RequestError::TooManyTypes { limit: self.limits.types });
+        }
+        let limit = self.limits.name_length;
+        match request.names().map(str::len).find(|length| *length > limit) {
+            Some(length) => {
+                Err(RequestError::NameTooLong { type_url: type_url.clone(), length, limit })
+            }
+            None => Ok(()),
+        }
     }
 
     /// Where a type's state lies, and whether this is the first that was heard of it.

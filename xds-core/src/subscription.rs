@@ -40,7 +40,7 @@ impl Subscription {
     }
 
     /// The names that are subscribed, in order.
-    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &Arc<str>> {
         self.names.keys()
     }
 

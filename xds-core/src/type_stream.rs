@@ -20,8 +20,8 @@ use std::{
 };
 
 use crate::{
-    Change, ErrorDetail, LogTruncated, Resource, Revision, Subscription, TypeUrl,
-    Variant, View, subscription::Asked, type_url::TypePolicy,
+    Change, DeltaRequest, ErrorDetail, LogTruncated, Resource, Revision, SotwRequest, Subscription,
+    TypeUrl, Variant, View, subscription::Asked, type_url::TypePolicy,
 };
 
 /// How many responses of a type may be unanswered before the oldest is forgotten. Clients legitimately
@@ -122,6 +122,9 @@ pub(crate) enum Settled {
     Rejected { names: Vec<Arc<str>> },
 }
 
+/// The nonce that a request names, its error, and what that response was, if it was one.
+pub(crate) type Answered = (String, Option<ErrorDetail>, Option<Settled>);
+
 impl TypeStream {
     pub(crate) fn new(type_url: TypeUrl, variant: Variant) -> Self {
         Self {
@@ -146,25 +149,42 @@ impl TypeStream {
         self.variant == Variant::Sotw && self.policy.full_state
     }
 
-    /// What the client holds from an earlier stream, by the first request of this one.
-    pub(crate) fn claim_versions(&mut self, versions: BTreeMap<String, String>) {
-        self.claim = Claim::Versions(versions);
+    /// Reads a State of the World request: what it answers, what it claims, what it asks for.
+    pub(crate) fn handle_sotw(&mut self, first: bool, request: SotwRequest) -> Answered {
+        let (nonce, error) = (request.response_nonce, request.error_detail);
+        let settled = self.settle(&nonce, Some(&request.version_info), error.as_ref());
+        if first && !request.version_info.is_empty() {
+            self.claim = Claim::Version(request.version_info);
+        }
+        let asked = self.subscription.replace(request.resource_names, self.policy.wildcard);
+        self.ask(asked);
+        (nonce, error, settled)
     }
 
-    /// What the client holds from an earlier stream, by the first request of this one.
-    pub(crate) fn claim_version(&mut self, version: String) {
-        self.claim = if version.is_empty() { Claim::Nothing } else { Claim::Version(version) };
+    /// Reads a delta request: what it answers, what it claims, what it asks for.
+    pub(crate) fn handle_delta(&mut self, first: bool, request: DeltaRequest) -> Answered {
+        let (nonce, error) = (request.response_nonce, request.error_detail);
+        let settled = self.settle(&nonce, None, error.as_ref());
+        if first {
+            self.claim = Claim::Versions(request.initial_resource_versions);
+        }
+        let subscribe = request.resource_names_subscribe;
+        let unsubscribe = request.resource_names_unsubscribe;
+        let asked = self.subscription.update(subscribe, &unsubscribe, self.policy.wildcard);
+        self.ask(asked);
+        (nonce, error, settled)
     }
 
     /// Takes up what a request changed in the subscription.
-    pub(crate) fn ask(&mut self, asked: Asked) {
+    fn ask(&mut self, asked: Asked) {
         if asked.shrunk {
             self.shrink();
         }
         self.everything |= asked.everything;
         for name in asked.names {
             self.owe_again_with(&name);
-            let held = self.subscription.was_told(&name);
+            // What is on its way may arrive after the name was given up and asked for again.
+            let held = self.subscription.was_told(&name) || self.is_in_flight(&name);
             self.owe(name, None, held, Reason::Asked);
         }
         for name in asked.released {
@@ -190,9 +210,10 @@ impl TypeStream {
         self.acknowledged.retain(|name, _| subscription.contains(name));
     }
 
-    /// Owes a name again, if it is subscribed, because what refers to it was sent (O-04).
+    /// Owes a name again, if it is subscribed, because what refers to it was sent (O-04); but not what
+    /// was rejected (N-02).
     pub(crate) fn follow(&mut self, name: &Arc<str>) {
-        if self.subscription.contains(name) {
+        if self.subscription.contains(name) && !self.rejected.contains_key(name) {
             let held = self.subscription.was_told(name);
             self.owe(name.clone(), None, held, Reason::Again);
         }
@@ -309,8 +330,13 @@ impl TypeStream {
             self.owed.remove(&change.name);
             return;
         }
-        // What is owed already was not sent, so what the client may hold did not change.
-        let may_hold = change.before.is_some() && !self.owed.contains_key(&change.name);
+        // What is owed already was not sent, so what the client may hold did not change; unless it asks
+        // by name for what the wildcard gave it.
+        let was_told = self
+            .owed
+            .get(&change.name)
+            .is_none_or(|owed| owed.reason >= Reason::Asked && self.subscription.is_wildcard());
+        let may_hold = change.before.is_some() && was_told;
         self.owe(change.name.clone(), change.before.clone(), may_hold, Reason::Changed);
     }
 
@@ -373,7 +399,7 @@ impl TypeStream {
     /// all before it, and only if the version is that response's: a client that no longer watches the
     /// type repeats the nonce with an older version, which is no answer (N-07). An unknown nonce is
     /// none either (S-18, D-13).
-    pub(crate) fn settle(
+    fn settle(
         &mut self,
         nonce: &str,
         version: Option<&str>,
@@ -415,8 +441,8 @@ impl TypeStream {
         }
     }
 
-    /// Parks the names of rejected responses, unless one of them was sent again or changed since: a fix
-    /// that crossed its NACK must not strand the others, which then are owed at once.
+    /// Parks the names of rejected responses. If one of them was sent again, changed or was given up
+    /// since, the others are owed at once: what crosses a NACK must not strand them.
     fn reject(&mut self, settled: Vec<InFlight>, error: &ErrorDetail) -> Vec<Arc<str>> {
         let sent: BTreeMap<_, _> = settled
             .into_iter()
@@ -424,16 +450,18 @@ impl TypeStream {
             .map(|sent| (sent.name, sent.content))
             .collect();
         let names: Vec<_> = sent.keys().cloned().collect();
-        let is_newer = |name: &Arc<str>| self.owed.contains_key(name) || self.is_in_flight(name);
-        let (newer, rest): (Vec<_>, Vec<_>) = sent
-            .into_iter()
-            .filter(|(name, _)| self.subscription.contains(name))
-            .partition(|(name, _)| is_newer(name));
+        let is_parked = |name: &Arc<str>| {
+            let is_newer = self.owed.contains_key(name) || self.is_in_flight(name);
+            self.subscription.contains(name) && !is_newer
+        };
+        let sent_in_all = sent.len();
+        let rest: Vec<_> = sent.into_iter().filter(|(name, _)| is_parked(name)).collect();
+        let is_whole = rest.len() == sent_in_all;
         self.rejections += 1;
         for (name, told) in rest {
             let blamed = mentions(&error.message, &name);
             let holds = if blamed { self.acknowledged.get(&name).cloned().flatten() } else { told };
-            if newer.is_empty() {
+            if is_whole {
                 self.rejected.insert(name, Rejected { group: self.rejections, holds, blamed });
             } else {
                 self.owe(name, holds, true, Reason::Again);

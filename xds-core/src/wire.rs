@@ -111,6 +111,20 @@ impl Request {
         }
     }
 
+    /// All names in it, in whichever list.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let (sotw, delta) = match self {
+            Request::Sotw(request) => (Some(request), None),
+            Request::Delta(request) => (None, Some(request)),
+        };
+        let sotw = sotw.into_iter().flat_map(|request| &request.resource_names);
+        let delta = delta.into_iter().flat_map(|request| {
+            let held = request.initial_resource_versions.keys();
+            request.resource_names_subscribe.iter().chain(held)
+        });
+        sotw.chain(delta).map(String::as_str)
+    }
+
     /// Takes the encoded node out of it, if it has one.
     #[must_use]
     pub fn take_node(&mut self) -> Option<Bytes> {

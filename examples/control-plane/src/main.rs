@@ -1,2 +1,50 @@
-//! x
-fn main() {}
+//! `deltaplane`: services in a database in, Envoy configuration out.
+
+use std::error::Error;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use deltaplane::cli::{Cli, Command, LogFormat};
+use deltaplane::{bootstrap, serve};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "deltaplane: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
+    match &cli.command {
+        Command::Serve(arguments) => {
+            start_log(cli.log_format);
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let served = runtime.block_on(serve::run(arguments));
+            // What still runs by now was told to end and did not.
+            runtime.shutdown_background();
+            Ok(served?)
+        }
+        Command::Bootstrap(arguments) => {
+            let yaml = bootstrap::yaml(arguments)?;
+            Ok(io::stdout().write_all(yaml.as_bytes())?)
+        }
+    }
+}
+
+fn start_log(format: LogFormat) {
+    // What the database's driver finds worth telling is of no use to an operator.
+    let usual = |_| EnvFilter::new("info,sqlx=warn");
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(usual);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // It fails if a log was started before, and then there is one.
+    let _ = match format {
+        LogFormat::Json => log.json().try_init(),
+        LogFormat::Text => log.try_init(),
+    };
+}

@@ -1,0 +1,87 @@
+//! The configuration with which an Envoy finds its control plane.
+
+use std::net::IpAddr;
+
+use thiserror::Error;
+
+use crate::cli::{Bootstrap, Variant};
+
+/// An address that is none.
+#[derive(Debug, Error)]
+#[error("{0:?} is no address of a control plane; write --xds-address HOST:PORT")]
+pub struct AddressError(String);
+
+/// Writes the bootstrap as YAML.
+pub fn yaml(arguments: &Bootstrap) -> Result<String, AddressError> {
+    let (host, port) = split(&arguments.xds_address)?;
+    let cluster = arguments.cluster.as_ref().unwrap_or(&arguments.node_id);
+    let discovery = match host.parse::<IpAddr>() {
+        Ok(_) => "STATIC",
+        Err(_) => "STRICT_DNS",
+    };
+    let api = match arguments.variant {
+        Variant::Delta => "DELTA_GRPC",
+        Variant::Sotw => "GRPC",
+    };
+    let (id, cluster, host) = (quote(&arguments.node_id), quote(cluster), quote(host));
+    let admin_port = arguments.admin_port;
+    Ok(format!(
+        "\
+node:
+  id: {id}
+  cluster: {cluster}
+
+admin:
+  address:
+    socket_address: {{address: 127.0.0.1, port_value: {admin_port}}}
+
+dynamic_resources:
+  ads_config:
+    api_type: {api}
+    transport_api_version: V3
+    # Without this, each request carries 60 KiB of Envoy's extensions.
+    set_node_on_first_message_only: true
+    grpc_services:
+    - envoy_grpc: {{cluster_name: xds_cluster}}
+  cds_config: {{resource_api_version: V3, ads: {{}}}}
+  lds_config: {{resource_api_version: V3, ads: {{}}}}
+
+static_resources:
+  clusters:
+  - name: xds_cluster
+    type: {discovery}
+    connect_timeout: 5s
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config:
+          http2_protocol_options:
+            # A control plane that is gone without a word is noticed by this.
+            connection_keepalive: {{interval: 30s, timeout: 5s}}
+    load_assignment:
+      cluster_name: xds_cluster
+      endpoints:
+      - lb_endpoints:
+        - endpoint:
+            address:
+              socket_address: {{address: {host}, port_value: {port}}}
+"
+    ))
+}
+
+fn split(address: &str) -> Result<(&str, u16), AddressError> {
+    let wrong = || AddressError(address.to_owned());
+    let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host = bare.unwrap_or(host);
+    if crate::host::parse(host).is_err() {
+        return Err(wrong());
+    }
+    Ok((host, port))
+}
+
+/// A JSON string is a YAML string, whatever is in it.
+fn quote(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}

@@ -1,0 +1,214 @@
+//! Which database, how to reach it, and making it ours.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
+use sqlx::{AnyConnection, AnyPool, Connection, PgPool, SqlSafeStr};
+use thiserror::Error;
+
+use crate::sqlite_file::SqliteFile;
+
+/// How long anything may take that one asks of the database.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a database cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The URL is not one of a database that we know.
+    #[error(
+        "cannot read the database URL: {0}; \
+         give sqlite://FILE or postgres://USER@HOST/DATABASE with --database-url or DATABASE_URL"
+    )]
+    Url(String),
+    /// Nobody answers, or not to us.
+    #[error(
+        "cannot open the database {name}: {why}; {advice}, \
+         and that --database-url (DATABASE_URL) names it"
+    )]
+    Connect {
+        /// The database without its credentials.
+        name: String,
+        /// What was in the way.
+        why: String,
+        /// What to look at.
+        advice: &'static str,
+    },
+    /// Our tables cannot be made there.
+    #[error(
+        "cannot set up deltaplane's tables in the database {name}: {why}; \
+         name a database that is empty or deltaplane's own, as a user who may create tables"
+    )]
+    Foreign {
+        /// The database without its credentials.
+        name: String,
+        /// What was in the way.
+        why: String,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Driver {
+    Sqlite(SqliteConnectOptions),
+    Postgres(PgConnectOptions),
+}
+
+/// A database by its URL; shown without credentials.
+#[derive(Clone)]
+pub struct Database {
+    pub(crate) driver: Driver,
+    any: AnyConnectOptions,
+}
+
+impl Database {
+    /// Reads a URL; nothing is connected yet.
+    pub fn parse(url: &str) -> Result<Database, OpenError> {
+        sqlx::any::install_default_drivers();
+        let wrong = |error: sqlx::Error| OpenError::Url(error.to_string());
+        let driver = match url.split_once(':').map(|(scheme, _)| scheme) {
+            Some("sqlite") => Driver::Sqlite(sqlite_options(url)?),
+            Some("postgres" | "postgresql") => {
+                Driver::Postgres(PgConnectOptions::from_str(url).map_err(wrong)?)
+            }
+            Some(other) if !other.contains(['/', '@']) => {
+                return Err(OpenError::Url(format!("{other:?} is not a known scheme")));
+            }
+            _ => return Err(OpenError::Url("it has no scheme".to_owned())),
+        };
+        let any = AnyConnectOptions::from_str(url).map_err(wrong)?;
+        Ok(Database { driver, any })
+    }
+
+    /// Creates an absent SQLite file, brings the tables up to date, and returns
+    /// a pool that reconnects by itself.
+    pub(crate) async fn open(&self) -> Result<AnyPool, OpenError> {
+        let migrated = tokio::time::timeout(2 * PATIENCE, self.migrate());
+        migrated.await.unwrap_or_else(|_| {
+            let why = "it does not answer";
+            Err(self.unreachable(why))
+        })?;
+        let options = AnyPoolOptions::new().max_connections(4).acquire_timeout(PATIENCE);
+        let options = match &self.driver {
+            Driver::Postgres(_) => options,
+            Driver::Sqlite(sqlite) => {
+                let file = SqliteFile::of(sqlite);
+                // Not to a file that was deleted or replaced: what is written
+                // there is lost.
+                options.before_acquire(move |_, _| {
+                    let in_place = file.is_in_place();
+                    Box::pin(async move { Ok(in_place) })
+                })
+            }
+        };
+        Ok(options.connect_lazy_with(self.any.clone()))
+    }
+
+    async fn migrate(&self) -> Result<(), OpenError> {
+        if let Driver::Sqlite(options) = &self.driver {
+            let created = SqliteConnection::connect_with(options).await;
+            let closed = created.map_err(|e| self.unusable(&e))?.close().await;
+            closed.map_err(|e| self.unusable(&e))?;
+        }
+        // One connection and not the pool, which would retry a refusal.
+        let connected = AnyConnection::connect_with(&self.any).await;
+        let mut connection = connected.map_err(|e| self.unusable(&e))?;
+        let migrated = self.migrator().run(&mut connection).await;
+        migrated.map_err(|e| self.foreign(&e))?;
+        connection.close().await.map_err(|e| self.unusable(&e))
+    }
+
+    fn migrator(&self) -> Migrator {
+        let sql = match self.driver {
+            Driver::Sqlite(_) => include_str!("../migrations/sqlite/0001_services.sql"),
+            Driver::Postgres(_) => include_str!("../migrations/postgres/0001_services.sql"),
+        };
+        let kind = MigrationType::Simple;
+        let first = Migration::new(1, "services".into(), kind, sql.into_sql_str(), false);
+        let mut migrator = Migrator::with_migrations(vec![first]);
+        // Of our own name, so that another program's log is not mistaken for it.
+        migrator.dangerous_set_table_name("deltaplane_migrations");
+        migrator
+    }
+
+    /// A pool of one for [`sqlx::postgres::PgListener`], which wants one.
+    pub(crate) fn listener_pool(options: &PgConnectOptions) -> PgPool {
+        PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(PATIENCE)
+            .connect_lazy_with(options.clone())
+    }
+
+    fn unreachable(&self, why: &str) -> OpenError {
+        OpenError::Connect {
+            name: self.to_string(),
+            why: why.to_owned(),
+            advice: match self.driver {
+                Driver::Sqlite(_) => {
+                    "check that it is a SQLite file in a folder that may be written"
+                }
+                Driver::Postgres(_) => "check that it runs and lets this user in",
+            },
+        }
+    }
+
+    fn unusable(&self, error: &sqlx::Error) -> OpenError {
+        let hint = match error {
+            sqlx::Error::Tls(_) if cfg!(not(feature = "tls")) => {
+                " (build deltaplane with `--features tls`)"
+            }
+            _ => "",
+        };
+        self.unreachable(&format!("{error}{hint}"))
+    }
+
+    fn foreign(&self, error: &MigrateError) -> OpenError {
+        let why = match error {
+            MigrateError::VersionMissing(_) | MigrateError::VersionMismatch(_) => {
+                "its tables were made by another version of deltaplane".to_owned()
+            }
+            MigrateError::ExecuteMigration(source, _) => source.to_string(),
+            other => other.to_string(),
+        };
+        OpenError::Foreign { name: self.to_string(), why }
+    }
+}
+
+fn sqlite_options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
+    if url.contains(":memory:") || url.contains("mode=memory") {
+        let why = "a database in memory is gone with the process, and with it who may be emptied";
+        return Err(OpenError::Url(why.to_owned()));
+    }
+    // The write-ahead log lets readers and one writer work at the same time; it
+    // is a property of the file, so later connections need not ask for it.
+    SqliteConnectOptions::from_str(url)
+        .map(|options| options.create_if_missing(true).journal_mode(SqliteJournalMode::Wal))
+        .map_err(|error| OpenError::Url(error.to_string()))
+}
+
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.driver {
+            Driver::Sqlite(options) => write!(f, "sqlite://{}", options.get_filename().display()),
+            Driver::Postgres(options) => write!(
+                f,
+                "postgres://{}@{}:{}/{}",
+                options.get_username(),
+                options.get_socket().map_or(options.get_host().into(), |s| s.to_string_lossy()),
+                options.get_port(),
+                options.get_database().unwrap_or(options.get_username()),
+            ),
+        }
+    }
+}
+
+/// As displayed, since the options inside hold the password.
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Database({self})")
+    }
+}

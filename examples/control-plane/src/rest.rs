@@ -1,0 +1,98 @@
+//! The REST face: services in and out, and how the server is.
+
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+
+use crate::draft::Draft;
+use crate::health::Health;
+use crate::problem::Problem;
+use crate::service::Row;
+use crate::store::{Store, WriteError};
+
+/// A service is some hundred bytes; 64 domains of 253 characters fit as well.
+const BODY_MAX: usize = 64 * 1024;
+
+/// All routes, with and without a slash at the end.
+pub fn router(store: Store, health: Health) -> Router {
+    let services = get(list).post(create);
+    let service = get(read).put(replace).delete(remove);
+    Router::new()
+        .route("/api/v1/services", services.clone())
+        .route("/api/v1/services/", services)
+        .route("/api/v1/services/{id}", service.clone())
+        .route("/api/v1/services/{id}/", service)
+        .with_state(store)
+        .route("/healthz", get(healthz).with_state(health))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+}
+
+async fn list(State(store): State<Store>) -> Result<Json<Vec<Row>>, Problem> {
+    Ok(Json(store.list().await?))
+}
+
+async fn create(State(store): State<Store>, draft: Draft) -> Result<Response, Problem> {
+    let row = store.create(draft.define(None)?).await?;
+    let place = [(header::LOCATION, format!("/api/v1/services/{}", row.id))];
+    Ok((StatusCode::CREATED, place, Json(row)).into_response())
+}
+
+async fn read(State(store): State<Store>, Path(id): Path<String>) -> Result<Json<Row>, Problem> {
+    let row = store.get(number(&id)?).await?;
+    row.map(Json).ok_or_else(|| Problem::no_service(&id))
+}
+
+async fn replace(
+    State(store): State<Store>,
+    Path(id): Path<String>,
+    draft: Draft,
+) -> Result<Json<Row>, Problem> {
+    let key = number(&id)?;
+    match store.update(key, draft.define(Some(key))?).await {
+        Err(WriteError::Absent) => Err(Problem::no_service(&id)),
+        done => Ok(Json(done?)),
+    }
+}
+
+async fn remove(State(store): State<Store>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+    let existed = store.delete(number(&id)?).await?;
+    existed.then_some(StatusCode::NO_CONTENT).ok_or_else(|| Problem::no_service(&id))
+}
+
+/// An id that is no number is the id of no service.
+fn number(id: &str) -> Result<i64, Problem> {
+    id.parse().map_err(|_| Problem::no_service(id))
+}
+
+async fn healthz(State(health): State<Health>) -> Response {
+    let status = health.status();
+    let (code, word) = match status.trouble {
+        None => (StatusCode::OK, "ok"),
+        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
+    };
+    let database = status.trouble.as_deref().unwrap_or("ok");
+    let body = json!({
+        "status": word,
+        "database": database,
+        "revision": status.revision,
+        "rows_translated": status.rows_translated,
+        "resources_built": status.resources_built,
+    });
+    (code, Json(body)).into_response()
+}
+
+async fn no_such_path(uri: Uri) -> Problem {
+    let detail = format!("nothing is at {}; services are at /api/v1/services/", uri.path());
+    Problem::new(StatusCode::NOT_FOUND, detail)
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> Problem {
+    let path = uri.path();
+    let detail = format!("{path} does not know {method}; the header Allow names what it knows");
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+}

@@ -1,0 +1,288 @@
+//! The rows: reading them, writing them, and what changed since when.
+//!
+//! One text of SQL serves both databases: `$1` is a placeholder in either, and
+//! the triggers hide where they differ.
+
+use std::sync::Arc;
+
+use sqlx::{Any, AnyPool, Row as _, Transaction};
+use thiserror::Error;
+use tokio::sync::Notify;
+
+use crate::columns::{bound, change, columns, row, rows};
+use crate::database::{Database, Driver, OpenError, PATIENCE};
+use crate::service::{Definition, FieldError, Row, Service};
+use crate::watch::Watch;
+
+/// The triggers keep the changes of this many revisions.
+const LOG_REVISIONS: i64 = 10_000;
+
+/// Why the database did not do what was asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// It failed, or is not there.
+    #[error("the database failed: {0}")]
+    Database(#[from] sqlx::Error),
+    /// It did not answer in time.
+    #[error("the database did not answer within {} s", PATIENCE.as_secs())]
+    Silent,
+}
+
+/// Why a service was not written.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The definition is wrong in itself.
+    #[error("the service is not valid")]
+    Invalid(Vec<FieldError>),
+    /// It is in the way of another service.
+    #[error("the service conflicts with another one")]
+    Conflict(FieldError),
+    /// There is no service of this id.
+    #[error("there is no such service")]
+    Absent,
+    /// The database did not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for WriteError {
+    fn from(error: sqlx::Error) -> WriteError {
+        WriteError::Store(StoreError::Database(error))
+    }
+}
+
+/// Everything that is served, at one revision.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The counter.
+    pub revision: i64,
+    /// Every fleet that ever had a service.
+    pub clusters: Vec<i64>,
+    /// Every row, by id.
+    pub rows: Vec<Row>,
+}
+
+/// One key that changed, and what is there now.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The fleet.
+    pub cluster_id: i64,
+    /// The service.
+    pub id: i64,
+    /// Its row, unless it has left this fleet.
+    pub row: Option<Row>,
+}
+
+/// What happened after some revision.
+#[derive(Clone, Debug)]
+#[allow(clippy::exhaustive_enums)] // each answer asks for another action
+pub enum Changes {
+    /// Nothing.
+    None,
+    /// These keys changed; the counter stands at `revision`.
+    Some {
+        /// The counter.
+        revision: i64,
+        /// Each changed key once.
+        changes: Vec<Change>,
+    },
+    /// More than the log holds: read everything.
+    TooOld,
+}
+
+/// The table of services. Clones share the connections.
+#[derive(Clone, Debug)]
+pub struct Store {
+    database: Database,
+    pool: AnyPool,
+    written: Arc<Notify>,
+}
+
+impl Store {
+    /// Connects and brings the tables up to date.
+    pub async fn open(database: Database) -> Result<Store, OpenError> {
+        let pool = database.open().await?;
+        let written = Arc::new(Notify::new());
+        Ok(Store { database, pool, written })
+    }
+
+    /// Ends all connections; SQLite then tidies its files up.
+    pub async fn close(&self) {
+        // One that is busy is no reason to stay: the write it waits for was
+        // not confirmed to anybody.
+        let _ = tokio::time::timeout(PATIENCE, self.pool.close()).await;
+    }
+
+    /// All services, by id.
+    pub async fn list(&self) -> Result<Vec<Row>, StoreError> {
+        let sql = concat!("SELECT ", columns!(), " FROM services s ORDER BY s.id");
+        within(async { rows(&sqlx::query(sql).fetch_all(&self.pool).await?) }).await
+    }
+
+    /// The service of this id.
+    pub async fn get(&self, id: i64) -> Result<Option<Row>, StoreError> {
+        let sql = concat!("SELECT ", columns!(), " FROM services s WHERE s.id = $1");
+        let query = sqlx::query(sql).bind(id);
+        within(async { query.fetch_optional(&self.pool).await?.map(|r| row(&r)).transpose() }).await
+    }
+
+    /// Stores a new service and returns its row.
+    pub async fn create(&self, definition: Definition) -> Result<Row, WriteError> {
+        let sql = "INSERT INTO services (name, cluster_id, listener_port, upstream_host, \
+                   upstream_port, protocol, health_check_path, domains, prefix) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id";
+        self.write(sql, None, definition).await
+    }
+
+    /// Replaces the whole definition of a service.
+    pub async fn update(&self, id: i64, definition: Definition) -> Result<Row, WriteError> {
+        let sql = "UPDATE services SET name = $1, cluster_id = $2, listener_port = $3, \
+                   upstream_host = $4, upstream_port = $5, protocol = $6, \
+                   health_check_path = $7, domains = $8, prefix = $9 \
+                   WHERE id = $10 RETURNING id";
+        self.write(sql, Some(id), definition).await
+    }
+
+    /// Deletes a service; `false` if there was none.
+    pub async fn delete(&self, id: i64) -> Result<bool, StoreError> {
+        let query = sqlx::query("DELETE FROM services WHERE id = $1").bind(id);
+        let done = within(query.execute(&self.pool)).await?;
+        self.written.notify_one();
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Checks and stores a new definition, or one for the row with this `id`.
+    async fn write(
+        &self,
+        sql: &'static str,
+        id: Option<i64>,
+        definition: Definition,
+    ) -> Result<Row, WriteError> {
+        // No row has this id, so none is taken for the row itself.
+        let mut row = Row { id: id.unwrap_or(-1), definition };
+        let service = Service::parse(&row).map_err(WriteError::Invalid)?;
+        if let Some(id) = id
+            && self.get(id).await?.is_none()
+        {
+            return Err(WriteError::Absent);
+        }
+        let write = async {
+            let mut tx = self.pool.begin().await?;
+            // Takes the counter before anything is read, so that no two writers
+            // find the same place free.
+            sqlx::query("UPDATE revision SET value = value").execute(&mut *tx).await?;
+            if let Some(conflict) = conflict(&mut tx, &service).await? {
+                return Ok(Err(WriteError::Conflict(conflict)));
+            }
+            let Some(stored) = bound(sql, id, &row.definition).fetch_optional(&mut *tx).await?
+            else {
+                return Ok(Err(WriteError::Absent));
+            };
+            tx.commit().await?;
+            stored.try_get(0).map(Ok)
+        };
+        row.id = within(write).await??;
+        self.written.notify_one();
+        Ok(row)
+    }
+
+    /// Everything, at one revision.
+    pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        within(async {
+            let mut tx = self.begin_read().await?;
+            let revision = revision(&mut tx).await?;
+            let sql = "SELECT cluster_id FROM scopes ORDER BY cluster_id";
+            let clusters = sqlx::query_scalar(sql).fetch_all(&mut *tx).await?;
+            let sql = concat!("SELECT ", columns!(), " FROM services s ORDER BY s.id");
+            let rows = rows(&sqlx::query(sql).fetch_all(&mut *tx).await?)?;
+            Ok(Snapshot { revision, clusters, rows })
+        })
+        .await
+    }
+
+    /// What changed after revision `since`: only those rows are read.
+    pub async fn changes(&self, since: i64) -> Result<Changes, StoreError> {
+        let sql = concat!(
+            "SELECT c.cluster_id AS changed_cluster, c.service_id AS changed_id, ",
+            columns!(),
+            " FROM changes c LEFT JOIN services s \
+             ON s.id = c.service_id AND s.cluster_id = c.cluster_id \
+             WHERE c.revision > $1 ORDER BY c.cluster_id, c.service_id"
+        );
+        within(async {
+            let mut tx = self.begin_read().await?;
+            let revision = revision(&mut tx).await?;
+            if revision == since {
+                return Ok(Changes::None);
+            }
+            // A counter that went back is another database in the same place.
+            if revision < since || revision - since >= LOG_REVISIONS {
+                return Ok(Changes::TooOld);
+            }
+            let found = sqlx::query(sql).bind(since).fetch_all(&mut *tx).await?;
+            let changes = found.iter().map(change).collect::<Result<_, _>>()?;
+            Ok(Changes::Some { revision, changes })
+        })
+        .await
+    }
+
+    /// Something that says when to ask for changes. What is written after this
+    /// returns will not be missed.
+    pub async fn watch(&self) -> Result<Watch, StoreError> {
+        within(Watch::open(&self.database, self.written.clone())).await
+    }
+
+    async fn begin_read(&self) -> Result<Transaction<'static, Any>, sqlx::Error> {
+        let begin = match self.database.driver {
+            // In WAL mode a transaction reads from one snapshot.
+            Driver::Sqlite(_) => "BEGIN",
+            Driver::Postgres(_) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        };
+        self.pool.begin_with(begin).await
+    }
+}
+
+async fn within<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
+    let done = tokio::time::timeout(PATIENCE, work).await;
+    Ok(done.map_err(|_| StoreError::Silent)??)
+}
+
+async fn revision(tx: &mut Transaction<'static, Any>) -> Result<i64, sqlx::Error> {
+    let query = sqlx::query_scalar("SELECT value FROM revision");
+    query.fetch_one(&mut **tx).await
+}
+
+/// What already stands where `service` wants to stand.
+async fn conflict(
+    tx: &mut Transaction<'static, Any>,
+    service: &Service,
+) -> Result<Option<FieldError>, sqlx::Error> {
+    let sql = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM services s WHERE s.id <> $1 AND (s.name = $2 \
+         OR (s.cluster_id = $3 AND s.listener_port = $4)) ORDER BY s.id"
+    );
+    let query = sqlx::query(sql)
+        .bind(service.id)
+        .bind(service.name.clone())
+        .bind(service.cluster_id)
+        .bind(i32::from(service.listener_port));
+    for other in rows(&query.fetch_all(&mut **tx).await?)? {
+        if other.definition.name == service.name {
+            let why = format!(
+                "{:?} is the name of the service with id {}; choose another, or PUT to that one",
+                service.name, other.id
+            );
+            return Ok(Some(FieldError::new("name", why)));
+        }
+        // One that is not served itself is in nobody's way.
+        let other = Service::parse(&other).ok();
+        if let Some(conflict) = other.and_then(|other| service.conflict(&other)) {
+            return Ok(Some(conflict));
+        }
+    }
+    Ok(None)
+}

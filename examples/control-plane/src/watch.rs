@@ -1,0 +1,107 @@
+//! When to look at the database again.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgListener;
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{Connection, Row as _};
+use tokio::sync::Notify;
+
+use crate::database::{Database, Driver};
+use crate::sqlite_file::SqliteFile;
+
+/// What the triggers notify on PostgreSQL.
+const CHANNEL: &str = "deltaplane";
+/// SQLite tells nobody; reading its counter of commits costs microseconds.
+const SQLITE_POLL: Duration = Duration::from_millis(250);
+/// PostgreSQL is asked this often although nothing was notified: so it shows
+/// when it is gone, or when what stands between does not pass notifications on.
+const POSTGRES_POLL: Duration = Duration::from_secs(1);
+
+/// Waits for the next change of the database.
+#[derive(Debug)]
+pub struct Watch {
+    source: Source,
+    /// This process wrote something.
+    written: Arc<Notify>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Sqlite { connection: Box<SqliteConnection>, version: i64, file: SqliteFile },
+    Postgres(Box<PgListener>),
+}
+
+impl Watch {
+    pub(crate) async fn open(
+        database: &Database,
+        written: Arc<Notify>,
+    ) -> Result<Watch, sqlx::Error> {
+        let source = match &database.driver {
+            Driver::Sqlite(options) => {
+                // Not one of the pool: `data_version` compares with what this
+                // very connection saw before.
+                let file = SqliteFile::of(options);
+                // An empty file in place of a lost one would be taken for an
+                // empty database.
+                let options = options.clone().create_if_missing(false);
+                let mut connection = Box::new(SqliteConnection::connect_with(&options).await?);
+                let version = data_version(&mut connection).await?;
+                Source::Sqlite { connection, version, file }
+            }
+            Driver::Postgres(options) => {
+                let pool = Database::listener_pool(options);
+                let mut listener = PgListener::connect_with(&pool).await?;
+                // It is for us to notice a lost connection and to read all again.
+                listener.eager_reconnect(false);
+                listener.listen(CHANNEL).await?;
+                Source::Postgres(Box::new(listener))
+            }
+        };
+        Ok(Watch { source, written })
+    }
+
+    /// Returns when there may be something new; an error says that
+    /// notifications may have been lost.
+    pub async fn changed(&mut self) -> Result<(), sqlx::Error> {
+        tokio::select! {
+            () = self.written.notified() => Ok(()),
+            changed = self.source.changed() => changed,
+        }
+    }
+}
+
+impl Source {
+    async fn changed(&mut self) -> Result<(), sqlx::Error> {
+        match self {
+            Source::Sqlite { connection, version, file } => loop {
+                tokio::time::sleep(SQLITE_POLL).await;
+                file.check()?;
+                let now = data_version(connection).await?;
+                if std::mem::replace(version, now) != now {
+                    return Ok(());
+                }
+            },
+            Source::Postgres(listener) => {
+                let notified = tokio::time::timeout(POSTGRES_POLL, listener.try_recv()).await;
+                let Ok(received) = notified else {
+                    return Ok(());
+                };
+                if received?.is_none() {
+                    let why = "its connection for notifications was lost";
+                    return Err(io::Error::new(io::ErrorKind::ConnectionReset, why).into());
+                }
+                // One look answers all that have arrived.
+                while listener.next_buffered().is_some() {}
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn data_version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    let row = sqlx::query("PRAGMA data_version").fetch_one(connection).await?;
+    row.try_get(0)
+}

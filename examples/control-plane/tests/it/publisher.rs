@@ -1,0 +1,151 @@
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use deltaplane::health::Health;
+use deltaplane::publisher::Publisher;
+use deltaplane_server::{Cache, Scope, TypeUrl, View};
+
+use crate::database::{Postgres, Sqlite, execute, open, until};
+use crate::definition;
+
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// A publisher at work, and what it fills.
+struct Server {
+    cache: Cache,
+    health: Health,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(url: &str) -> Server {
+        let (cache, health) = (Cache::new(), Health::default());
+        let store = open(url).await;
+        let publisher = Publisher::start(store, cache.clone(), health.clone(), ADDRESS);
+        let task = tokio::spawn(publisher.await.unwrap().run());
+        Server { cache, health, task }
+    }
+
+    fn has(&self, cluster: i64, type_url: &TypeUrl, name: &str) -> bool {
+        self.version(cluster, type_url, name).is_some()
+    }
+
+    fn version(&self, cluster: i64, type_url: &TypeUrl, name: &str) -> Option<String> {
+        let scopes: Arc<[Scope]> = Arc::from([Scope::from(format!("cluster-{cluster}"))]);
+        let resource = self.cache.view(&scopes).get(type_url, name);
+        resource.map(|resource| resource.version().to_string())
+    }
+
+    fn known(&self, cluster: i64) -> bool {
+        self.cache.is_known(&Scope::from(format!("cluster-{cluster}")))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+const INSERT: &str = "INSERT INTO services \
+    (name, cluster_id, listener_port, upstream_host, upstream_port, prefix) VALUES";
+
+/// What both databases do alike.
+async fn follows(url: &str) {
+    let server = Server::start(url).await;
+    assert!(!server.known(1));
+    let values = (1..=1000).map(|i| format!("('s{i}', 1, {}, '127.0.0.1', 1, '/{i}')", 80 + i % 9));
+    let values = values.collect::<Vec<_>>().join(",");
+    execute(url, &format!("{INSERT} {values}")).await;
+    until("a thousand services", async || server.has(1, &TypeUrl::CLUSTER, "s1000").then_some(()))
+        .await;
+    assert!(server.known(1) && !server.known(2));
+
+    let before = (server.health.status(), server.cache.revision());
+    let version = server.version(1, &TypeUrl::ENDPOINT, "s500");
+    execute(url, "UPDATE services SET upstream_port = 2 WHERE name = 's500'").await;
+    until("the changed endpoint", async || {
+        (server.version(1, &TypeUrl::ENDPOINT, "s500") != version).then_some(())
+    })
+    .await;
+    let after = until("the count", async || {
+        let status = server.health.status();
+        (status.revision > before.0.revision).then_some(status)
+    })
+    .await;
+    assert_eq!(after.rows_translated - before.0.rows_translated, 1);
+    assert_eq!(after.resources_built - before.0.resources_built, 1);
+    assert!(server.has(1, &TypeUrl::ENDPOINT, "s500"));
+
+    // Rows that the REST face would have refused cost themselves only.
+    let sql =
+        "('bad', 2, 1, 'a b', 1, '/'), ('twin', 1, 81, 'h', 1, '/1'), ('good', 2, 1, 'h', 1, '/')";
+    execute(url, &format!("{INSERT} {sql}")).await;
+    until("the good row", async || server.has(2, &TypeUrl::CLUSTER, "good").then_some(())).await;
+    assert!(!server.has(2, &TypeUrl::CLUSTER, "bad"));
+    drop(server);
+
+    // Changes while nobody looks: deleted, moved, and a fleet emptied.
+    let server = {
+        execute(url, "DELETE FROM services WHERE cluster_id = 2").await;
+        execute(url, "UPDATE services SET cluster_id = 3 WHERE name = 's1'").await;
+        Server::start(url).await
+    };
+    assert!(server.known(2) && !server.has(2, &TypeUrl::CLUSTER, "good"), "empty, not unknown");
+    assert!(server.has(3, &TypeUrl::CLUSTER, "s1") && !server.has(1, &TypeUrl::CLUSTER, "s1"));
+}
+
+#[tokio::test]
+async fn follows_sqlite() {
+    follows(&Sqlite::new().url()).await;
+}
+
+#[tokio::test]
+async fn follows_postgres() {
+    follows(&Postgres::start().url()).await;
+}
+
+#[tokio::test]
+async fn own_writes_are_published() {
+    let sqlite = Sqlite::new();
+    let server = Server::start(&sqlite.url()).await;
+    let store = open(&sqlite.url()).await;
+    store.create(definition("a", 80, 1)).await.unwrap();
+    until("the service", async || server.has(1, &TypeUrl::ROUTE, "routes-80").then_some(())).await;
+}
+
+#[tokio::test]
+async fn outlives_its_postgres() {
+    let postgres = Postgres::start();
+    let server = Server::start(&postgres.url()).await;
+    postgres.psql(&format!("{INSERT} ('a', 1, 80, 'h', 1, '/')"));
+    until("the service", async || server.has(1, &TypeUrl::CLUSTER, "a").then_some(())).await;
+    let revision = server.cache.revision();
+    for round in 0..2 {
+        postgres.stop();
+        until("trouble", async || server.health.status().trouble).await;
+        assert!(server.has(1, &TypeUrl::CLUSTER, "a"), "it is served on");
+        postgres.resume();
+        until("recovery", async || server.health.status().trouble.is_none().then_some(())).await;
+        assert_eq!(server.cache.revision(), revision, "nothing changed, nothing is sent: {round}");
+    }
+    postgres.psql("DELETE FROM services");
+    until("the deletion", async || (!server.has(1, &TypeUrl::CLUSTER, "a")).then_some(())).await;
+}
+
+#[tokio::test]
+async fn outlives_its_sqlite_file() {
+    let sqlite = Sqlite::new();
+    let server = Server::start(&sqlite.url()).await;
+    execute(&sqlite.url(), &format!("{INSERT} ('a', 1, 80, 'h', 1, '/')")).await;
+    until("the service", async || server.has(1, &TypeUrl::CLUSTER, "a").then_some(())).await;
+    let aside = sqlite.file().with_extension("aside");
+    std::fs::rename(sqlite.file(), &aside).unwrap();
+    until("trouble", async || server.health.status().trouble).await;
+    assert!(server.has(1, &TypeUrl::CLUSTER, "a"), "it is served on");
+    assert!(!sqlite.file().exists(), "no empty database takes its place");
+    std::fs::rename(&aside, sqlite.file()).unwrap();
+    until("recovery", async || server.health.status().trouble.is_none().then_some(())).await;
+    execute(&sqlite.url(), "DELETE FROM services").await;
+    until("the deletion", async || (!server.has(1, &TypeUrl::CLUSTER, "a")).then_some(())).await;
+}

@@ -1,0 +1,27 @@
+use deltaplane::scope::{choose, of_cluster};
+use deltaplane_server::envoy_types::pb::envoy::config::core::v3::Node;
+use deltaplane_server::{Cache, Scope, Transaction, TypeUrl};
+
+fn node(cluster: &str, id: &str) -> Node {
+    Node { cluster: cluster.to_owned(), id: id.to_owned(), ..Node::default() }
+}
+
+#[test]
+fn the_first_scope_that_was_ever_filled_is_seen() {
+    let cache = Cache::new();
+    let mut transaction = Transaction::new();
+    for cluster in [1, 2, 3] {
+        transaction.replace(of_cluster(cluster), TypeUrl::CLUSTER, []);
+    }
+    let _ = cache.commit(transaction).unwrap();
+    let seen = |cluster: &str, id: &str, fallback: Option<&str>| {
+        let scopes = choose(&node(cluster, id), fallback, &cache);
+        scopes.iter().map(Scope::to_string).collect::<Vec<_>>()
+    };
+    let last = Some("cluster-3");
+    assert_eq!(seen("cluster-1", "cluster-2", last), ["cluster-1"]);
+    assert_eq!(seen("cluster-9", "cluster-2", last), ["cluster-2"]);
+    assert_eq!(seen("", "", last), ["cluster-3"]);
+    assert_eq!(seen("cluster-9", "x", Some("y")), [""; 0]);
+    assert_eq!(seen("1", "", None), [""; 0], "a fleet goes by its whole name");
+}

@@ -53,7 +53,7 @@ impl Cache {
         // A writer that panicked published nothing, so the state is whole.
         let writer = self.shared.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.shared.state.load_full();
-        let Some(successor) = current.succeed(transaction, LOG_LIMIT) else {
+        let Some(successor) = current.succeed(transaction, LOG_LIMIT)? else {
             return Ok(Commit::new(current.revision, 0));
         };
         let Successor { state, changes, touched } = successor;

@@ -51,7 +51,7 @@ impl Layer {
         &mut self,
         changes: Vec<Change>,
         revision: Revision,
-        source_revision: Option<u64>,
+        origin: &Origin,
         log_limit: usize,
     ) {
         for change in &changes {
@@ -68,7 +68,8 @@ impl Layer {
                 }
             }
         }
-        self.version.revision = source_revision.or(self.version.revision);
+        self.version.revision = origin.revision.or(self.version.revision);
+        self.version.label.clone_from(&origin.label);
         self.log.push(LoggedCommit { revision, changes: changes.into() }, log_limit);
     }
 
@@ -92,6 +93,13 @@ pub(crate) struct Edit {
     pub(crate) replace: bool,
     /// What becomes of each name.
     pub(crate) names: BTreeMap<Arc<str>, Option<Resource>>,
+}
+
+/// Where a transaction comes from, by its writer's word.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Origin {
+    pub(crate) revision: Option<u64>,
+    pub(crate) label: Option<Arc<str>>,
 }
 
 /// The commits that changed a layer, back to some revision.

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use deltaplane_core::{Revision, TypeUrl};
+use deltaplane_core::{Change, Key, Revision, TypeUrl};
 use imbl::HashMap;
 
-use crate::{Scope, Transaction, layer::Layer};
+use crate::{CommitError, Scope, Transaction, layer::Layer};
 
 /// Everything that a cache holds at one revision. Immutable once published.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +34,14 @@ impl State {
 
     /// What this state becomes by a transaction, or nothing if that changes nothing. Costs what the
     /// transaction names, and what a replacement replaces.
-    pub(crate) fn succeed(&self, transaction: Transaction, log_limit: usize) -> Option<Successor> {
+    ///
+    /// # Errors
+    /// If the transaction calls two contents of one resource by one version.
+    pub(crate) fn succeed(
+        &self,
+        transaction: Transaction,
+        log_limit: usize,
+    ) -> Result<Option<Successor>, CommitError> {
         let revision = Revision(self.revision.0 + 1);
         let mut next = Successor {
             state: State { revision, ..self.clone() },
@@ -54,16 +61,38 @@ impl State {
                 None => Layer::new(true),
             };
             let changes = layer.difference(&edit);
+            check_versions(&scope, &type_url, &changes)?;
             if changes.is_empty() && (was_known || !edit.replace) {
                 continue;
             }
             layer.filled |= edit.replace;
             next.state.known_layers += usize::from(layer.filled && !was_known);
             next.changes += changes.len();
-            layer.apply(changes, revision, transaction.source_revision, log_limit);
+            layer.apply(changes, revision, &transaction.origin, log_limit);
             next.put(scope, type_url, layer);
         }
-        (!next.touched.is_empty()).then_some(next)
+        Ok((!next.touched.is_empty()).then_some(next))
+    }
+}
+
+/// A version never denotes two contents: a caller's own is refused for another content than it
+/// denotes now.
+fn check_versions(
+    scope: &Scope,
+    type_url: &TypeUrl,
+    changes: &[Change],
+) -> Result<(), CommitError> {
+    let reused = changes.iter().find_map(|change| {
+        let (before, after) = (change.before.as_ref()?, change.after.as_ref()?);
+        (before.version() == after.version()).then_some(after)
+    });
+    match reused {
+        None => Ok(()),
+        Some(resource) => Err(CommitError::VersionReused {
+            scope: scope.clone(),
+            key: Key::new(type_url.clone(), resource.name().clone()),
+            version: resource.version().to_owned(),
+        }),
     }
 }
 

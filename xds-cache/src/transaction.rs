@@ -8,7 +8,7 @@ use std::{
 
 use deltaplane_core::{Key, Resource, Revision, TypeUrl};
 
-use crate::layer::Edit;
+use crate::layer::{Edit, Origin};
 
 /// The name of a set of resources: the default, a tenant, a canary group, one node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,7 +42,7 @@ impl fmt::Display for Scope {
 pub struct Transaction {
     pub(crate) edits: BTreeMap<(Scope, TypeUrl), Edit>,
     pub(crate) declared: BTreeSet<(Scope, TypeUrl)>,
-    pub(crate) source_revision: Option<u64>,
+    pub(crate) origin: Origin,
     pub(crate) error: Option<CommitError>,
 }
 
@@ -71,6 +71,19 @@ pub enum CommitError {
         /// The resource that comes twice.
         key: Key,
     },
+    /// A caller's own version is that of another content already.
+    #[error(
+        "the version {version:?} of {} in scope {scope} denotes another content already: \
+         a new content needs a new version", key.name
+    )]
+    VersionReused {
+        /// The scope.
+        scope: Scope,
+        /// The resource.
+        key: Key,
+        /// Its version.
+        version: String,
+    },
     /// A name that no resource can have.
     #[error(
         "a {} in scope {scope} is called {:?}: a resource needs a name, \
@@ -86,7 +99,6 @@ pub enum CommitError {
 
 /// What a commit did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "the revision is what tells when the change arrived"]
 #[non_exhaustive]
 pub struct Commit {
     /// The revision at which the change is visible. A commit that changes nothing makes none: it
@@ -112,7 +124,14 @@ impl Transaction {
     /// The revision of the source that this transaction brings the cache to. Clients see it in front of
     /// the version of each type that changes, so that replicas can tell who is ahead.
     pub fn source_revision(&mut self, revision: u64) -> &mut Self {
-        self.source_revision = Some(revision);
+        self.origin.revision = Some(revision);
+        self
+    }
+
+    /// What people call this change. Clients show it behind the version of each type that changes, as
+    /// `…+label`; it plays no part in comparing versions.
+    pub fn label(&mut self, label: impl Into<Arc<str>>) -> &mut Self {
+        self.origin.label = Some(label.into());
         self
     }
 

@@ -107,7 +107,7 @@ impl View for CacheView {
         let layers: Vec<_> = self.layers(type_url).collect();
         let mut version = TypeVersion::default();
         for (depth, layer) in layers.iter().enumerate() {
-            version = version.union(layer.version);
+            version = version.union(layer.version.clone());
             let above = layers.get(..depth).unwrap_or_default();
             let names: BTreeSet<_> =
                 above.iter().flat_map(|layer| layer.resources.keys()).collect();

@@ -95,7 +95,7 @@ fn only_those_are_woken_whom_it_concerns() {
     let commit = |scope: &str, type_url: TypeUrl, content| {
         let mut transaction = Transaction::new();
         transaction.upsert(scope, resource(type_url, "a", content));
-        let _ = cache.commit(transaction).unwrap();
+        cache.commit(transaction).unwrap();
     };
     let watch = |scope: &str, type_url| {
         let mut watch = cache.watch();
@@ -129,13 +129,13 @@ fn unknown_is_not_empty() {
     assert!(!view().is_known(&CDS) && !view().is_complete());
     let mut transaction = Transaction::new();
     transaction.declare("s", CDS).replace("t", EDS, []);
-    let _ = cache.commit(transaction).unwrap();
+    cache.commit(transaction).unwrap();
     assert!(!view().is_known(&CDS), "declared and not filled");
     assert!(view().is_known(&EDS), "filled with nothing");
     assert!(view().is_known(&TypeUrl::LISTENER), "never spoken of, in a known scope");
     let mut transaction = Transaction::new();
     transaction.upsert("s", resource(CDS, "a", 1));
-    let _ = cache.commit(transaction).unwrap();
+    cache.commit(transaction).unwrap();
     assert!(!view().is_known(&CDS), "a part is not the whole");
     let mut transaction = Transaction::new();
     transaction.replace("s", CDS, [resource(CDS, "a", 1)]);
@@ -158,6 +158,24 @@ fn a_transaction_that_contradicts_itself_is_refused_whole() {
     transaction.upsert("s", resource(CDS, "*", 1));
     assert!(matches!(refused(&transaction), CommitError::InvalidName { .. }));
     assert_eq!(cache.revision(), Revision(0));
+}
+
+#[test]
+fn r03_a_version_of_the_callers_denotes_one_content() {
+    let cache = Cache::new();
+    let versioned = |content: u8, version: &str| {
+        let mut transaction = Transaction::new();
+        let resource = Resource::raw(CDS, "a", vec![content]).version(version).build();
+        transaction.upsert("s", resource).label("spring");
+        cache.commit(transaction)
+    };
+    assert_eq!(versioned(1, "v1").unwrap().changes, 1);
+    assert_eq!(versioned(1, "v1").unwrap().changes, 0);
+    assert!(matches!(versioned(2, "v1"), Err(CommitError::VersionReused { .. })));
+    assert_eq!(versioned(2, "v2").unwrap().changes, 1);
+    let view = cache.view(&scopes(&["s"]));
+    assert_eq!(view.get(&CDS, "a").unwrap().version(), "v2");
+    assert!(view.version(&CDS).to_string().ends_with("+spring"));
 }
 
 /// One step of a writer: scope, name, content or removal.
@@ -187,7 +205,7 @@ proptest! {
                     None => transaction.remove(scope, CDS, name(n)),
                 };
             }
-            let _ = cache.commit(transaction).unwrap();
+            cache.commit(transaction).unwrap();
             seen.push(cache.view(&scopes));
         }
         let last = seen.last().unwrap();
@@ -203,7 +221,7 @@ proptest! {
         let copy = Cache::new();
         let mut transaction = Transaction::new();
         transaction.replace("copy", CDS, last.resources(&CDS));
-        let _ = copy.commit(transaction).unwrap();
+        copy.commit(transaction).unwrap();
         let copied = copy.view(&Arc::from([Scope::from("copy")]));
         prop_assert_eq!(copied.version(&CDS), last.version(&CDS));
     }

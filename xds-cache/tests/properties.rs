@@ -17,10 +17,11 @@ use deltaplane_core::{
     DeltaRequest, DeltaResponse, ErrorDetail, Key, Machine, Request, Resource, SotwRequest,
     SotwResponse, TypeUrl, Variant, View,
 };
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 
-const TYPES: [TypeUrl; 4] = [TypeUrl::CLUSTER, TypeUrl::ENDPOINT, TypeUrl::LISTENER, TypeUrl::ROUTE];
+const TYPES: [TypeUrl; 4] =
+    [TypeUrl::CLUSTER, TypeUrl::ENDPOINT, TypeUrl::LISTENER, TypeUrl::ROUTE];
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 const SCOPES: [&str; 2] = ["upper", "default"];
 /// Content that every client rejects.
@@ -30,16 +31,27 @@ const BAD: u8 = 9;
 enum Operation {
     /// What becomes of resources: scope, type, name, content or removal.
     Commit(Vec<(usize, usize, usize, Option<u8>)>),
-    Subscribe { type_at: usize, name: usize },
-    Unsubscribe { type_at: usize, name: usize },
+    Subscribe {
+        type_at: usize,
+        name: usize,
+    },
+    Unsubscribe {
+        type_at: usize,
+        name: usize,
+    },
     /// The wildcard begins or ends.
-    Wildcard { type_at: usize, on: bool },
+    Wildcard {
+        type_at: usize,
+        on: bool,
+    },
     /// A request reaches the server.
     Hear,
     /// The server says what it has to say; a part of it.
     Say(usize),
     /// A response reaches the client, which applies this part of it if it is bad.
-    Read { part: u8 },
+    Read {
+        part: u8,
+    },
     /// The client answers what it read.
     Answer,
     Reconnect,
@@ -121,7 +133,7 @@ impl World {
         for type_url in TYPES {
             transaction.replace("default", type_url, []);
         }
-        let _ = cache.commit(transaction).unwrap();
+        cache.commit(transaction).unwrap();
         Self {
             variant,
             cache,
@@ -162,7 +174,7 @@ impl World {
                 None => drop(transaction.remove(scope, type_url, name)),
             }
         }
-        let _ = self.cache.commit(transaction).unwrap();
+        self.cache.commit(transaction).unwrap();
     }
 
     fn is_wildcard_type(type_at: usize) -> bool {
@@ -255,7 +267,9 @@ impl World {
                 type_url: response.type_url,
                 nonce: message.nonce,
                 version: message.version_info,
-                resources: resources.map(|(name, content)| (name, String::new(), content)).collect(),
+                resources: resources
+                    .map(|(name, content)| (name, String::new(), content))
+                    .collect(),
                 removed: vec![],
             }
         } else {
@@ -361,7 +375,10 @@ impl World {
                 Variant::Sotw => self.sotw_request(&type_url, None),
                 _ => DeltaRequest {
                     type_url: type_url.to_string(),
-                    resource_names_subscribe: wildcard.into_iter().chain(watched.names.clone()).collect(),
+                    resource_names_subscribe: wildcard
+                        .into_iter()
+                        .chain(watched.names.clone())
+                        .collect(),
                     initial_resource_versions: watched.versions.clone(),
                     ..DeltaRequest::default()
                 }

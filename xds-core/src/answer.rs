@@ -22,7 +22,7 @@ pub(crate) struct Answer {
     resources: Vec<Resource>,
     /// What of it is news, and so in flight until it is answered.
     pub(crate) sent: Vec<Sent>,
-    /// The version of the whole, in State of the World.
+    /// The version of the whole.
     pub(crate) version: String,
 }
 
@@ -49,7 +49,7 @@ impl Answer {
             Variant::Delta => {
                 let removed = self.sent.iter().filter(|sent| sent.content.is_none());
                 let removed: Vec<_> = removed.map(|sent| &*sent.name).collect();
-                wire::delta_body(&stream.type_url, &self.resources, &removed)
+                wire::delta_body(&stream.type_url, &self.version, &self.resources, &removed)
             }
         }
     }
@@ -125,15 +125,14 @@ impl TypeStream {
         self.subscription.tell(name, None);
     }
 
-    /// Puts into the answer what its variant demands besides the news: in State of the World the
-    /// version, and where responses hold everything, everything. As long as additions are under way,
-    /// that includes what is gone but not yet told: its removal comes last (O-02).
+    /// Puts into the answer what its variant demands besides the news: the version, and where responses
+    /// hold everything, everything. As long as additions are under way, that includes what is gone but
+    /// not yet told: its removal comes last (O-02).
     fn complete<V: View>(&self, view: &V, answer: &mut Answer, hold: bool) {
-        if self.variant == Variant::Delta {
-            return;
-        }
         let mut version = view.version(&self.type_url);
-        if self.repeats_everything() {
+        if self.variant == Variant::Delta {
+            // For people only: a client compares the versions of single resources.
+        } else if self.repeats_everything() {
             answer.resources = self.everything(view, &mut version);
             if hold {
                 self.hold(view, answer, &mut version);

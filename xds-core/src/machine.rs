@@ -121,6 +121,7 @@ pub enum Event {
 pub struct Machine<V> {
     variant: Variant,
     limits: StreamLimits,
+    distrusts: bool,
     /// In the order in which additions are sent.
     types: Vec<TypeStream>,
     /// Positions in `types`, in the order in which removals are sent.
@@ -142,6 +143,7 @@ impl<V: View> Machine<V> {
         Self {
             variant,
             limits: StreamLimits::default(),
+            distrusts: false,
             types: Vec::new(),
             removal_order: Vec::new(),
             delivering: None,
@@ -155,6 +157,24 @@ impl<V: View> Machine<V> {
     /// What the stream may ask for, from now on.
     pub fn set_limits(&mut self, limits: StreamLimits) {
         self.limits = limits;
+    }
+
+    /// From now on, what first requests say about what the client runs is not believed: after a NACK it
+    /// runs the good part of what it rejected, and reports the older version.
+    pub fn distrust(&mut self) {
+        self.distrusts = true;
+    }
+
+    /// Whether the client rejected something that has not been repaired since.
+    #[must_use]
+    pub fn has_rejections(&self) -> bool {
+        self.types.iter().any(TypeStream::has_rejections)
+    }
+
+    /// Answers all that was asked for, even if there is nothing to say: a unary call has to.
+    pub fn demand_answers(&mut self) {
+        self.types.iter_mut().for_each(|stream| stream.answer_due = true);
+        self.stirred = true;
     }
 
     /// The variant that this stream speaks.
@@ -183,6 +203,7 @@ impl<V: View> Machine<V> {
         self.check(&type_url, &request)?;
         let (at, first) = self.type_at(&type_url);
         let Some(stream) = self.types.get_mut(at) else { return Ok(()) };
+        let request = if first && self.distrusts { request.without_claims() } else { request };
         let (nonce, error, settled) = match (request, self.variant) {
             (Request::Sotw(request), Variant::Sotw) => stream.handle_sotw(first, request),
             (Request::Delta(request), Variant::Delta) => stream.handle_delta(first, request),

@@ -51,7 +51,6 @@ struct Inner {
 
 impl Resource {
     /// Starts a resource from a message, which is encoded here and never again.
-    #[must_use]
     pub fn of<M: Message + Name>(
         name: impl Into<Arc<str>>,
         message: &M,
@@ -61,7 +60,6 @@ impl Resource {
 
     /// Starts a resource from a message that is already encoded. The bytes reach clients as they are,
     /// unknown fields included (B-10).
-    #[must_use]
     pub fn raw(
         type_url: impl Into<TypeUrl>,
         name: impl Into<Arc<str>>,

@@ -175,6 +175,11 @@ impl TypeStream {
         (nonce, error, settled)
     }
 
+    /// Whether something was rejected and has not been sent again since.
+    pub(crate) fn has_rejections(&self) -> bool {
+        !self.rejected.is_empty()
+    }
+
     /// Takes up what a request changed in the subscription.
     fn ask(&mut self, asked: Asked) {
         if asked.shrunk {

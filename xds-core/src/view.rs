@@ -97,26 +97,24 @@ pub trait View: Clone {
     }
 }
 
-/// The version of a whole type, on the wire `<revision>.<sum>`.
+/// The version of a whole type, on the wire `<revision>.<sum>+<label>`, as far as it has a revision and
+/// a label.
 ///
 /// Equality is the sum's alone, which is the same wherever the same resources are served; the revision
-/// tells a client's age to a replica that lags. Computed from a sum, it costs what changed.
-#[derive(Debug, Clone, Copy, Default)]
+/// tells a client's age to a replica that lags, and the label is for people. Computed from a
+/// sum, it costs what changed.
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct TypeVersion {
     /// The source's revision of the last change, if it counts them.
     pub revision: Option<u64>,
+    /// What the writer of the last change called it.
+    pub label: Option<Arc<str>>,
     /// The sum of the fingerprints of the resources.
     sum: u64,
 }
 
 impl TypeVersion {
-    /// The version of a type without resources, as of a source's revision.
-    #[must_use]
-    pub fn empty(revision: Option<u64>) -> Self {
-        Self { revision, sum: 0 }
-    }
-
     /// Adds a resource to the set. Order does not matter.
     pub fn add(&mut self, resource: &Resource) {
         self.sum = self.sum.wrapping_add(resource.fingerprint());
@@ -130,7 +128,11 @@ impl TypeVersion {
     /// The version of the union of two sets that have no resource in common.
     #[must_use]
     pub fn union(self, other: Self) -> Self {
-        Self { revision: self.revision.max(other.revision), sum: self.sum.wrapping_add(other.sum) }
+        Self {
+            revision: self.revision.max(other.revision),
+            label: self.label.or(other.label),
+            sum: self.sum.wrapping_add(other.sum),
+        }
     }
 }
 
@@ -144,10 +146,11 @@ impl Eq for TypeVersion {}
 
 impl fmt::Display for TypeVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.revision {
-            Some(revision) => write!(f, "{revision}.{:016x}", self.sum),
-            None => write!(f, "{:016x}", self.sum),
+        if let Some(revision) = self.revision {
+            write!(f, "{revision}.")?;
         }
+        write!(f, "{:016x}", self.sum)?;
+        self.label.iter().try_for_each(|label| write!(f, "+{label}"))
     }
 }
 
@@ -159,10 +162,36 @@ impl FromStr for TypeVersion {
     /// # Errors
     /// If it is none of ours.
     fn from_str(version: &str) -> Result<Self, Self::Err> {
+        let (version, label) = match version.split_once('+') {
+            Some((version, label)) => (version, Some(label.into())),
+            None => (version, None),
+        };
         let (revision, sum) = match version.split_once('.') {
             Some((revision, sum)) => (Some(revision.parse()?), sum),
             None => (None, version),
         };
-        Ok(Self { revision, sum: u64::from_str_radix(sum, 16)? })
+        Ok(Self { revision, label, sum: u64::from_str_radix(sum, 16)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_read_as_it_is_written_and_equal_by_its_sum() {
+        let mut version = TypeVersion::default();
+        version.add(&Resource::raw(TypeUrl::CLUSTER, "a", vec![1]).build());
+        let bare = version.to_string();
+        assert_eq!(bare.len(), 16);
+        version.revision = Some(7);
+        version.label = Some("spring+1".into());
+        let full = version.to_string();
+        assert_eq!(full, format!("7.{bare}+spring+1"));
+        let read: TypeVersion = full.parse().unwrap();
+        assert_eq!(read.to_string(), full);
+        assert_eq!(read, bare.parse().unwrap());
+        assert!("v1".parse::<TypeVersion>().is_err());
+        assert!("".parse::<TypeVersion>().is_err());
     }
 }

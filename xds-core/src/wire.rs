@@ -111,6 +111,21 @@ impl Request {
         }
     }
 
+    /// The same request, with no version that equals one of ours: that something is held stays said, so
+    /// that it can be removed.
+    pub(crate) fn without_claims(mut self) -> Self {
+        match &mut self {
+            Request::Sotw(request) if !request.version_info.is_empty() => {
+                request.version_info = "unknown".into();
+            }
+            Request::Sotw(_) => {}
+            Request::Delta(request) => {
+                request.initial_resource_versions.values_mut().for_each(String::clear);
+            }
+        }
+        self
+    }
+
     /// All names in it, in whichever list.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         let (sotw, delta) = match self {
@@ -178,6 +193,9 @@ pub struct SotwResponse {
 /// `DeltaDiscoveryResponse`, as a client reads it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DeltaResponse {
+    /// The version of the type as a whole, for people.
+    #[prost(string, tag = "1")]
+    pub system_version_info: String,
     /// What was added or changed.
     #[prost(message, repeated, tag = "2")]
     pub resources: Vec<DeltaResource>,
@@ -258,13 +276,19 @@ pub(crate) fn sotw_body(type_url: &TypeUrl, version: &str, resources: &[Resource
 /// Builds the body of a `DeltaDiscoveryResponse`.
 pub(crate) fn delta_body<N: AsRef<str>>(
     type_url: &TypeUrl,
+    version: &str,
     resources: &[Resource],
     removed: &[N],
 ) -> Bytes {
     let entries: usize = resources.iter().map(|r| r.delta_entry().len()).sum();
     let removals: usize = removed.iter().map(|n| field_len(REMOVED, n.as_ref().len())).sum();
-    let mut body =
-        BytesMut::with_capacity(field_len(TYPE_URL, type_url.len()) + entries + removals);
+    let mut body = BytesMut::with_capacity(
+        field_len(VERSION, version.len())
+            + field_len(TYPE_URL, type_url.len())
+            + entries
+            + removals,
+    );
+    put_field(VERSION, version.as_bytes(), &mut body);
     put_field(TYPE_URL, type_url.as_bytes(), &mut body);
     resources.iter().for_each(|r| body.extend_from_slice(r.delta_entry()));
     removed.iter().for_each(|n| put_field(REMOVED, n.as_ref().as_bytes(), &mut body));

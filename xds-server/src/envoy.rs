@@ -61,8 +61,7 @@ pub fn resource<M: EnvoyResource>(message: &M) -> Resource {
 }
 
 /// Starts a resource from an encoded message of the Envoy API, or of any other type, which then is
-/// hashed as it is encoded. What can be known of it without its type is: references and schema.
-#[must_use]
+/// hashed as it is encoded. What this crate knows of the type, it applies: references and schema.
 pub fn raw(
     type_url: impl Into<TypeUrl>,
     name: &str,

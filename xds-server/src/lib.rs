@@ -23,23 +23,28 @@
 //! # Layout
 //!
 //! * `server`: a cache, and the rule of who sees what
-//! * `ads`: the service, for any tonic router
+//! * `discovery`: the services, for any tonic router
 //! * `stream`: the driver of one stream
+//! * `rejections`: who left with something rejected
 //! * `client`: who is connected, and who hears of it
 //! * [`envoy`]: what is known of the Envoy API
 
-mod ads;
 mod client;
+mod discovery;
 pub mod envoy;
+mod rejections;
 mod server;
 mod stream;
 
-pub use ads::AdsService;
 pub use client::{Client, ClientEvent, Observer};
 pub use deltaplane_cache::*;
 pub use deltaplane_core::*;
+pub use discovery::{
+    Aggregated, Clusters, Discovery, DiscoveryService, Endpoints, ExtensionConfigs, Listeners,
+    LocalityEndpoints, RouteConfigurations, RuntimeLayers, ScopedRoutes, Secrets, VirtualHosts,
+};
 pub use envoy_types;
-pub use server::{XdsServer, XdsServerBuilder};
+pub use server::{Limits, XdsServer, XdsServerBuilder};
 
 /// The README's example, compiled and run.
 #[cfg(doctest)]

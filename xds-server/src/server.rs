@@ -9,17 +9,26 @@ use std::{
     time::Duration,
 };
 
+use bytes::{Bytes, BytesMut};
 use deltaplane_cache::{Cache, Scope};
-use envoy_types::pb::envoy::config::core::v3::Node;
+use deltaplane_core::{StreamLimits, Variant};
+use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Node};
 use tokio::net::TcpListener;
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::{
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
+};
 
-use crate::{ads::AdsService, client::Observer};
+use crate::{
+    client::Observer,
+    discovery::{self, Aggregated, Discovery, DiscoveryService},
+    rejections::Rejections,
+};
 
 /// Serves a cache to a fleet.
 ///
-/// [`serve`](XdsServer::serve) is all it takes; or add [`ads`](XdsServer::ads) to a tonic router of your
-/// own, with your own TLS, interceptors and further services. Clones share one server.
+/// [`serve`](XdsServer::serve) is all it takes; or add [`routes`](XdsServer::routes), or single services, to
+/// a tonic router of your own, with your own TLS, interceptors and further services. Clones share one server.
 #[derive(Clone)]
 pub struct XdsServer {
     shared: Arc<Shared>,
@@ -35,13 +44,61 @@ pub(crate) struct Shared {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) closing: AtomicBool,
     pub(crate) streams: AtomicU64,
+    pub(crate) limits: Limits,
+    pub(crate) rejections: Rejections,
     view: Box<ViewRule>,
+    /// The encoded `control_plane` of both responses, whose tags differ.
+    identity: [Bytes; 2],
+}
+
+/// What one client may ask of the server. Beyond it, its stream ends with a status that names the limit.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Limits {
+    /// What a stream may ask for.
+    pub stream: StreamLimits,
+    /// How large a request may be, in bytes: lists of names and of initial versions grow with the
+    /// configuration (K-05). 32 MiB unless set; beyond it, RESOURCE_EXHAUSTED or OUT_OF_RANGE.
+    pub request_size: usize,
+    /// How many requests a stream may send in a second. 5,000 unless set.
+    pub requests_per_second: u32,
+    /// How many streams a connection may have at once, on [`XdsServer::serve`]; HTTP/2 tells clients, which
+    /// wait with further ones. An Envoy without ADS opens one for each subscription (K-04). 100,000
+    /// unless set.
+    pub streams_per_connection: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            stream: StreamLimits::default(),
+            request_size: 32 << 20,
+            requests_per_second: 5_000,
+            streams_per_connection: 100_000,
+        }
+    }
 }
 
 impl Shared {
     pub(crate) fn scopes_of(&self, node: &Node) -> Arc<[Scope]> {
         (self.view)(node, &self.cache).into()
     }
+
+    /// Who answers, encoded as a field of a response (B-11).
+    pub(crate) fn identity(&self, variant: Variant) -> &Bytes {
+        let [sotw, delta] = &self.identity;
+        if variant == Variant::Delta { delta } else { sotw }
+    }
+}
+
+/// Encodes `control_plane { identifier }` under this tag.
+fn encode_identity(tag: u32, identifier: &str) -> Bytes {
+    let mut field = BytesMut::new();
+    if !identifier.is_empty() {
+        let control_plane = ControlPlane { identifier: identifier.to_owned() };
+        prost::encoding::message::encode(tag, &control_plane, &mut field);
+    }
+    field.freeze()
 }
 
 /// A server that is being made; see [`XdsServer::builder`].
@@ -50,6 +107,8 @@ pub struct XdsServerBuilder {
     cache: Cache,
     view: Box<ViewRule>,
     observer: Arc<dyn Observer>,
+    limits: Limits,
+    identifier: String,
 }
 
 /// Detects clients that are gone without a word: a ping this often, and this long to answer it (K-02).
@@ -62,13 +121,27 @@ impl XdsServer {
             cache,
             view: Box::new(|_, _| vec![Scope::from("default")]),
             observer: Arc::new(()),
+            limits: Limits::default(),
+            identifier: String::new(),
         }
     }
 
     /// The aggregated discovery service, both variants.
     #[must_use]
-    pub fn ads(&self) -> AdsService {
-        AdsService::new(self.shared.clone())
+    pub fn ads(&self) -> DiscoveryService<Aggregated> {
+        self.service()
+    }
+
+    /// One discovery service, such as that for [`Clusters`](crate::Clusters).
+    #[must_use]
+    pub fn service<D: Discovery>(&self) -> DiscoveryService<D> {
+        DiscoveryService::new(self.shared.clone())
+    }
+
+    /// All discovery services: the aggregated one and one for each type.
+    #[must_use]
+    pub fn routes(&self) -> Routes {
+        discovery::routes(&self.shared)
     }
 
     /// Serves on a listener until `shutdown` is done; then ends all streams, and returns when their
@@ -86,7 +159,8 @@ impl XdsServer {
         Server::builder()
             .http2_keepalive_interval(Some(interval))
             .http2_keepalive_timeout(Some(timeout))
-            .add_service(self.ads())
+            .max_concurrent_streams(Some(self.shared.limits.streams_per_connection))
+            .add_routes(self.routes())
             .serve_with_incoming_shutdown(incoming, async {
                 shutdown.await;
                 self.shutdown();
@@ -128,6 +202,18 @@ impl XdsServerBuilder {
         self
     }
 
+    /// What a client may ask for.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// What this server calls itself in its responses; Envoy shows it as `control_plane.identifier`.
+    pub fn identifier(mut self, identifier: impl Into<String>) -> Self {
+        self.identifier = identifier.into();
+        self
+    }
+
     /// The server.
     #[must_use]
     pub fn build(self) -> XdsServer {
@@ -137,7 +223,10 @@ impl XdsServerBuilder {
                 observer: self.observer,
                 closing: AtomicBool::new(false),
                 streams: AtomicU64::new(0),
+                limits: self.limits,
+                rejections: Rejections::default(),
                 view: self.view,
+                identity: [6, 7].map(|tag| encode_identity(tag, &self.identifier)),
             }),
         }
     }

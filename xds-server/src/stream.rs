@@ -9,11 +9,12 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 use deltaplane_cache::{CacheView, Watch};
-use deltaplane_core::{Event, Machine, Request, Response, Variant};
+use deltaplane_core::{Event, Machine, Request, RequestError, Response, Variant};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use futures::Stream;
 use http::HeaderMap;
@@ -30,9 +31,22 @@ use crate::{
 /// talking is answered all the same.
 const REQUESTS_PER_TURN: usize = 32;
 
+/// Above this many bytes, gRPC clients refuse a message unless configured otherwise (K-05).
+const USUAL_LIMIT: usize = 4 << 20;
+
+/// What a method is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Requests and responses, until one side ends it.
+    Stream,
+    /// One of each.
+    Fetch,
+}
+
 /// One stream.
-pub(crate) struct AdsStream {
+pub(crate) struct XdsStream {
     shared: Arc<Shared>,
+    kind: Kind,
     requests: Streaming<Request>,
     machine: Machine<CacheView>,
     watch: Watch,
@@ -43,25 +57,34 @@ pub(crate) struct AdsStream {
     introduced: bool,
     /// The rest of a response whose beginning was handed out.
     body: Option<Bytes>,
+    /// A response was handed out.
+    answered: bool,
+    rate: Rate,
     done: bool,
 }
 
-impl AdsStream {
+impl XdsStream {
     pub(crate) fn new(
         shared: Arc<Shared>,
         requests: Streaming<Request>,
         variant: Variant,
+        kind: Kind,
         peer: Option<SocketAddr>,
     ) -> Self {
         let id = shared.streams.fetch_add(1, Ordering::Relaxed);
+        let mut machine = Machine::new(variant);
+        machine.set_limits(shared.limits.stream);
         Self {
+            kind,
             requests,
-            machine: Machine::new(variant),
+            machine,
             watch: shared.cache.watch(),
             known_layers: 0,
             client: Client { id, node: Node::default(), variant, peer, scopes: Arc::default() },
             introduced: false,
             body: None,
+            answered: false,
+            rate: Rate::new(shared.limits.requests_per_second),
             done: false,
             shared,
         }
@@ -84,6 +107,9 @@ impl AdsStream {
                 if let Some(response) = self.next_response()? {
                     return Poll::Ready(Ok(self.begin(response)));
                 }
+                if self.kind == Kind::Fetch {
+                    return Poll::Ready(Err(self.end_of_fetch()));
+                }
             }
             match (more, raised) {
                 (true, _) => {
@@ -100,6 +126,9 @@ impl AdsStream {
     /// Reads what the client said; tells whether it may have said more.
     fn read_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
         for _ in 0..REQUESTS_PER_TURN {
+            if self.kind == Kind::Fetch && self.introduced {
+                return Ok(false);
+            }
             match Pin::new(&mut self.requests).poll_next(cx) {
                 Poll::Ready(Some(request)) => self.handle(request?)?,
                 Poll::Ready(None) => return Err(Status::ok("the client closed the stream")),
@@ -110,16 +139,15 @@ impl AdsStream {
     }
 
     fn handle(&mut self, mut request: Request) -> Result<(), Status> {
+        self.rate.count()?;
         let node = request.take_node();
         if !self.introduced {
             self.introduce(node.unwrap_or_default())?;
         }
-        self.machine.handle_request(request).map_err(|error| match error {
-            error @ deltaplane_core::RequestError::NoTypeUrl => {
-                Status::invalid_argument(error.to_string())
-            }
-            error => Status::internal(error.to_string()),
-        })?;
+        self.machine.handle_request(request).map_err(refuse)?;
+        if self.kind == Kind::Fetch {
+            self.machine.demand_answers();
+        }
         while let Some(event) = self.machine.poll_event() {
             if let Event::Subscribed { type_url } = &event {
                 self.watch.add_type(type_url.clone());
@@ -139,6 +167,9 @@ impl AdsStream {
         self.client.scopes = self.shared.scopes_of(&self.client.node);
         self.watch.set_scopes(self.client.scopes.clone());
         self.introduced = true;
+        if self.shared.rejections.contains(&self.client.node.id) {
+            self.machine.distrust();
+        }
         self.observe(&ClientEvent::Connected);
         Ok(())
     }
@@ -173,18 +204,48 @@ impl AdsStream {
         self.machine.poll_response(&view).map_err(too_late)
     }
 
+    /// How a unary call ends: after its one answer, or without one if there is none to give.
+    fn end_of_fetch(&self) -> Status {
+        if self.answered {
+            Status::ok("")
+        } else {
+            Status::unavailable("nothing is known yet for this node and type: try again later")
+        }
+    }
+
     /// Hands out the beginning of a response: what is this stream's own. The rest may be shared with
     /// other streams, and goes to HTTP/2 as it is.
     fn begin(&mut self, response: Response) -> Bytes {
-        let len = response.encoded_len();
+        let identity = self.shared.identity(self.client.variant);
+        let len = response.encoded_len() + identity.len();
+        if len > USUAL_LIMIT {
+            tracing::warn!(
+                node = self.client.node.id,
+                type_url = %response.type_url,
+                bytes = len,
+                "a response cannot be split and is larger than gRPC clients usually accept"
+            );
+        }
         let mut head = BytesMut::with_capacity(GRPC_PREFIX + len - response.body.len());
         head.put_u8(0);
         // A gRPC message has at most 4 GiB, and one beyond that cannot be built.
         head.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
         response.encode_head(&mut head);
+        head.extend_from_slice(identity);
+        self.answered = true;
         self.observe(&ClientEvent::Sent(&response));
         self.body = Some(response.body);
         head.freeze()
+    }
+
+    /// Notes, once, that the client is gone. If it leaves with something rejected, its next stream is not
+    /// believed what it runs.
+    fn leave(&mut self, status: Option<&Status>) {
+        if std::mem::take(&mut self.introduced) {
+            let id = &self.client.node.id;
+            self.shared.rejections.note(id, self.machine.has_rejections());
+            self.observe(&ClientEvent::Disconnected(status));
+        }
     }
 
     fn observe(&self, event: &ClientEvent<'_>) {
@@ -200,7 +261,7 @@ fn too_late(error: deltaplane_core::LogTruncated) -> Status {
     Status::aborted(format!("the client fell too far behind, and must reconnect: {error}"))
 }
 
-impl Body for AdsStream {
+impl Body for XdsStream {
     type Data = Bytes;
     type Error = Status;
 
@@ -216,11 +277,7 @@ impl Body for AdsStream {
             Ok(data) => Some(Ok(Frame::data(data))),
             Err(status) => {
                 this.done = true;
-                if this.introduced {
-                    this.introduced = false;
-                    let fault = (status.code() != Code::Ok).then_some(&status);
-                    this.observe(&ClientEvent::Disconnected(fault));
-                }
+                this.leave((status.code() != Code::Ok).then_some(&status));
                 let mut trailers = HeaderMap::new();
                 Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers)))
             }
@@ -228,10 +285,50 @@ impl Body for AdsStream {
     }
 }
 
-impl Drop for AdsStream {
+impl Drop for XdsStream {
     fn drop(&mut self) {
-        if self.introduced {
-            self.observe(&ClientEvent::Disconnected(None));
+        self.leave(None);
+    }
+}
+
+/// How many requests came in this second.
+struct Rate {
+    limit: u32,
+    second: Instant,
+    count: u32,
+}
+
+impl Rate {
+    fn new(limit: u32) -> Self {
+        Self { limit, second: Instant::now(), count: 0 }
+    }
+
+    fn count(&mut self) -> Result<(), Status> {
+        if self.count >= self.limit {
+            let now = Instant::now();
+            if now.duration_since(self.second) < Duration::from_secs(1) {
+                return Err(Status::resource_exhausted(format!(
+                    "a stream may send {} requests a second, and this one sends more",
+                    self.limit
+                )));
+            }
+            (self.second, self.count) = (now, 0);
         }
+        self.count += 1;
+        Ok(())
+    }
+}
+
+/// The end of a stream whose client broke the protocol or met a limit.
+fn refuse(error: RequestError) -> Status {
+    let message = error.to_string();
+    match error {
+        RequestError::NoTypeUrl | RequestError::NameTooLong { .. } => {
+            Status::invalid_argument(message)
+        }
+        RequestError::TooManyNames { .. } | RequestError::TooManyTypes { .. } => {
+            Status::resource_exhausted(message)
+        }
+        _ => Status::internal(message),
     }
 }

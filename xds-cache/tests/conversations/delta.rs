@@ -209,7 +209,7 @@ fn d23_a_large_set_is_split_into_parts_of_one_revision() {
         let resource = deltaplane_core::Resource::raw(CDS, format!("c{i}"), value);
         transaction.upsert("default", resource.build());
     }
-    let _ = client.cache.commit(transaction).unwrap();
+    client.cache.commit(transaction).unwrap();
     client.delta(CDS, &[], &[]);
     let first = client.expect(CDS);
     assert!(first.resources.iter().map(String::len).sum::<usize>() < 4 << 20);

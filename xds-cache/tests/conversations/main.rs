@@ -1,6 +1,6 @@
 //! Conversations between a client and the machine over a cache, each named after the statement of the
 //! protocol that it shows.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 mod client;
 mod delta;

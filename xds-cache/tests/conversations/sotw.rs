@@ -43,11 +43,11 @@ fn s03_nothing_is_said_of_what_is_unknown() {
     let mut transaction = deltaplane_cache::Transaction::new();
     transaction.declare("default", CDS);
     transaction.replace("default", LDS, []);
-    let _ = client.cache.commit(transaction).unwrap();
+    client.cache.commit(transaction).unwrap();
     client.silence();
     let mut transaction = deltaplane_cache::Transaction::new();
     transaction.replace("default", CDS, []);
-    let _ = client.cache.commit(transaction).unwrap();
+    client.cache.commit(transaction).unwrap();
     assert!(client.expect(CDS).resources.is_empty());
 }
 

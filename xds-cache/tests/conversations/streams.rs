@@ -72,19 +72,19 @@ fn layers_mask_and_uncover() {
     let mut client = Client::with(Variant::Delta, &[(CDS, "a", 1), (CDS, "b", 1)]);
     let mut transaction = Transaction::new();
     transaction.upsert("upper", resource(CDS, "a", 9));
-    let _ = client.cache.commit(transaction).unwrap();
+    client.cache.commit(transaction).unwrap();
     client.delta(CDS, &[], &[]);
     assert_eq!(client.expect(CDS).resources, ["a=9", "b=1"]);
     client.put(&[(CDS, "a", 2)]);
     client.silence();
     let mut transaction = Transaction::new();
     transaction.remove("upper", CDS, "a");
-    let _ = client.cache.commit(transaction).unwrap();
+    client.cache.commit(transaction).unwrap();
     assert_eq!(client.expect(CDS).resources, ["a=2"]);
     // Equal content that moves from one layer to another is no change.
     let mut transaction = Transaction::new();
     transaction.upsert("upper", resource(CDS, "a", 2));
-    let _ = client.cache.commit(transaction).unwrap();
+    client.cache.commit(transaction).unwrap();
     client.silence();
 }
 
@@ -96,7 +96,7 @@ fn a_client_that_changes_its_view_is_told_the_difference() {
         for (name, content) in [("a", 1), ("b", 2), ("d", 1)] {
             transaction.upsert("other", resource(CDS, name, content));
         }
-        let _ = client.cache.commit(transaction).unwrap();
+        client.cache.commit(transaction).unwrap();
         match variant {
             Variant::Sotw => client.sotw(CDS, &[], "", ""),
             _ => client.delta(CDS, &[], &[]),
@@ -135,7 +135,7 @@ fn who_is_too_late_for_the_log_starts_again_or_is_compared() {
             transaction.upsert("default", resource(CDS, &format!("c{i}"), content));
             transaction.upsert("default", resource(EDS, &format!("c{i}"), content));
         }
-        let _ = wildcard.cache.commit(transaction).unwrap();
+        wildcard.cache.commit(transaction).unwrap();
     }
     let view = wildcard.view();
     assert!(wildcard.machine.poll_response(&view).is_err());

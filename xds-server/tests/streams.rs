@@ -1,4 +1,4 @@
-//! Streams over real connections, with the client that the Envoy API's own package generates.
+//! Streams over real connections, with the clients that the Envoy API's own package generates.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
@@ -8,7 +8,7 @@ use std::{
 };
 
 use deltaplane_server::{
-    Cache, Client, ClientEvent, Observer, Resource, Scope, Transaction, TypeUrl, XdsServer,
+    Cache, Client, ClientEvent, Limits, Observer, Resource, Scope, Transaction, TypeUrl, XdsServer,
     envoy_types::pb::{
         envoy::{
             config::core::v3::{Extension, Node},
@@ -20,6 +20,7 @@ use deltaplane_server::{
         google::rpc,
     },
 };
+use prost::Message as _;
 use tokio::{
     net::TcpListener,
     sync::{Notify, mpsc, oneshot},
@@ -91,10 +92,16 @@ impl Heard {
 }
 
 async fn serve() -> Served {
+    serve_within(Limits::default()).await
+}
+
+async fn serve_within(limits: Limits) -> Served {
     let cache = Cache::new();
     let heard = Arc::new(Heard::default());
     let server = XdsServer::builder(cache.clone())
         .observer(heard.clone())
+        .limits(limits)
+        .identifier("replica-1")
         .view(|node, cache| {
             let scopes = [Scope::from(&*node.id), Scope::from(&*node.cluster)];
             scopes.into_iter().find(|scope| cache.is_known(scope)).into_iter().collect()
@@ -114,7 +121,7 @@ impl Served {
     fn put(&self, scope: &str, name: &str, content: &str) {
         let mut transaction = Transaction::new();
         transaction.upsert(scope, Resource::raw(CDS, name, content.as_bytes().to_vec()).build());
-        let _ = self.cache.commit(transaction).unwrap();
+        self.cache.commit(transaction).unwrap();
     }
 
     async fn connect(&self) -> AggregatedDiscoveryServiceClient<Channel> {
@@ -170,7 +177,9 @@ async fn b01_both_methods_serve_one_client_independently() {
     assert_eq!(first.resources[0].name, "a");
     assert_eq!(first.resources[0].resource.as_ref().unwrap().value, b"1");
     assert_eq!(first.nonce, "1");
+    assert_eq!(first.control_plane.unwrap().identifier, "replica-1", "B-11");
     let whole = next(&mut sotw).await.unwrap().unwrap();
+    assert_eq!(whole.control_plane.unwrap().identifier, "replica-1", "B-11");
     assert_eq!(whole.resources[0].value, b"1");
     assert_eq!(whole.type_url, CDS.as_str());
     // Updates reach both; a NACK on one is told, and concerns only it.
@@ -190,6 +199,7 @@ async fn b02_a_method_that_is_not_there_is_unimplemented() {
     let address = format!("http://{}", served.address);
     let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
     for path in [
+        "/envoy.service.route.v3.VirtualHostDiscoveryService/StreamVirtualHosts",
         "/envoy.service.discovery.v3.AggregatedDiscoveryService/Other",
         "/envoy.service.discovery.v2.AggregatedDiscoveryService/StreamAggregatedResources",
     ] {
@@ -254,14 +264,193 @@ async fn who_breaks_the_protocol_ends_his_own_stream_and_no_other() {
     served.heard.expect("bad: disconnected Some(InvalidArgument)").await;
     let address = format!("http://{}", served.address);
     let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
-    let path = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
     // A truncated field, a name that is no UTF-8, a node that is none.
     for garbage in [vec![0x12, 200, 1], vec![0x1a, 2, 0xff, 0xfe], vec![0x0a, 2, 0x0a, 9]] {
-        let status = call(channel.clone(), path, garbage.clone()).await.unwrap_err();
+        let status = call(channel.clone(), DELTA, garbage.clone()).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{garbage:?}: {status}");
     }
     served.put("c", "a", "2");
     assert_eq!(next_delta(&mut responses).await.resources.len(), 1);
+}
+
+/// Calls a delta method with one request, and reads the first answer.
+async fn ask(
+    served: &Served,
+    path: &str,
+    request: &DeltaDiscoveryRequest,
+) -> Result<DeltaDiscoveryResponse, Status> {
+    let channel = Channel::from_shared(format!("http://{}", served.address)).unwrap();
+    let answer = call(channel.connect().await.unwrap(), path, request.encode_to_vec()).await?;
+    Ok(DeltaDiscoveryResponse::decode(&*answer.expect("an answer")).unwrap())
+}
+
+const DELTA: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+
+#[tokio::test]
+async fn b02_b03_every_type_has_its_own_services() {
+    let served = serve().await;
+    let services = [
+        (TypeUrl::LISTENER, "listener.v3.ListenerDiscoveryService", "Listeners", true),
+        (TypeUrl::ROUTE, "route.v3.RouteDiscoveryService", "Routes", true),
+        (TypeUrl::SCOPED_ROUTE, "route.v3.ScopedRoutesDiscoveryService", "ScopedRoutes", true),
+        (TypeUrl::VIRTUAL_HOST, "route.v3.VirtualHostDiscoveryService", "VirtualHosts", false),
+        (TypeUrl::CLUSTER, "cluster.v3.ClusterDiscoveryService", "Clusters", true),
+        (TypeUrl::ENDPOINT, "endpoint.v3.EndpointDiscoveryService", "Endpoints", true),
+        (
+            TypeUrl::LOCALITY_ENDPOINT,
+            "endpoint.v3.LocalityEndpointDiscoveryService",
+            "LocalityEndpoints",
+            false,
+        ),
+        (TypeUrl::SECRET, "secret.v3.SecretDiscoveryService", "Secrets", true),
+        (TypeUrl::RUNTIME, "runtime.v3.RuntimeDiscoveryService", "Runtime", true),
+        (
+            TypeUrl::EXTENSION_CONFIG,
+            "extension.v3.ExtensionConfigDiscoveryService",
+            "ExtensionConfigs",
+            true,
+        ),
+    ];
+    let mut transaction = Transaction::new();
+    for (type_url, ..) in &services {
+        transaction.upsert("c", Resource::raw(type_url.clone(), "a", vec![7]).build());
+    }
+    served.cache.commit(transaction).unwrap();
+    for (type_url, service, what, in_sotw) in services {
+        // Without a type: the service's own is meant.
+        let request = DeltaDiscoveryRequest {
+            node: node("n", "c"),
+            resource_names_subscribe: vec!["a".into()],
+            ..Default::default()
+        };
+        let path = format!("/envoy.service.{service}/Delta{what}");
+        let answer = ask(&served, &path, &request).await.unwrap();
+        assert_eq!((answer.type_url.as_str(), answer.resources.len()), (&*type_url, 1));
+        let other = DeltaDiscoveryRequest { type_url: "type.googleapis.com/x.Y".into(), ..request };
+        let refused = ask(&served, &path, &other).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        for method in ["Stream", "Fetch"].iter().filter(|_| in_sotw) {
+            let request = DiscoveryRequest {
+                node: node("n", "c"),
+                resource_names: vec!["a".into()],
+                ..Default::default()
+            };
+            let path = format!("/envoy.service.{service}/{method}{what}");
+            let channel = Channel::from_shared(format!("http://{}", served.address)).unwrap();
+            let channel = channel.connect().await.unwrap();
+            let answer = call(channel, &path, request.encode_to_vec()).await.unwrap().unwrap();
+            let answer = DiscoveryResponse::decode(&*answer).unwrap();
+            assert_eq!((answer.type_url.as_str(), answer.resources.len()), (&*type_url, 1));
+        }
+    }
+}
+
+#[tokio::test]
+async fn fetching_is_answered_once_whatever_the_client_holds() {
+    use deltaplane_server::envoy_types::pb::envoy::service::cluster::v3::cluster_discovery_service_client::ClusterDiscoveryServiceClient;
+    let served = serve().await;
+    let address = format!("http://{}", served.address);
+    let mut client = ClusterDiscoveryServiceClient::connect(address).await.unwrap();
+    let mut request = DiscoveryRequest { node: node("n", "c"), ..Default::default() };
+    let unknown = client.fetch_clusters(request.clone()).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::Unavailable);
+    served.put("c", "a", "1");
+    let first = client.fetch_clusters(request.clone()).await.unwrap().into_inner();
+    assert_eq!(first.resources.len(), 1);
+    request.version_info = first.version_info.clone();
+    let second = client.fetch_clusters(request.clone()).await.unwrap().into_inner();
+    assert_eq!((second.version_info, second.resources.len()), (first.version_info, 1));
+    request.resource_names = vec!["missing".into()];
+    let none = client.fetch_clusters(request).await.unwrap().into_inner();
+    assert_eq!(none.resources, []);
+}
+
+#[tokio::test]
+async fn beyond_a_limit_the_stream_ends_and_says_which() {
+    let mut limits = Limits::default();
+    limits.stream.names = 2;
+    limits.stream.name_length = 10;
+    limits.stream.types = 1;
+    limits.request_size = 100_000;
+    limits.requests_per_second = 5;
+    let served = serve_within(limits).await;
+    served.put("c", "a", "1");
+    let named = |names: &[&str]| DeltaDiscoveryRequest {
+        resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
+        ..subscribe(node("n", "c"))
+    };
+    assert!(ask(&served, DELTA, &named(&["a", "b"])).await.is_ok());
+    let refused = ask(&served, DELTA, &named(&["a", "b", "c"])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("may name 2"), "{refused}");
+    let refused = ask(&served, DELTA, &named(&["12345678901"])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("10 bytes"), "{refused}");
+    let large = "x".repeat(200_000);
+    let refused = ask(&served, DELTA, &named(&[&large])).await.unwrap_err();
+    assert!([Code::OutOfRange, Code::ResourceExhausted].contains(&refused.code()), "{refused}");
+    let (requests, mut responses) = served.delta().await;
+    requests.send(subscribe(node("n", "c"))).unwrap();
+    next_delta(&mut responses).await;
+    requests.send(DeltaDiscoveryRequest { type_url: "x/y".into(), ..subscribe(None) }).unwrap();
+    let refused = next(&mut responses).await.unwrap_err();
+    assert!(refused.message().contains("ask for 1 types"), "{refused}");
+    let (requests, mut responses) = served.delta().await;
+    for _ in 0..10 {
+        requests.send(named(&["a"])).unwrap();
+    }
+    let refused = loop {
+        if let Err(refused) = next(&mut responses).await {
+            break refused;
+        }
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("5 requests a second"), "{refused}");
+}
+
+#[tokio::test]
+async fn r13_who_left_with_a_rejection_is_not_believed_what_it_runs() {
+    let served = serve().await;
+    served.put("c", "a", "1");
+    let (requests, mut responses) = served.delta().await;
+    requests.send(subscribe(node("n", "c"))).unwrap();
+    let first = next_delta(&mut responses).await;
+    let held = [("a".to_owned(), first.resources[0].version.clone())];
+    requests
+        .send(DeltaDiscoveryRequest { response_nonce: first.nonce, ..subscribe(None) })
+        .unwrap();
+    let mut transaction = Transaction::new();
+    transaction.upsert("c", Resource::raw(CDS, "a", b"2".to_vec()).build());
+    transaction.upsert("c", Resource::raw(CDS, "bad", b"2".to_vec()).build());
+    served.cache.commit(transaction).unwrap();
+    let second = next_delta(&mut responses).await;
+    let error_detail = Some(rpc::Status { message: "bad: no".into(), ..Default::default() });
+    let nack =
+        DeltaDiscoveryRequest { response_nonce: second.nonce, error_detail, ..subscribe(None) };
+    requests.send(nack).unwrap();
+    served.heard.expect("n: rejected bad: no").await;
+    drop((requests, responses));
+    served.heard.expect("n: disconnected None").await;
+    // The store goes back; the client runs a=2 and reports a=1.
+    let mut transaction = Transaction::new();
+    transaction.upsert("c", Resource::raw(CDS, "a", b"1".to_vec()).build());
+    transaction.remove("c", CDS, "bad");
+    served.cache.commit(transaction).unwrap();
+    let back = DeltaDiscoveryRequest {
+        initial_resource_versions: held.into(),
+        ..subscribe(node("n", "c"))
+    };
+    let (requests, mut responses) = served.delta().await;
+    requests.send(back.clone()).unwrap();
+    assert_eq!(next_delta(&mut responses).await.resources[0].name, "a");
+    drop((requests, responses));
+    served.heard.expect("n: disconnected None").await;
+    // Once is enough.
+    let (requests, mut responses) = served.delta().await;
+    requests.send(back).unwrap();
+    served.put("c", "b", "1");
+    assert_eq!(next_delta(&mut responses).await.resources[0].name, "b");
 }
 
 #[tokio::test]
@@ -289,7 +478,7 @@ async fn the_service_fits_into_a_router_of_ones_own() {
     let task = tokio::spawn(router.serve_with_incoming(incoming));
     let mut transaction = Transaction::new();
     transaction.upsert("default", Resource::raw(CDS, "a", vec![]).build());
-    let _ = cache.commit(transaction).unwrap();
+    cache.commit(transaction).unwrap();
     let address = format!("http://{address}");
     let mut client = AggregatedDiscoveryServiceClient::connect(address).await.unwrap();
     let requests = tokio_stream::once(subscribe(None));

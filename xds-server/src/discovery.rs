@@ -1,0 +1,250 @@
+//! The discovery services: the aggregated one and one for each type, for any tonic router.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    future::{Ready, ready},
+    marker::PhantomData,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use deltaplane_core::{DeltaRequest, Request, SotwRequest, TypeUrl, Variant};
+use http::{HeaderValue, header::CONTENT_TYPE};
+use prost::Message;
+use tonic::{
+    Status, Streaming,
+    body::Body,
+    codec::{DecodeBuf, Decoder},
+    server::NamedService,
+    service::{Routes, RoutesBuilder},
+    transport::server::TcpConnectInfo,
+};
+
+use self::sealed::Method;
+use crate::{
+    server::Shared,
+    stream::{Kind, XdsStream},
+};
+
+const fn sotw(name: &'static str) -> Method {
+    Method { name, variant: Variant::Sotw, kind: Kind::Stream }
+}
+
+const fn delta(name: &'static str) -> Method {
+    Method { name, variant: Variant::Delta, kind: Kind::Stream }
+}
+
+const fn fetch(name: &'static str) -> Method {
+    Method { name, variant: Variant::Sotw, kind: Kind::Fetch }
+}
+
+/// What a service is called, what it can do, and of which type, if it is of one.
+pub trait Discovery: sealed::Sealed {
+    #[doc(hidden)]
+    const NAME: &'static str;
+    #[doc(hidden)]
+    const TYPE_URL: Option<TypeUrl>;
+}
+
+mod sealed {
+    use deltaplane_core::Variant;
+
+    use crate::stream::Kind;
+
+    pub trait Sealed {
+        fn methods() -> &'static [Method];
+    }
+
+    /// A method of a service.
+    #[derive(Debug, Clone, Copy)]
+    pub struct Method {
+        pub(super) name: &'static str,
+        pub(super) variant: Variant,
+        pub(super) kind: Kind,
+    }
+}
+
+macro_rules! services {
+    ($($(#[$doc:meta])* $service:ident = $name:literal, $type_url:expr, [$($method:expr),*];)*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone, Copy)]
+            #[non_exhaustive]
+            pub struct $service;
+
+            impl sealed::Sealed for $service {
+                fn methods() -> &'static [Method] {
+                    const METHODS: &[Method] = &[$($method),*];
+                    METHODS
+                }
+            }
+
+            impl Discovery for $service {
+                const NAME: &'static str = $name;
+                const TYPE_URL: Option<TypeUrl> = $type_url;
+            }
+        )*
+
+        /// Every service there is.
+        pub(crate) fn routes(shared: &Arc<Shared>) -> Routes {
+            let mut routes = RoutesBuilder::default();
+            $(routes.add_service(DiscoveryService::<$service>::new(shared.clone()));)*
+            routes.routes()
+        }
+    };
+}
+
+services! {
+    /// All types on one stream, in order.
+    Aggregated = "envoy.service.discovery.v3.AggregatedDiscoveryService", None,
+        [sotw("StreamAggregatedResources"), delta("DeltaAggregatedResources")];
+    /// LDS.
+    Listeners = "envoy.service.listener.v3.ListenerDiscoveryService", Some(TypeUrl::LISTENER),
+        [sotw("StreamListeners"), delta("DeltaListeners"), fetch("FetchListeners")];
+    /// RDS.
+    RouteConfigurations = "envoy.service.route.v3.RouteDiscoveryService", Some(TypeUrl::ROUTE),
+        [sotw("StreamRoutes"), delta("DeltaRoutes"), fetch("FetchRoutes")];
+    /// SRDS.
+    ScopedRoutes = "envoy.service.route.v3.ScopedRoutesDiscoveryService",
+        Some(TypeUrl::SCOPED_ROUTE),
+        [sotw("StreamScopedRoutes"), delta("DeltaScopedRoutes"), fetch("FetchScopedRoutes")];
+    /// VHDS, which there is in delta only.
+    VirtualHosts = "envoy.service.route.v3.VirtualHostDiscoveryService",
+        Some(TypeUrl::VIRTUAL_HOST), [delta("DeltaVirtualHosts")];
+    /// CDS.
+    Clusters = "envoy.service.cluster.v3.ClusterDiscoveryService", Some(TypeUrl::CLUSTER),
+        [sotw("StreamClusters"), delta("DeltaClusters"), fetch("FetchClusters")];
+    /// EDS.
+    Endpoints = "envoy.service.endpoint.v3.EndpointDiscoveryService", Some(TypeUrl::ENDPOINT),
+        [sotw("StreamEndpoints"), delta("DeltaEndpoints"), fetch("FetchEndpoints")];
+    /// LEDS, which there is in delta only.
+    LocalityEndpoints = "envoy.service.endpoint.v3.LocalityEndpointDiscoveryService",
+        Some(TypeUrl::LOCALITY_ENDPOINT), [delta("DeltaLocalityEndpoints")];
+    /// SDS.
+    Secrets = "envoy.service.secret.v3.SecretDiscoveryService", Some(TypeUrl::SECRET),
+        [sotw("StreamSecrets"), delta("DeltaSecrets"), fetch("FetchSecrets")];
+    /// RTDS.
+    RuntimeLayers = "envoy.service.runtime.v3.RuntimeDiscoveryService", Some(TypeUrl::RUNTIME),
+        [sotw("StreamRuntime"), delta("DeltaRuntime"), fetch("FetchRuntime")];
+    /// ECDS.
+    ExtensionConfigs = "envoy.service.extension.v3.ExtensionConfigDiscoveryService",
+        Some(TypeUrl::EXTENSION_CONFIG),
+        [
+            sotw("StreamExtensionConfigs"),
+            delta("DeltaExtensionConfigs"),
+            fetch("FetchExtensionConfigs")
+        ];
+}
+
+/// A discovery service, for `Router::add_service`. Clones serve the same content.
+///
+/// Made by [`XdsServer::service`](crate::XdsServer::service).
+pub struct DiscoveryService<D> {
+    shared: Arc<Shared>,
+    discovery: PhantomData<fn() -> D>,
+}
+
+impl<D: Discovery> DiscoveryService<D> {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, discovery: PhantomData }
+    }
+
+    fn open(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        let called = request.uri().path().rsplit_once('/').map_or("", |(_, method)| method);
+        let method = D::methods().iter().find(|method| method.name == called);
+        let Some(method) = method else {
+            let message =
+                format!("{} has no method {called:?}; this server speaks xDS v3", D::NAME);
+            return Err(Status::unimplemented(message));
+        };
+        if request.headers().get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
+            let message = "compressed requests are not supported: send them as they are";
+            return Err(Status::unimplemented(message));
+        }
+        let peer = request.extensions().get::<TcpConnectInfo>().and_then(|info| info.remote_addr());
+        let decoder = RequestDecoder { variant: method.variant, type_url: D::TYPE_URL };
+        let limit = Some(self.shared.limits.request_size);
+        let requests = Streaming::new_request(decoder, request.into_body(), None, limit);
+        let shared = self.shared.clone();
+        let stream = XdsStream::new(shared, requests, method.variant, method.kind, peer);
+        let mut response = http::Response::new(Body::new(stream));
+        let content_type = HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
+        Ok(response)
+    }
+}
+
+impl<D> Clone for DiscoveryService<D> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), discovery: PhantomData }
+    }
+}
+
+impl<D: Discovery> fmt::Debug for DiscoveryService<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("DiscoveryService").field(&D::NAME).finish()
+    }
+}
+
+impl<D: Discovery> NamedService for DiscoveryService<D> {
+    const NAME: &'static str = D::NAME;
+}
+
+impl<D: Discovery> tower_service::Service<http::Request<Body>> for DiscoveryService<D> {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        ready(Ok(self.open(request).unwrap_or_else(Status::into_http)))
+    }
+}
+
+/// Decodes the requests of one method; the node stays encoded.
+struct RequestDecoder {
+    variant: Variant,
+    type_url: Option<TypeUrl>,
+}
+
+impl RequestDecoder {
+    /// On a service of one type, a request means that type without saying so (B-03).
+    fn settle_type(&self, request: &mut String) -> Result<(), Status> {
+        match &self.type_url {
+            Some(type_url) if request.is_empty() => request.push_str(type_url),
+            Some(type_url) if *request != **type_url => {
+                return Err(Status::invalid_argument(format!(
+                    "the request is for {request}, but this service delivers {type_url} only: \
+                     use the aggregated service, or that type's own"
+                )));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Decoder for RequestDecoder {
+    type Item = Request;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Request>, Status> {
+        let malformed = |error| Status::invalid_argument(format!("malformed request: {error}"));
+        Ok(Some(match self.variant {
+            Variant::Delta => {
+                let mut request = DeltaRequest::decode(buffer).map_err(malformed)?;
+                self.settle_type(&mut request.type_url)?;
+                request.into()
+            }
+            _ => {
+                let mut request = SotwRequest::decode(buffer).map_err(malformed)?;
+                self.settle_type(&mut request.type_url)?;
+                request.into()
+            }
+        }))
+    }
+}

@@ -12,6 +12,8 @@ use imbl::{OrdMap, Vector};
 #[derive(Debug, Clone)]
 pub(crate) struct Layer {
     pub(crate) resources: OrdMap<Arc<str>, Resource>,
+    /// The name of the resource that has an alias.
+    aliases: OrdMap<Arc<str>, Arc<str>>,
     pub(crate) version: TypeVersion,
     /// Its source said what is in it. Until then it is unknown, which is not the same as empty.
     pub(crate) filled: bool,
@@ -23,6 +25,7 @@ impl Layer {
     pub(crate) fn new(filled: bool) -> Self {
         Self {
             resources: OrdMap::new(),
+            aliases: OrdMap::new(),
             version: TypeVersion::default(),
             filled,
             log: Log { begin: Revision(0), commits: Vector::new(), entries: 0 },
@@ -57,10 +60,14 @@ impl Layer {
         for change in &changes {
             if let Some(before) = &change.before {
                 self.version.subtract(before);
+                self.forget_aliases(before);
             }
             match &change.after {
                 Some(after) => {
                     self.version.add(after);
+                    for alias in after.aliases() {
+                        self.aliases.insert(alias.clone(), change.name.clone());
+                    }
                     self.resources.insert(change.name.clone(), after.clone());
                 }
                 None => {
@@ -71,6 +78,20 @@ impl Layer {
         self.version.revision = origin.revision.or(self.version.revision);
         self.version.label.clone_from(&origin.label);
         self.log.push(LoggedCommit { revision, changes: changes.into() }, log_limit);
+    }
+
+    /// The resource that has this alias.
+    pub(crate) fn resolve(&self, alias: &str) -> Option<&Resource> {
+        self.aliases.get(alias).and_then(|name| self.resources.get(name))
+    }
+
+    fn forget_aliases(&mut self, resource: &Resource) {
+        for alias in resource.aliases() {
+            // It may have gone to another resource in the meantime.
+            if self.aliases.get(alias) == Some(resource.name()) {
+                self.aliases.remove(alias);
+            }
+        }
     }
 
     /// The commits after a revision, oldest first.

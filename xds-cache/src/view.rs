@@ -88,6 +88,14 @@ impl View for CacheView {
         self.layers(type_url).find_map(|layer| layer.resources.get(name).cloned())
     }
 
+    /// A name goes before an alias, and an alias counts if the resource that has it is the one seen.
+    fn resolve(&self, type_url: &TypeUrl, name: &str) -> Option<Resource> {
+        self.get(type_url, name).or_else(|| {
+            let mut having = self.layers(type_url).filter_map(|layer| layer.resolve(name));
+            having.find(|found| self.get(type_url, found.name()).as_ref() == Some(*found)).cloned()
+        })
+    }
+
     fn resources(&self, type_url: &TypeUrl) -> impl Iterator<Item = Resource> {
         let mut layers = self.layers(type_url);
         let (first, second) = (layers.next(), layers.next());

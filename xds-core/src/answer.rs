@@ -20,6 +20,8 @@ const SPLIT_AT: usize = 3 << 20;
 pub(crate) struct Answer {
     /// What goes on the wire.
     resources: Vec<Resource>,
+    /// What it says is gone, in delta.
+    removed: Vec<Arc<str>>,
     /// What of it is news, and so in flight until it is answered.
     pub(crate) sent: Vec<Sent>,
     /// The version of the whole.
@@ -34,7 +36,15 @@ impl Answer {
 
     /// How many removals it carries.
     pub(crate) fn removals(&self) -> usize {
-        self.sent.iter().filter(|sent| sent.content.is_none()).count()
+        self.removed.len()
+    }
+
+    /// Adds a resource that goes by this name; by several, it is in the response once (B-09).
+    fn push(&mut self, name: &Arc<str>, resource: Resource) {
+        if resource.aliases().is_empty() || !self.resources.contains(&resource) {
+            self.resources.push(resource.clone());
+        }
+        self.sent.push(Sent { name: name.clone(), content: Some(resource) });
     }
 
     /// The resources in it that are news.
@@ -47,8 +57,7 @@ impl Answer {
         match stream.variant {
             Variant::Sotw => wire::sotw_body(&stream.type_url, &self.version, &self.resources),
             Variant::Delta => {
-                let removed = self.sent.iter().filter(|sent| sent.content.is_none());
-                let removed: Vec<_> = removed.map(|sent| &*sent.name).collect();
+                let removed: Vec<_> = self.removed.iter().map(|name| &**name).collect();
                 wire::delta_body(&stream.type_url, &self.version, &self.resources, &removed)
             }
         }
@@ -71,8 +80,8 @@ impl TypeStream {
     /// What is gone and the client may still hold.
     pub(crate) fn removals<V: View>(&mut self, view: &V) -> Option<Answer> {
         self.cursor?;
-        let gone = self.owed.keys().filter(|name| view.get(&self.type_url, name).is_none());
-        let gone: Vec<_> = gone.cloned().collect();
+        let is_gone = |name: &&Arc<str>| view.resolve(&self.type_url, name).is_none();
+        let gone: Vec<_> = self.owed.keys().filter(is_gone).cloned().collect();
         if self.variant == Variant::Sotw && !self.policy.full_state {
             // There is no word for it (S-06); that it is gone is noted, so that it is sent if it returns.
             gone.iter().for_each(|name| self.forget(name));
@@ -81,8 +90,16 @@ impl TypeStream {
         if gone.is_empty() {
             return None;
         }
-        let sent = gone.into_iter().map(|name| Sent { name, content: None });
-        let mut answer = Answer { sent: sent.collect(), ..Answer::default() };
+        let mut answer = Answer::default();
+        for name in gone {
+            // The client knows what it subscribed to by an alias under its own name.
+            let told = self.owed.get(&name).and_then(|owed| owed.told.as_ref());
+            let gone = told.map_or(&name, Resource::name).clone();
+            if !answer.removed.contains(&gone) {
+                answer.removed.push(gone);
+            }
+            answer.sent.push(Sent { name, content: None });
+        }
         self.complete(view, &mut answer, false);
         Some(answer)
     }
@@ -92,14 +109,14 @@ impl TypeStream {
         let mut done = Vec::new();
         let mut size = 0;
         for (name, owed) in &self.owed {
-            if let Some(resource) = view.get(&self.type_url, name) {
+            if let Some(resource) = view.resolve(&self.type_url, name) {
                 size += resource.delta_entry().len();
                 if size > SPLIT_AT && !self.repeats_everything() && !answer.resources.is_empty() {
                     break;
                 }
-                answer.sent.push(Sent { name: name.clone(), content: Some(resource.clone()) });
-                answer.resources.push(resource);
+                answer.push(name, resource);
             } else if self.answers_missing(owed.reason, owed.may_hold) {
+                answer.removed.push(name.clone());
                 answer.sent.push(Sent { name: name.clone(), content: None });
             } else if !owed.may_hold {
                 done.push(name.clone());
@@ -173,8 +190,7 @@ impl TypeStream {
             let resource =
                 view.get(&self.type_url, name).filter(|_| self.subscription.contains(name));
             if let Some(resource) = resource {
-                answer.sent.push(Sent { name: name.clone(), content: Some(resource.clone()) });
-                answer.resources.push(resource);
+                answer.push(name, resource);
             }
         }
     }

@@ -340,9 +340,11 @@ impl<V: View> Machine<V> {
 
     fn send(&mut self, at: usize, answer: Answer, revision: Revision) -> Option<Response> {
         self.nonces += 1;
+        let type_url = self.types.get(at)?.type_url.clone();
+        let awaited = self.awaited(&type_url);
         let stream = self.types.get_mut(at)?;
         let response = Response {
-            type_url: stream.type_url.clone(),
+            type_url,
             nonce: self.nonces.to_string(),
             resources: answer.resources(),
             removals: answer.removals(),
@@ -357,7 +359,7 @@ impl<V: View> Machine<V> {
                 .collect(),
             None => Vec::new(),
         };
-        stream.send(response.nonce.clone(), revision, answer.version, answer.sent);
+        stream.send(response.nonce.clone(), revision, answer.version, answer.sent, awaited);
         for key in followers {
             let follower = self.types.iter_mut().find(|stream| stream.type_url == key.type_url);
             if let Some(follower) = follower {
@@ -365,6 +367,15 @@ impl<V: View> Machine<V> {
             }
         }
         Some(response)
+    }
+
+    /// The names of a type that the client waits for, because a response that refers to them is not yet
+    /// answered.
+    fn awaited(&self, type_url: &TypeUrl) -> Vec<Arc<str>> {
+        let is_followed =
+            |stream: &&TypeStream| stream.policy.followed_by.as_ref() == Some(type_url);
+        let followed = self.types.iter().filter(is_followed);
+        followed.flat_map(|stream| stream.unanswered_references(type_url)).collect()
     }
 
     /// Whether a nonce was given out on this stream.

@@ -39,6 +39,7 @@ pub struct Resource(Arc<Inner>);
 struct Inner {
     type_url: TypeUrl,
     name: Arc<str>,
+    aliases: Box<[Arc<str>]>,
     version: String,
     hash: u64,
     /// `DeltaDiscoveryResponse.resources`, whose tail is `DiscoveryResponse.resources`, whose tail is
@@ -69,6 +70,7 @@ impl Resource {
             type_url: type_url.into(),
             name: name.into(),
             value: value.into(),
+            aliases: Vec::new(),
             version: None,
             schema: None,
             references: Vec::new(),
@@ -85,6 +87,12 @@ impl Resource {
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
         &self.0.name
+    }
+
+    /// Other names that it goes by: a delta subscription to one of them is one to it (D-17).
+    #[must_use]
+    pub fn aliases(&self) -> &[Arc<str>] {
+        &self.0.aliases
     }
 
     /// The version on the wire: the content's hash, or what the caller said it is. Equal content of one
@@ -158,6 +166,7 @@ pub struct ResourceBuilder<'a> {
     type_url: TypeUrl,
     name: Arc<str>,
     value: Bytes,
+    aliases: Vec<Arc<str>>,
     version: Option<String>,
     schema: Option<&'a Schema>,
     references: Vec<Key>,
@@ -179,6 +188,13 @@ impl<'a> ResourceBuilder<'a> {
         self
     }
 
+    /// Other names that it goes by: a delta subscription to one of them is one to it (D-17). An alias
+    /// should belong to one resource only; a name goes before an alias.
+    pub fn aliases<N: Into<Arc<str>>>(mut self, aliases: impl IntoIterator<Item = N>) -> Self {
+        self.aliases.extend(aliases.into_iter().map(Into::into));
+        self
+    }
+
     /// The version that clients see, in place of the content's hash.
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = Some(version.into());
@@ -192,12 +208,13 @@ impl<'a> ResourceBuilder<'a> {
             Some(schema) => schema.hash(self.type_url.message_name(), &self.value),
             None => xxh3_64_with_seed(&self.value, 0),
         };
-        let version = self.version.unwrap_or_else(|| format!("{hash:016x}"));
-        let (entry, any_at) = encode_entry(&self.name, &version, &self.type_url, &self.value);
+        let version = self.version.clone().unwrap_or_else(|| format!("{hash:016x}"));
+        let (entry, any_at) = self.encode_entry(&version);
         Resource(Arc::new(Inner {
             value_at: entry.len() - self.value.len(),
             type_url: self.type_url,
             name: self.name,
+            aliases: self.aliases.into(),
             version,
             hash,
             entry,
@@ -205,30 +222,34 @@ impl<'a> ResourceBuilder<'a> {
             references: self.references.into(),
         }))
     }
+
+    /// Encodes a field `resources = Resource { name, version, aliases, resource: Any }` with the `Any`
+    /// last, and says where the field that holds the `Any` begins.
+    fn encode_entry(&self, version: &str) -> (Bytes, usize) {
+        let any_len = field_len(1, self.type_url.len()) + field_len(2, self.value.len());
+        let aliases: usize = self.aliases.iter().map(|alias| field_len(4, alias.len())).sum();
+        let resource_len = field_len(3, self.name.len())
+            + field_len(1, version.len())
+            + aliases
+            + field_len(RESOURCES, any_len);
+        let mut entry = BytesMut::with_capacity(field_len(RESOURCES, resource_len));
+        encode_key(RESOURCES, WireType::LengthDelimited, &mut entry);
+        encode_varint(resource_len as u64, &mut entry);
+        put_field(3, self.name.as_bytes(), &mut entry);
+        put_field(1, version.as_bytes(), &mut entry);
+        self.aliases.iter().for_each(|alias| put_field(4, alias.as_bytes(), &mut entry));
+        let any_at = entry.len();
+        encode_key(RESOURCES, WireType::LengthDelimited, &mut entry);
+        encode_varint(any_len as u64, &mut entry);
+        put_field(1, self.type_url.as_bytes(), &mut entry);
+        put_field(2, &self.value, &mut entry);
+        (entry.freeze(), any_at)
+    }
 }
 
 /// The tag of `resources` in both responses, and of `Resource.resource`: that they agree is what lets
 /// one buffer be all of them.
 const RESOURCES: u32 = 2;
-
-/// Encodes a field `resources = Resource { name, version, resource: Any }` with the `Any` last, and says
-/// where the field that holds the `Any` begins.
-fn encode_entry(name: &str, version: &str, type_url: &str, value: &[u8]) -> (Bytes, usize) {
-    let any_len = field_len(1, type_url.len()) + field_len(2, value.len());
-    let resource_len =
-        field_len(3, name.len()) + field_len(1, version.len()) + field_len(RESOURCES, any_len);
-    let mut entry = BytesMut::with_capacity(field_len(RESOURCES, resource_len));
-    encode_key(RESOURCES, WireType::LengthDelimited, &mut entry);
-    encode_varint(resource_len as u64, &mut entry);
-    put_field(3, name.as_bytes(), &mut entry);
-    put_field(1, version.as_bytes(), &mut entry);
-    let any_at = entry.len();
-    encode_key(RESOURCES, WireType::LengthDelimited, &mut entry);
-    encode_varint(any_len as u64, &mut entry);
-    put_field(1, type_url.as_bytes(), &mut entry);
-    put_field(2, value, &mut entry);
-    (entry.freeze(), any_at)
-}
 
 /// The encoded length of a length-delimited field.
 pub(crate) fn field_len(tag: u32, len: usize) -> usize {

@@ -94,7 +94,10 @@ struct InFlight {
     revision: Revision,
     version: String,
     sent: Vec<Sent>,
+    /// What it left out, because the client rejected that by name.
     withheld: BTreeSet<Arc<str>>,
+    /// What responses that were unanswered then wait for (N-13).
+    awaited: Vec<Arc<str>>,
 }
 
 /// What a response said of a name: its content, or that it is gone.
@@ -250,7 +253,15 @@ impl TypeStream {
     pub(crate) fn take_up<'a>(&mut self, changes: impl Iterator<Item = &'a Change>) {
         for change in changes {
             if self.subscription.contains(&change.name) {
-                self.note(change);
+                self.note(&change.name, change);
+                continue;
+            }
+            let versions = change.before.iter().chain(&change.after);
+            let aliases: BTreeSet<_> = versions.flat_map(Resource::aliases).collect();
+            for alias in aliases {
+                if self.subscription.contains(alias) {
+                    self.note(alias, change);
+                }
             }
         }
     }
@@ -304,7 +315,7 @@ impl TypeStream {
         let names: Vec<_> = self
             .subscription
             .told()
-            .map(|(name, told)| (name.clone(), told, view.get(&self.type_url, name)))
+            .map(|(name, told)| (name.clone(), told, view.resolve(&self.type_url, name)))
             .filter(|(_, told, now)| *told != now.as_ref().map(Resource::hash))
             .map(|(name, told, _)| (name, told.is_some()))
             .collect();
@@ -323,16 +334,16 @@ impl TypeStream {
         }
     }
 
-    /// Takes up the change of a subscribed name. What was owed and came back to what was told is no
+    /// Takes up a change of what is subscribed by this name, or alias. What was owed and came back to what was told is no
     /// longer owed, as if nothing had happened (D-16).
-    fn note(&mut self, change: &Change) {
-        self.owe_again_with(&change.name);
-        if let Some(owed) = self.owed.get(&change.name)
+    fn note(&mut self, name: &Arc<str>, change: &Change) {
+        self.owe_again_with(name);
+        if let Some(owed) = self.owed.get(name)
             && owed.reason == Reason::Changed
             && owed.told == change.after
             && (owed.told.is_some() || !owed.may_hold)
         {
-            self.owed.remove(&change.name);
+            self.owed.remove(name);
             return;
         }
         // What is owed already was not sent, so what the client may hold did not change; unless it asks
@@ -342,7 +353,7 @@ impl TypeStream {
             .get(&change.name)
             .is_none_or(|owed| owed.reason >= Reason::Asked && self.subscription.is_wildcard());
         let may_hold = change.before.is_some() && was_told;
-        self.owe(change.name.clone(), change.before.clone(), may_hold, Reason::Changed);
+        self.owe(name.clone(), change.before.clone(), may_hold, Reason::Changed);
     }
 
     /// Owes a name; what is known of it from before stays.
@@ -379,6 +390,7 @@ impl TypeStream {
         revision: Revision,
         version: String,
         sent: Vec<Sent>,
+        awaited: Vec<Arc<str>>,
     ) {
         let withheld = if self.repeats_everything() { self.withheld() } else { BTreeSet::new() };
         for Sent { name, content } in &sent {
@@ -392,7 +404,7 @@ impl TypeStream {
         if self.in_flight.len() == MAX_UNANSWERED {
             self.in_flight.pop_front();
         }
-        self.in_flight.push_back(InFlight { nonce, revision, version, sent, withheld });
+        self.in_flight.push_back(InFlight { nonce, revision, version, sent, withheld, awaited });
     }
 
     fn withheld(&self) -> BTreeSet<Arc<str>> {
@@ -449,11 +461,12 @@ impl TypeStream {
     /// Parks the names of rejected responses. If one of them was sent again, changed or was given up
     /// since, the others are owed at once: what crosses a NACK must not strand them.
     fn reject(&mut self, settled: Vec<InFlight>, error: &ErrorDetail) -> Vec<Arc<str>> {
-        let sent: BTreeMap<_, _> = settled
-            .into_iter()
-            .flat_map(|response| response.sent)
-            .map(|sent| (sent.name, sent.content))
-            .collect();
+        let mut sent = BTreeMap::new();
+        let mut awaited = Vec::new();
+        for response in settled {
+            sent.extend(response.sent.into_iter().map(|sent| (sent.name, sent.content)));
+            awaited.extend(response.awaited);
+        }
         let names: Vec<_> = sent.keys().cloned().collect();
         let is_parked = |name: &Arc<str>| {
             let is_newer = self.owed.contains_key(name) || self.is_in_flight(name);
@@ -472,7 +485,32 @@ impl TypeStream {
                 self.owe(name, holds, true, Reason::Again);
             }
         }
+        awaited.iter().for_each(|name| self.send_again_after_rejection(name));
         names
+    }
+
+    /// Sends again what a client was waiting for when it rejected something else of that type: the
+    /// failure ended its wait with nothing (N-13). What shared the rejected response goes too, if the
+    /// client's words name others than it.
+    fn send_again_after_rejection(&mut self, name: &Arc<str>) {
+        if let Some(rejected) = self.rejected.get(name) {
+            let group = rejected.group;
+            let mut siblings = self.rejected.values().filter(|other| other.group == group);
+            if rejected.blamed || !siblings.any(|sibling| sibling.blamed) {
+                return;
+            }
+        }
+        self.rejected.remove(name);
+        self.follow(name);
+    }
+
+    /// What unanswered responses refer to, of a type that is to follow them.
+    pub(crate) fn unanswered_references(&self, follower: &TypeUrl) -> Vec<Arc<str>> {
+        let sent = self.in_flight.iter().flat_map(|response| &response.sent);
+        let references =
+            sent.filter_map(|sent| sent.content.as_ref()).flat_map(Resource::references);
+        let followers = references.filter(|key| key.type_url == *follower);
+        followers.map(|key| key.name.clone()).collect()
     }
 
     /// The names in flight.

@@ -63,6 +63,11 @@ pub trait View: Clone {
     /// The resource of that name.
     fn get(&self, type_url: &TypeUrl, name: &str) -> Option<Resource>;
 
+    /// The resource that goes by that name, be it an alias (D-17). A view without aliases need not say.
+    fn resolve(&self, type_url: &TypeUrl, name: &str) -> Option<Resource> {
+        self.get(type_url, name)
+    }
+
     /// All resources of a type, in the order of their names.
     fn resources(&self, type_url: &TypeUrl) -> impl Iterator<Item = Resource>;
 

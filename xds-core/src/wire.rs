@@ -222,6 +222,9 @@ pub struct DeltaResource {
     /// Its name.
     #[prost(string, tag = "3")]
     pub name: String,
+    /// Other names that it goes by.
+    #[prost(string, repeated, tag = "4")]
+    pub aliases: Vec<String>,
 }
 
 /// A response, ready for the wire: a body that streams owed the same may share, and a nonce of its own.

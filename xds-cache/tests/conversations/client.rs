@@ -15,6 +15,7 @@ pub const EDS: TypeUrl = TypeUrl::ENDPOINT;
 pub const LDS: TypeUrl = TypeUrl::LISTENER;
 pub const RDS: TypeUrl = TypeUrl::ROUTE;
 pub const SDS: TypeUrl = TypeUrl::SECRET;
+pub const VHDS: TypeUrl = TypeUrl::VIRTUAL_HOST;
 
 /// A resource whose content is a number; a cluster refers to endpoints of its own name.
 pub fn resource(type_url: TypeUrl, name: &str, content: u32) -> Resource {

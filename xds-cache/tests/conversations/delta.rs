@@ -2,7 +2,7 @@
 
 use deltaplane_core::{Event, Variant};
 
-use crate::client::{CDS, Client, EDS, LDS, RDS, SDS};
+use crate::client::{CDS, Client, EDS, LDS, RDS, SDS, VHDS};
 
 fn delta(resources: &[(deltaplane_core::TypeUrl, &str, u32)]) -> Client {
     Client::with(Variant::Delta, resources)
@@ -201,6 +201,33 @@ fn d16_what_came_back_before_it_was_told_is_no_change() {
 }
 
 #[test]
+fn d17_a_subscription_to_an_alias_is_one_to_what_has_it() {
+    let mut client = Client::new(Variant::Delta);
+    let put = |client: &Client, name: &str, content: u32, aliases: &[&str]| {
+        let resource = deltaplane_core::Resource::raw(VHDS, name, format!("{name}={content}"));
+        let mut transaction = deltaplane_cache::Transaction::new();
+        transaction.upsert("default", resource.aliases(aliases.iter().copied()).build());
+        client.cache.commit(transaction).unwrap();
+    };
+    put(&client, "rc/vh", 1, &["rc/a", "rc/b"]);
+    client.delta(VHDS, &["rc/a", "rc/b", "rc/vh"], &[]);
+    let got = client.expect(VHDS);
+    assert_eq!(got.resources, ["rc/vh=1"], "once, under its own name");
+    client.ack(&got, &[]);
+    client.silence();
+    client.delta(VHDS, &[], &["rc/vh", "rc/b"]);
+    put(&client, "rc/vh", 2, &["rc/a"]);
+    assert_eq!(client.expect(VHDS).resources, ["rc/vh=2"]);
+    client.remove(&[(VHDS, "rc/vh")]);
+    assert_eq!(client.expect(VHDS).removed, ["rc/vh"]);
+    put(&client, "rc/other", 1, &["rc/a"]);
+    assert_eq!(client.expect(VHDS).resources, ["rc/other=1"]);
+    client.delta(VHDS, &[], &["rc/a"]);
+    put(&client, "rc/other", 2, &["rc/a"]);
+    client.silence();
+}
+
+#[test]
 fn d23_a_large_set_is_split_into_parts_of_one_revision() {
     let mut client = Client::new(Variant::Delta);
     let mut transaction = deltaplane_cache::Transaction::new();
@@ -386,5 +413,25 @@ fn o04_endpoints_follow_a_changed_cluster() {
     client.put(&[(CDS, "a", 2), (CDS, "b", 2)]);
     assert_eq!(client.expect(CDS).resources, ["a=2", "b=2"]);
     assert_eq!(client.expect(EDS).resources, ["a=1"]);
+    client.silence();
+}
+
+#[test]
+fn n13_after_a_rejection_of_endpoints_those_that_clusters_wait_for_are_sent_again() {
+    let mut client = delta(&[(EDS, "a", 1), (EDS, "b", 1), (EDS, "c", 1), (EDS, "idle", 1)]);
+    client.delta(CDS, &[], &[]);
+    client.delta(EDS, &["a", "b", "c", "idle"], &[]);
+    client.drain(&[]);
+    client.put(&[(CDS, "a", 1), (CDS, "b", 1), (CDS, "c", 1)]);
+    let clusters = client.expect(CDS);
+    let endpoints = client.expect(EDS);
+    assert_eq!(endpoints.resources, ["a=1", "b=1", "c=1"]);
+    client.ack(&endpoints, &[]);
+    client.put(&[(EDS, "a", 2), (EDS, "b", 2)]);
+    let bad = client.expect(EDS);
+    // The failure ends the clusters' wait, so that they are acknowledged before it is.
+    client.ack(&clusters, &[]);
+    client.nack(&bad, &[], "", "a: no such locality");
+    assert_eq!(client.expect(EDS).resources, ["b=2", "c=1"], "and neither a nor idle");
     client.silence();
 }

@@ -1,1 +1,52 @@
-//! x
+//! What the end-to-end tests are made of: the real `deltaplane`, real Envoys, a real PostgreSQL, and
+//! upstreams for them to route to.
+//!
+//! Whatever is missing on the machine is installed, and a test fails if that cannot be done: none
+//! passes by being skipped. Nothing needs a fixed port, and nothing is left behind: each process ends
+//! when its owner is dropped, and shows the end of its log if that is because a test failed.
+//!
+//! # Layout
+//!
+//! * [`deadline`]: waiting, and for how long at most
+//! * [`machine`]: this machine, its folders and packages
+//! * [`port`], [`process`], [`http`]: what a network test needs of it
+//! * [`upstream`], [`postgres`], [`envoy`], [`server`]: the parts
+//! * [`database`]: SQLite or PostgreSQL, by the door that is not the server's
+//! * [`service`], [`listener`]: what is told to the server, and what Envoy's users see of it
+//! * [`witness`]: somebody who is served while others misbehave
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::exhaustive_enums,
+    reason = "a test that cannot go on fails, and nobody depends on this crate"
+)]
+
+pub mod database;
+pub mod deadline;
+pub mod envoy;
+pub mod grpc_backend;
+pub mod grpc_client;
+pub mod grpc_control_plane;
+pub mod grpc_program;
+pub mod grpc_resources;
+pub mod grpc_tools;
+pub mod http;
+pub mod listener;
+pub mod machine;
+pub mod port;
+pub mod postgres;
+pub mod process;
+pub mod server;
+pub mod service;
+pub mod upstream;
+pub mod witness;
+
+pub use database::{Database, Kind};
+pub use deadline::wait_until;
+pub use envoy::Envoy;
+pub use listener::Listener;
+pub use postgres::Postgres;
+pub use server::{Deltaplane, Variant};
+pub use upstream::Upstream;
+pub use witness::Witness;

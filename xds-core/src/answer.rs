@@ -6,8 +6,9 @@ use bytes::Bytes;
 
 use crate::{
     Resource, TypeVersion, Variant, View,
-    type_stream::{Reason, Sent, TypeStream},
+    type_stream::{Reason, TypeStream},
     type_url::MissingAnswer,
+    unsettled::Sent,
     wire,
 };
 
@@ -163,7 +164,7 @@ impl TypeStream {
     /// All that is subscribed, with what was acknowledged in the place of what is rejected.
     fn everything<V: View>(&self, view: &V, version: &mut TypeVersion) -> Vec<Resource> {
         let mut all = Vec::new();
-        let mut push = |resource: Resource| match self.substitute(resource.name()) {
+        let mut push = |resource: Resource| match self.unsettled.substitute(resource.name()) {
             None => all.push(resource),
             Some(substitute) => {
                 version.subtract(&resource);
@@ -186,7 +187,7 @@ impl TypeStream {
     /// newest, which then must speak for all of them.
     fn repeat_unanswered<V: View>(&self, view: &V, answer: &mut Answer) {
         let news: BTreeSet<_> = answer.sent.iter().map(|sent| sent.name.clone()).collect();
-        for name in self.unanswered().difference(&news) {
+        for name in self.unsettled.unanswered().difference(&news) {
             let resource =
                 view.get(&self.type_url, name).filter(|_| self.subscription.contains(name));
             if let Some(resource) = resource {

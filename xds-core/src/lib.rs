@@ -23,7 +23,8 @@
 //! * `view`: what a stream reads from, implemented by a cache
 //! * `wire`: the messages
 //! * `subscription`: what a client subscribes to
-//! * `type_stream`: one type on one stream: owed, in flight, rejected
+//! * `type_stream`: one type on one stream: what it subscribes to, and what it is owed
+//! * `unsettled`: what was sent and is not accepted: in flight, rejected
 //! * `answer`: what goes into the next response
 //! * `machine`: one stream: all its types, in order
 //!
@@ -37,6 +38,7 @@ mod schema;
 mod subscription;
 mod type_stream;
 mod type_url;
+mod unsettled;
 mod view;
 mod wire;
 

@@ -5,7 +5,8 @@ use std::{collections::VecDeque, sync::Arc};
 use crate::{
     ErrorDetail, LogTruncated, Request, Resource, Response, Revision, Subscription, TypeUrl, View,
     answer::Answer,
-    type_stream::{Settled, TypeStream},
+    type_stream::TypeStream,
+    unsettled::{InFlight, Settled},
 };
 
 /// Which of the two protocols a stream speaks. The method that the client called decides (B-01).
@@ -168,7 +169,7 @@ impl<V: View> Machine<V> {
     /// Whether the client rejected something that has not been repaired since.
     #[must_use]
     pub fn has_rejections(&self) -> bool {
-        self.types.iter().any(TypeStream::has_rejections)
+        self.types.iter().any(|stream| stream.unsettled.has_rejections())
     }
 
     /// Answers all that was asked for, even if there is nothing to say: a unary call has to.
@@ -316,7 +317,7 @@ impl<V: View> Machine<V> {
             (Some(Settled::Acknowledged { revision }), _) => {
                 self.events.push_back(Event::Acknowledged { type_url, nonce, revision });
             }
-            (Some(Settled::Rejected { names }), Some(error)) => {
+            (Some(Settled::Rejected { names, .. }), Some(error)) => {
                 self.events.push_back(Event::Rejected { type_url, nonce, names, error });
             }
             _ => {}
@@ -359,7 +360,14 @@ impl<V: View> Machine<V> {
                 .collect(),
             None => Vec::new(),
         };
-        stream.send(response.nonce.clone(), revision, answer.version, answer.sent, awaited);
+        stream.send(InFlight {
+            nonce: response.nonce.clone(),
+            revision,
+            version: answer.version,
+            sent: answer.sent,
+            awaited,
+            withheld: stream.unsettled.withheld(),
+        });
         for key in followers {
             let follower = self.types.iter_mut().find(|stream| stream.type_url == key.type_url);
             if let Some(follower) = follower {
@@ -375,7 +383,7 @@ impl<V: View> Machine<V> {
         let is_followed =
             |stream: &&TypeStream| stream.policy.followed_by.as_ref() == Some(type_url);
         let followed = self.types.iter().filter(is_followed);
-        followed.flat_map(|stream| stream.unanswered_references(type_url)).collect()
+        followed.flat_map(|stream| stream.unsettled.unanswered_references(type_url)).collect()
     }
 
     /// Whether a nonce was given out on this stream.

@@ -15,18 +15,17 @@
 //! in flight then touches nothing.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use crate::{
     Change, DeltaRequest, ErrorDetail, LogTruncated, Resource, Revision, SotwRequest, Subscription,
-    TypeUrl, Variant, View, subscription::Asked, type_url::TypePolicy,
+    TypeUrl, Variant, View,
+    subscription::Asked,
+    type_url::TypePolicy,
+    unsettled::{Again, InFlight, Sent, Settled, Unsettled},
 };
-
-/// How many responses of a type may be unanswered before the oldest is forgotten. Clients legitimately
-/// never answer (N-08), and their silence must not cost memory; a forgotten answer counts as unknown.
-const MAX_UNANSWERED: usize = 1024;
 
 /// One type on one stream.
 #[derive(Debug)]
@@ -43,13 +42,7 @@ pub(crate) struct TypeStream {
     /// An answer is due even if there is nothing to put into it (S-14, W-12).
     pub(crate) answer_due: bool,
     pub(crate) owed: BTreeMap<Arc<str>, Owed>,
-    in_flight: VecDeque<InFlight>,
-    /// Names that were rejected and have not changed since: nothing is sent for them (N-02).
-    rejected: BTreeMap<Arc<str>, Rejected>,
-    rejections: u64,
-    /// The content last acknowledged, of names that are in flight or rejected. Kept where a response
-    /// repeats everything, so that it need not repeat what was rejected.
-    acknowledged: BTreeMap<Arc<str>, Option<Resource>>,
+    pub(crate) unsettled: Unsettled,
 }
 
 /// A name for which the client may differ from the view.
@@ -87,51 +80,15 @@ enum Claim {
     Version(String),
 }
 
-/// A response that was not answered yet.
-#[derive(Debug)]
-struct InFlight {
-    nonce: String,
-    revision: Revision,
-    version: String,
-    sent: Vec<Sent>,
-    /// What it left out, because the client rejected that by name.
-    withheld: BTreeSet<Arc<str>>,
-    /// What responses that were unanswered then wait for (N-13).
-    awaited: Vec<Arc<str>>,
-}
-
-/// What a response said of a name: its content, or that it is gone.
-#[derive(Debug)]
-pub(crate) struct Sent {
-    pub(crate) name: Arc<str>,
-    pub(crate) content: Option<Resource>,
-}
-
-/// A name that was rejected: the others of its group were in the same response, and go with it when one
-/// of them goes out again (N-06).
-#[derive(Debug)]
-struct Rejected {
-    group: u64,
-    /// What the client holds instead, as far as that is known.
-    holds: Option<Resource>,
-    /// The client's words name it.
-    blamed: bool,
-}
-
-/// What an answered response was.
-#[derive(Debug)]
-pub(crate) enum Settled {
-    Acknowledged { revision: Revision },
-    Rejected { names: Vec<Arc<str>> },
-}
-
 /// The nonce that a request names, its error, and what that response was, if it was one.
 pub(crate) type Answered = (String, Option<ErrorDetail>, Option<Settled>);
 
 impl TypeStream {
     pub(crate) fn new(type_url: TypeUrl, variant: Variant) -> Self {
+        let policy = type_url.policy();
+        let repeats_everything = variant == Variant::Sotw && policy.full_state;
         Self {
-            policy: type_url.policy(),
+            policy,
             type_url,
             variant,
             subscription: Subscription::default(),
@@ -140,10 +97,7 @@ impl TypeStream {
             everything: false,
             answer_due: false,
             owed: BTreeMap::new(),
-            in_flight: VecDeque::new(),
-            rejected: BTreeMap::new(),
-            rejections: 0,
-            acknowledged: BTreeMap::new(),
+            unsettled: Unsettled::new(variant, repeats_everything),
         }
     }
 
@@ -178,9 +132,26 @@ impl TypeStream {
         (nonce, error, settled)
     }
 
-    /// Whether something was rejected and has not been sent again since.
-    pub(crate) fn has_rejections(&self) -> bool {
-        !self.rejected.is_empty()
+    /// Reads the answer to a response, if that is what a request is.
+    fn settle(
+        &mut self,
+        nonce: &str,
+        version: Option<&str>,
+        error: Option<&ErrorDetail>,
+    ) -> Option<Settled> {
+        let (subscription, owed) = (&self.subscription, &self.owed);
+        let is_current = |name: &str| subscription.contains(name) && !owed.contains_key(name);
+        let mut settled = self.unsettled.settle(nonce, version, error, is_current)?;
+        if let Settled::Rejected { again, awaited, .. } = &mut settled {
+            self.owe_again(std::mem::take(again));
+            // The failure ended the wait of whoever waited for others, with nothing (N-13).
+            for name in std::mem::take(awaited) {
+                if self.unsettled.release_alone(&name) {
+                    self.follow(&name);
+                }
+            }
+        }
+        Some(settled)
     }
 
     /// Takes up what a request changed in the subscription.
@@ -192,7 +163,7 @@ impl TypeStream {
         for name in asked.names {
             self.owe_again_with(&name);
             // What is on its way may arrive after the name was given up and asked for again.
-            let held = self.subscription.was_told(&name) || self.is_in_flight(&name);
+            let held = self.subscription.was_told(&name) || self.unsettled.is_in_flight(&name);
             self.owe(name, None, held, Reason::Asked);
         }
         for name in asked.released {
@@ -202,8 +173,7 @@ impl TypeStream {
 
     /// Lets go of what is no longer subscribed. What was rejected together with it may go without it.
     fn shrink(&mut self) {
-        let given_up = self.rejected.keys().filter(|name| !self.subscription.contains(name));
-        for name in given_up.cloned().collect::<Vec<_>>() {
+        for name in self.unsettled.rejected(|name| !self.subscription.contains(name)) {
             self.owe_again_with(&name);
         }
         let subscription = &self.subscription;
@@ -215,13 +185,13 @@ impl TypeStream {
         }
         self.everything &= subscription.is_wildcard();
         self.owed.retain(|name, _| subscription.contains(name));
-        self.acknowledged.retain(|name, _| subscription.contains(name));
+        self.unsettled.retain(|name| subscription.contains(name));
     }
 
     /// Owes a name again, if it is subscribed, because what refers to it was sent (O-04); but not what
     /// was rejected (N-02).
     pub(crate) fn follow(&mut self, name: &Arc<str>) {
-        if self.subscription.contains(name) && !self.rejected.contains_key(name) {
+        if self.subscription.contains(name) && !self.unsettled.is_rejected(name) {
             let held = self.subscription.was_told(name);
             self.owe(name.clone(), None, held, Reason::Again);
         }
@@ -365,189 +335,23 @@ impl TypeStream {
 
     /// If a name is rejected, owes its whole group again, since one of it is about to go out (N-06).
     fn owe_again_with(&mut self, name: &str) {
-        let Some(group) = self.rejected.get(name).map(|rejected| rejected.group) else { return };
-        let (again, rest) = std::mem::take(&mut self.rejected)
-            .into_iter()
-            .partition(|(_, rejected)| rejected.group == group);
-        self.rejected = rest;
-        let again: BTreeMap<_, _> = again;
-        for (name, rejected) in again {
-            self.owe(name, rejected.holds, true, Reason::Again);
-        }
+        let again = self.unsettled.release(name);
+        self.owe_again(again);
     }
 
-    /// What goes out in the place of a name's content: a response that repeats everything does not
-    /// repeat what the client rejected by name, but what it acknowledged before.
-    pub(crate) fn substitute(&self, name: &str) -> Option<Option<Resource>> {
-        let rejected = self.rejected.get(name)?;
-        rejected.blamed.then(|| rejected.holds.clone())
+    fn owe_again(&mut self, again: Vec<Again>) {
+        for (name, holds) in again {
+            self.owe(name, holds, true, Reason::Again);
+        }
     }
 
     /// Notes that a response goes out.
-    pub(crate) fn send(
-        &mut self,
-        nonce: String,
-        revision: Revision,
-        version: String,
-        sent: Vec<Sent>,
-        awaited: Vec<Arc<str>>,
-    ) {
-        let withheld = if self.repeats_everything() { self.withheld() } else { BTreeSet::new() };
-        for Sent { name, content } in &sent {
-            let owed = self.owed.remove(name);
+    pub(crate) fn send(&mut self, response: InFlight) {
+        for Sent { name, content } in &response.sent {
+            let told = self.owed.remove(name).and_then(|owed| owed.told);
+            self.unsettled.leave(name, told);
             self.subscription.tell(name, content.as_ref().map(Resource::hash));
-            if self.repeats_everything() {
-                let told = owed.and_then(|owed| owed.told);
-                self.acknowledged.entry(name.clone()).or_insert(told);
-            }
         }
-        if self.in_flight.len() == MAX_UNANSWERED {
-            self.in_flight.pop_front();
-        }
-        self.in_flight.push_back(InFlight { nonce, revision, version, sent, withheld, awaited });
-    }
-
-    fn withheld(&self) -> BTreeSet<Arc<str>> {
-        let blamed = self.rejected.iter().filter(|(_, rejected)| rejected.blamed);
-        blamed.map(|(name, _)| name.clone()).collect()
-    }
-
-    /// Reads the answer to a response. In delta it settles its own; in State of the World its own and
-    /// all before it, and only if the version is that response's: a client that no longer watches the
-    /// type repeats the nonce with an older version, which is no answer (N-07). An unknown nonce is
-    /// none either (S-18, D-13).
-    fn settle(
-        &mut self,
-        nonce: &str,
-        version: Option<&str>,
-        error: Option<&ErrorDetail>,
-    ) -> Option<Settled> {
-        let at = self.in_flight.iter().position(|response| response.nonce == nonce)?;
-        let answered = self.in_flight.get(at)?;
-        if error.is_none() && version.is_some_and(|version| version != answered.version) {
-            return None;
-        }
-        let revision = answered.revision;
-        let settled: Vec<InFlight> = match self.variant {
-            Variant::Delta => self.in_flight.remove(at).into_iter().collect(),
-            Variant::Sotw => self.in_flight.drain(..=at).collect(),
-        };
-        Some(match error {
-            None => {
-                self.acknowledge(settled);
-                Settled::Acknowledged { revision }
-            }
-            Some(error) => Settled::Rejected { names: self.reject(settled, error) },
-        })
-    }
-
-    fn acknowledge(&mut self, settled: Vec<InFlight>) {
-        if !self.repeats_everything() {
-            return;
-        }
-        if let Some(newest) = settled.last() {
-            // The client accepted all that was repeated, so what was not withheld is rejected no longer.
-            self.rejected.retain(|name, _| newest.withheld.contains(name));
-        }
-        for Sent { name, content } in settled.into_iter().flat_map(|response| response.sent) {
-            if self.is_in_flight(&name) || self.rejected.contains_key(&name) {
-                self.acknowledged.insert(name, content);
-            } else {
-                self.acknowledged.remove(&name);
-            }
-        }
-    }
-
-    /// Parks the names of rejected responses. If one of them was sent again, changed or was given up
-    /// since, the others are owed at once: what crosses a NACK must not strand them.
-    fn reject(&mut self, settled: Vec<InFlight>, error: &ErrorDetail) -> Vec<Arc<str>> {
-        let mut sent = BTreeMap::new();
-        let mut awaited = Vec::new();
-        for response in settled {
-            sent.extend(response.sent.into_iter().map(|sent| (sent.name, sent.content)));
-            awaited.extend(response.awaited);
-        }
-        let names: Vec<_> = sent.keys().cloned().collect();
-        let is_parked = |name: &Arc<str>| {
-            let is_newer = self.owed.contains_key(name) || self.is_in_flight(name);
-            self.subscription.contains(name) && !is_newer
-        };
-        let sent_in_all = sent.len();
-        let rest: Vec<_> = sent.into_iter().filter(|(name, _)| is_parked(name)).collect();
-        let is_whole = rest.len() == sent_in_all;
-        self.rejections += 1;
-        for (name, told) in rest {
-            let blamed = mentions(&error.message, &name);
-            let holds = if blamed { self.acknowledged.get(&name).cloned().flatten() } else { told };
-            if is_whole {
-                self.rejected.insert(name, Rejected { group: self.rejections, holds, blamed });
-            } else {
-                self.owe(name, holds, true, Reason::Again);
-            }
-        }
-        awaited.iter().for_each(|name| self.send_again_after_rejection(name));
-        names
-    }
-
-    /// Sends again what a client was waiting for when it rejected something else of that type: the
-    /// failure ended its wait with nothing (N-13). What shared the rejected response goes too, if the
-    /// client's words name others than it.
-    fn send_again_after_rejection(&mut self, name: &Arc<str>) {
-        if let Some(rejected) = self.rejected.get(name) {
-            let group = rejected.group;
-            let mut siblings = self.rejected.values().filter(|other| other.group == group);
-            if rejected.blamed || !siblings.any(|sibling| sibling.blamed) {
-                return;
-            }
-        }
-        self.rejected.remove(name);
-        self.follow(name);
-    }
-
-    /// What unanswered responses refer to, of a type that is to follow them.
-    pub(crate) fn unanswered_references(&self, follower: &TypeUrl) -> Vec<Arc<str>> {
-        let sent = self.in_flight.iter().flat_map(|response| &response.sent);
-        let references =
-            sent.filter_map(|sent| sent.content.as_ref()).flat_map(Resource::references);
-        let followers = references.filter(|key| key.type_url == *follower);
-        followers.map(|key| key.name.clone()).collect()
-    }
-
-    /// The names in flight.
-    pub(crate) fn unanswered(&self) -> BTreeSet<Arc<str>> {
-        let sent = self.in_flight.iter().flat_map(|response| &response.sent);
-        sent.map(|sent| sent.name.clone()).collect()
-    }
-
-    fn is_in_flight(&self, name: &str) -> bool {
-        let mut sent = self.in_flight.iter().flat_map(|response| &response.sent);
-        sent.any(|sent| &*sent.name == name)
-    }
-}
-
-/// Whether a client's words name a resource: the name stands there as a word of its own.
-fn mentions(words: &str, name: &str) -> bool {
-    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
-    words.match_indices(name).any(|(at, _)| {
-        let before = words.get(..at).and_then(|s| s.chars().next_back());
-        let after = words.get(at + name.len()..).unwrap_or_default();
-        // A full stop ends a sentence as well as it continues a name.
-        let after =
-            after.strip_prefix('.').filter(|rest| !rest.starts_with(is_part)).unwrap_or(after);
-        !before.is_some_and(is_part) && !after.starts_with(is_part)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::mentions;
-
-    #[test]
-    fn a_name_is_mentioned_only_as_a_word() {
-        assert!(mentions("Error adding/updating cluster(s) bad: Missing config source", "bad"));
-        assert!(mentions("cluster bad.", "bad"));
-        assert!(!mentions("Error adding/updating cluster(s) bad: x", "a"));
-        assert!(!mentions("cluster bad-2: x", "bad"));
-        assert!(!mentions("cluster my.bad: x", "bad"));
+        self.unsettled.send(response);
     }
 }

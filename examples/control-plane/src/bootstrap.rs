@@ -6,6 +6,10 @@ use thiserror::Error;
 
 use crate::cli::{Bootstrap, Variant};
 
+/// What the bootstrap calls the control plane's cluster: a name that no service can have, since Envoy
+/// would take the service for it.
+const CONTROL_PLANE: &str = "_deltaplane";
+
 /// An address that is none.
 #[derive(Debug, Error)]
 #[error("{0:?} is no address of a control plane; write --xds-address HOST:PORT")]
@@ -42,13 +46,13 @@ dynamic_resources:
     # Without this, each request carries 60 KiB of Envoy's extensions.
     set_node_on_first_message_only: true
     grpc_services:
-    - envoy_grpc: {{cluster_name: xds_cluster}}
+    - envoy_grpc: {{cluster_name: {CONTROL_PLANE}}}
   cds_config: {{resource_api_version: V3, ads: {{}}}}
   lds_config: {{resource_api_version: V3, ads: {{}}}}
 
 static_resources:
   clusters:
-  - name: xds_cluster
+  - name: {CONTROL_PLANE}
     type: {discovery}
     connect_timeout: 5s
     typed_extension_protocol_options:
@@ -59,7 +63,7 @@ static_resources:
             # A control plane that is gone without a word is noticed by this.
             connection_keepalive: {{interval: 30s, timeout: 5s}}
     load_assignment:
-      cluster_name: xds_cluster
+      cluster_name: {CONTROL_PLANE}
       endpoints:
       - lb_endpoints:
         - endpoint:

@@ -1,0 +1,23 @@
+//! Waiting for something to become so.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Looks often, so that what is measured is not how often we look.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// Asks `probe` until it answers, and returns its answer. Tells how long it took.
+///
+/// # Panics
+/// If there is no answer within `patience`.
+pub fn wait_until<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = probe() {
+            println!("{what}: {:.3} s", start.elapsed().as_secs_f64());
+            return found;
+        }
+        assert!(start.elapsed() < patience, "not within {patience:?}: {what}");
+        thread::sleep(INTERVAL);
+    }
+}

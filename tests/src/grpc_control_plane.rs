@@ -1,0 +1,282 @@
+//! A control plane as an embedder builds it: a cache, and the library's own server, in this process.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use deltaplane_server::envoy_types::pb::envoy::config::core::v3::Node;
+use deltaplane_server::envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
+use deltaplane_server::{
+    Cache, Client, ClientEvent, Event, Observer, Resource, Transaction, TypeUrl, Variant, XdsServer,
+};
+use prost::Message;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::{port, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What all clients see.
+const SCOPE: &str = "default";
+
+/// A control plane on a port that stays its own while it is down.
+#[derive(Debug)]
+pub struct ControlPlane {
+    port: u16,
+    cache: Cache,
+    story: Arc<Story>,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    runtime: Runtime,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<()>,
+}
+
+/// What happened on the streams of one server, in order.
+#[derive(Debug, Default)]
+pub struct Story(Mutex<Vec<Told>>);
+
+/// Something that happened on a stream.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// The stream.
+    pub stream: u64,
+    /// Whose it is.
+    pub node: Node,
+    /// What.
+    pub what: What,
+}
+
+/// What happens on a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "they are called what they are")]
+pub enum What {
+    Connected(Variant),
+    Sent { type_url: TypeUrl, nonce: String, version: String, names: Vec<String> },
+    Accepted { type_url: TypeUrl, nonce: String },
+    Rejected { type_url: TypeUrl, nonce: String, names: Vec<String>, words: String },
+    Disconnected,
+}
+
+impl ControlPlane {
+    /// Starts one that knows of nothing.
+    pub fn start() -> ControlPlane {
+        let mut plane = ControlPlane {
+            port: port::reserve(),
+            cache: Cache::new(),
+            story: Arc::default(),
+            running: None,
+        };
+        plane.resume();
+        plane
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What happened since it was started last.
+    pub fn story(&self) -> &Story {
+        &self.story
+    }
+
+    /// Adds and changes resources, all at once.
+    pub fn put(&self, resources: impl IntoIterator<Item = Resource>) {
+        let mut transaction = Transaction::new();
+        for resource in resources {
+            transaction.upsert(SCOPE, resource);
+        }
+        self.commit(transaction);
+    }
+
+    /// Removes a resource.
+    pub fn take(&self, type_url: TypeUrl, name: &str) {
+        let mut transaction = Transaction::new();
+        transaction.remove(SCOPE, type_url, name);
+        self.commit(transaction);
+    }
+
+    fn commit(&self, transaction: Transaction) {
+        let commit = self.cache.commit(transaction).expect("a test contradicts nobody");
+        assert!(commit.changes > 0, "the test says what was said before");
+    }
+
+    /// Kills the server: its connections break, nothing is said, and what it knew is lost.
+    pub fn kill(&mut self) {
+        let running = self.running.take().expect("only what runs can be killed");
+        running.runtime.shutdown_timeout(PATIENCE);
+        self.cache = Cache::new();
+    }
+
+    /// Shuts the server down as a good citizen does, which forgets what it knew.
+    pub fn stop(&mut self) {
+        let Running { runtime, stop, server } =
+            self.running.take().expect("only what runs can be stopped");
+        stop.send(()).expect("the server waits for this");
+        let stopped = async { tokio::time::timeout(PATIENCE, server).await };
+        runtime.block_on(stopped).expect("a server stops in time").expect("it does not panic");
+        self.cache = Cache::new();
+    }
+
+    /// Starts the server again, on the same port.
+    pub fn resume(&mut self) {
+        assert!(self.running.is_none(), "only what does not run can be started");
+        self.story = Arc::default();
+        let server = XdsServer::builder(self.cache.clone()).observer(self.story.clone()).build();
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("threads can be had");
+        let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", self.port)));
+        let listener = listener.expect("the port is this control plane's own");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = runtime.spawn(async move {
+            let stopped = async { drop(stopped.await) };
+            server.serve(listener, stopped).await.expect("a listener does not fail");
+        });
+        self.running = Some(Running { runtime, stop, server });
+    }
+}
+
+impl Story {
+    /// All of it, so far.
+    pub fn told(&self) -> Vec<Told> {
+        self.lines().clone()
+    }
+
+    /// The node of each stream that is open.
+    pub fn connected(&self) -> Vec<Node> {
+        let lines = self.lines();
+        let ended = |stream| {
+            lines.iter().any(|line| line.stream == stream && line.what == What::Disconnected)
+        };
+        let opened = lines.iter().filter(|line| matches!(line.what, What::Connected(_)));
+        opened.filter(|line| !ended(line.stream)).map(|line| line.node.clone()).collect()
+    }
+
+    /// The types of the responses that were sent, in order.
+    pub fn sent(&self) -> Vec<TypeUrl> {
+        let lines = self.lines();
+        let sent = lines.iter().filter_map(|line| match &line.what {
+            What::Sent { type_url, .. } => Some(type_url.clone()),
+            _ => None,
+        });
+        sent.collect()
+    }
+
+    /// How many responses of a type were sent.
+    pub fn sent_of(&self, type_url: &TypeUrl) -> usize {
+        self.sent().iter().filter(|sent| *sent == type_url).count()
+    }
+
+    /// The names that were sent of a type, in order, each as often as it was sent.
+    pub fn names(&self, type_url: &TypeUrl) -> Vec<String> {
+        let lines = self.lines();
+        let names = lines.iter().filter_map(|line| match &line.what {
+            What::Sent { type_url: sent, names, .. } if sent == type_url => Some(names.clone()),
+            _ => None,
+        });
+        names.flatten().collect()
+    }
+
+    /// The version of the last response that carried a resource.
+    pub fn version(&self, type_url: &TypeUrl, name: &str) -> String {
+        let lines = self.lines();
+        let version = lines.iter().rev().find_map(|line| match &line.what {
+            What::Sent { type_url: sent, version, names, .. } => {
+                (sent == type_url && names.iter().any(|it| it == name)).then(|| version.clone())
+            }
+            _ => None,
+        });
+        version.unwrap_or_else(|| panic!("nobody was sent {name} of {type_url}"))
+    }
+
+    /// The names and the words of the responses of a type that were rejected.
+    pub fn rejections(&self, type_url: &TypeUrl) -> Vec<(Vec<String>, String)> {
+        let lines = self.lines();
+        let rejections = lines.iter().filter_map(|line| match &line.what {
+            What::Rejected { type_url: rejected, names, words, .. } if rejected == type_url => {
+                Some((names.clone(), words.clone()))
+            }
+            _ => None,
+        });
+        rejections.collect()
+    }
+
+    /// Waits for the first rejection of a type, and returns its names and words.
+    pub fn rejects(&self, type_url: &TypeUrl) -> (Vec<String>, String) {
+        wait_until("the client rejects", PATIENCE, || self.rejections(type_url).pop())
+    }
+
+    /// Waits until there are streams, and each response on each of them was answered.
+    pub fn settles(&self) {
+        wait_until("all is answered", PATIENCE, || {
+            let lines = self.lines();
+            let (mut sent, mut answered, mut streams) = (0, 0, 0);
+            for line in lines.iter() {
+                match line.what {
+                    What::Connected(_) => streams += 1,
+                    What::Sent { .. } => sent += 1,
+                    What::Accepted { .. } | What::Rejected { .. } => answered += 1,
+                    What::Disconnected => {}
+                }
+            }
+            (streams > 0 && sent == answered).then_some(())
+        });
+    }
+
+    /// Waits until this many streams are open.
+    pub fn connects(&self, streams: usize) {
+        let what = format!("{streams} streams are open");
+        wait_until(&what, PATIENCE, || (self.connected().len() == streams).then_some(()));
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Vec<Told>> {
+        self.0.lock().expect("no holder of it panics")
+    }
+}
+
+impl Observer for Story {
+    fn observe(&self, client: &Client, event: &ClientEvent<'_>) {
+        let what = match event {
+            ClientEvent::Connected => What::Connected(client.variant),
+            ClientEvent::Sent(response) => {
+                // All but the nonce, which is not in this part.
+                let message = DiscoveryResponse::decode(&*response.body);
+                let message = message.expect("a response can be read");
+                let version = message.version_info;
+                let names = message.resources.iter().map(|resource| name(&resource.value));
+                let names = names.collect();
+                let (type_url, nonce) = (response.type_url.clone(), response.nonce.clone());
+                What::Sent { type_url, nonce, version, names }
+            }
+            ClientEvent::Told(Event::Acknowledged { type_url, nonce, .. }) => {
+                What::Accepted { type_url: type_url.clone(), nonce: nonce.clone() }
+            }
+            ClientEvent::Told(Event::Rejected { type_url, nonce, names, error }) => {
+                let names = names.iter().map(ToString::to_string).collect();
+                let (type_url, nonce) = (type_url.clone(), nonce.clone());
+                What::Rejected { type_url, nonce, names, words: error.message.clone() }
+            }
+            ClientEvent::Disconnected(_) => What::Disconnected,
+            _ => return,
+        };
+        let node = client.node.clone();
+        self.lines().push(Told { stream: client.id, node, what });
+    }
+}
+
+/// What all types that gRPC knows have in common: the first field is the name.
+#[derive(Clone, PartialEq, Message)]
+struct Named {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+fn name(resource: &[u8]) -> String {
+    Named::decode(resource).expect("a resource of a known type can be read").name
+}

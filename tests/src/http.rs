@@ -1,0 +1,62 @@
+//! Requests over HTTP/1.1, each on a connection of its own.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::Agent;
+
+/// An answer, whatever its status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Its status code.
+    pub status: u16,
+    /// Its body.
+    pub body: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    ///
+    /// # Panics
+    /// If it is something else.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", self.body))
+    }
+}
+
+/// No connection is kept: a test asks the listener that is there now.
+static AGENT: LazyLock<Agent> = LazyLock::new(|| {
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_idle_connections(0)
+        .timeout_global(Some(Duration::from_secs(10)))
+        .build();
+    config.new_agent()
+});
+
+/// Sends a request, with a body of JSON or none. An error says that there was no answer.
+///
+/// # Errors
+/// If there was no answer.
+pub fn request(method: &str, url: &str, body: Option<&str>) -> Result<Answer, ureq::Error> {
+    let request = ureq::http::Request::builder().method(method).uri(url);
+    let mut response = match body {
+        Some(body) => {
+            let request = request.header("content-type", "application/json");
+            AGENT.run(request.body(body.to_owned())?)
+        }
+        None => AGENT.run(request.body(())?),
+    }?;
+    let body = response.body_mut().with_config().limit(256 << 20).read_to_string()?;
+    let status = response.status().as_u16();
+    Ok(Answer { status, body })
+}
+
+/// Gets what is at a URL.
+///
+/// # Errors
+/// If there was no answer.
+pub fn get(url: &str) -> Result<Answer, ureq::Error> {
+    request("GET", url, None)
+}

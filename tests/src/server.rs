@@ -1,0 +1,197 @@
+//! The real `deltaplane`.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::http::{self, Answer};
+use crate::machine::{self, run};
+use crate::port;
+use crate::process::Process;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A variant of xDS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// Incremental.
+    Delta,
+    /// State of the World.
+    Sotw,
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Variant::Delta => "delta",
+            Variant::Sotw => "sotw",
+        })
+    }
+}
+
+/// A running `deltaplane serve`, killed when it is dropped.
+#[derive(Debug)]
+pub struct Deltaplane {
+    process: Option<Process>,
+    database_url: String,
+    /// Where it serves Envoys.
+    pub xds: SocketAddr,
+    /// Where it serves people.
+    pub http: SocketAddr,
+    folder: TempDir,
+    starts: usize,
+}
+
+impl Deltaplane {
+    /// Starts the server on ports that it keeps through [`resume`](Deltaplane::resume).
+    pub fn start(database_url: &str) -> Deltaplane {
+        Deltaplane::start_on(database_url, port::reserve(), port::reserve())
+    }
+
+    /// Starts the server on these ports, where 0 stands for any.
+    pub fn start_on(database_url: &str, xds: u16, http: u16) -> Deltaplane {
+        let folder = tempfile::Builder::new().prefix("deltaplane-server-").tempdir();
+        let mut server = Deltaplane {
+            process: None,
+            database_url: database_url.to_owned(),
+            xds: SocketAddr::from(([127, 0, 0, 1], xds)),
+            http: SocketAddr::from(([127, 0, 0, 1], http)),
+            folder: folder.expect("a folder for temporary files can be made"),
+            starts: 0,
+        };
+        server.resume();
+        server
+    }
+
+    /// Starts it again after [`stop`](Deltaplane::stop), where it was.
+    pub fn resume(&mut self) {
+        self.starts += 1;
+        let log = self.folder.path().join(format!("log-{}", self.starts));
+        let mut command = serve(&self.database_url, &self.xds.to_string(), &self.http.to_string());
+        let mut process = Process::start("deltaplane", &mut command, &log);
+        let serves = |process: &Process| serving(&process.log());
+        (self.xds, self.http) = process.wait_until("deltaplane serves", PATIENCE, serves);
+        self.process = Some(process);
+    }
+
+    /// Stops it as a service manager would.
+    ///
+    /// # Panics
+    /// If it does not end in time and in order.
+    pub fn stop(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.signal(Signal::TERM);
+        let status = process.wait_for_end();
+        let log = process.log();
+        assert!(status.success() && !log.contains("left open"), "a clean end: {status}\n{log}");
+    }
+
+    /// What it logged since it was started last.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// The line of the log that has all these words in it.
+    pub fn log_line(&self, words: &[&str]) -> Option<String> {
+        let log = self.log();
+        let line = log.lines().find(|line| words.iter().all(|word| line.contains(word)));
+        line.map(str::to_owned)
+    }
+
+    /// Asks its REST face, with a body of JSON or without one.
+    pub fn ask(&self, method: &str, path: &str, body: Option<&str>) -> Answer {
+        let answer = http::request(method, &format!("http://{}{path}", self.http), body);
+        answer.expect("a running server answers")
+    }
+
+    /// Stores a service and returns its id.
+    pub fn create(&self, service: &Value) -> i64 {
+        let answer = self.ask("POST", "/api/v1/services/", Some(&service.to_string()));
+        assert_eq!(answer.status, 201, "{}", answer.body);
+        answer.json()["id"].as_i64().expect("an id is a number")
+    }
+
+    /// Replaces a service.
+    pub fn replace(&self, id: i64, service: &Value) {
+        let path = format!("/api/v1/services/{id}");
+        let answer = self.ask("PUT", &path, Some(&service.to_string()));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+
+    /// Deletes a service.
+    pub fn delete(&self, id: i64) {
+        let answer = self.ask("DELETE", &format!("/api/v1/services/{id}"), None);
+        assert_eq!(answer.status, 204, "{}", answer.body);
+    }
+
+    /// What `deltaplane bootstrap` prints for an Envoy of this server.
+    pub fn bootstrap(&self, node_id: &str, cluster: &str, variant: Variant) -> String {
+        run(deltaplane()
+            .args(["bootstrap", "--node-id", node_id, "--cluster", cluster])
+            .args(["--variant", &variant.to_string()])
+            .args(["--xds-address", &self.xds.to_string()]))
+    }
+}
+
+/// What `deltaplane serve` says when it does not get as far as serving.
+///
+/// # Panics
+/// If it serves after all, or ends as if all were well.
+pub fn refusal(database_url: &str, xds: &str, http: &str) -> String {
+    let folder = tempfile::tempdir().expect("a folder for temporary files can be made");
+    let mut command = serve(database_url, xds, http);
+    let mut process = Process::start("deltaplane", &mut command, &folder.path().join("log"));
+    let status = process.wait_for_end();
+    let said = process.log();
+    assert_eq!(status.code(), Some(1), "{said}");
+    said
+}
+
+fn serve(database_url: &str, xds: &str, http: &str) -> Command {
+    let mut command = deltaplane();
+    command.args(["serve", "--database-url", database_url]);
+    command.args(["--xds-listen", xds, "--http-listen", http]);
+    command.args(["--listener-address", "127.0.0.1"]);
+    command
+}
+
+/// The program, free of what the tests' own environment would tell it.
+fn deltaplane() -> Command {
+    let mut command = Command::new(program());
+    command.env_clear();
+    command
+}
+
+/// Where the start's line of the log says that it serves.
+fn serving(log: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let line = log.lines().find(|line| line.contains(" serving "))?;
+    let value = |key: &str| line.split(' ').find_map(|word| word.strip_prefix(key)?.parse().ok());
+    Some((value("xds=")?, value("http=")?))
+}
+
+/// Builds the program as it is now; cargo tells where it lies.
+fn program() -> &'static PathBuf {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let profile = match machine::profile().as_str() {
+            "debug" => "dev".to_owned(),
+            other => other.to_owned(),
+        };
+        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+        let messages = run(Command::new(cargo)
+            .args(["build", "--package", "deltaplane", "--message-format", "json"])
+            .args(["--profile", &profile, "--manifest-path", manifest, "--target-dir"])
+            .arg(machine::target_dir()));
+        let messages = messages.lines().flat_map(serde_json::from_str::<Value>);
+        let mut built = messages.filter_map(|m| m["executable"].as_str().map(PathBuf::from));
+        built.next().expect("the package deltaplane has a program")
+    })
+}

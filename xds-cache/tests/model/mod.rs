@@ -1,0 +1,434 @@
+//! A model client and the machine over a cache, moved by operations: whatever happens, the client ends
+//! with what the view holds.
+//!
+//! The client behaves as Envoy was seen to: it withholds answers, in State of the World answers only the
+//! newest, applies any part of what it rejects, drops what it no longer watches, and comes back with
+//! what it holds. Both directions take time, so requests and responses cross.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use bytes::BytesMut;
+use deltaplane_cache::{Cache, CacheView, Scope, Transaction};
+use deltaplane_core::{
+    DeltaRequest, DeltaResponse, ErrorDetail, Key, Machine, Request, Resource, SotwRequest,
+    SotwResponse, TypeUrl, Variant, View,
+};
+use prost::Message;
+
+pub(crate) const TYPES: [TypeUrl; 4] =
+    [TypeUrl::CLUSTER, TypeUrl::ENDPOINT, TypeUrl::LISTENER, TypeUrl::ROUTE];
+pub(crate) const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+pub(crate) const SCOPES: [&str; 2] = ["upper", "default"];
+/// Content that every client rejects.
+pub(crate) const BAD: u8 = 9;
+
+#[derive(Debug, Clone)]
+pub(crate) enum Operation {
+    /// What becomes of resources: scope, type, name, content or removal.
+    Commit(Vec<(usize, usize, usize, Option<u8>)>),
+    Subscribe {
+        type_at: usize,
+        name: usize,
+    },
+    Unsubscribe {
+        type_at: usize,
+        name: usize,
+    },
+    /// The wildcard begins or ends.
+    Wildcard {
+        type_at: usize,
+        on: bool,
+    },
+    /// A request reaches the server.
+    Hear,
+    /// The server says what it has to say; a part of it.
+    Say(usize),
+    /// A response reaches the client, which applies this part of it if it is bad.
+    Read {
+        part: u8,
+    },
+    /// The client answers what it read.
+    Answer,
+    Reconnect,
+}
+
+/// Runs operations, and demands that the client ends with what the view holds.
+pub(crate) fn converges(variant: Variant, operations: &[Operation]) {
+    let mut world = World::new(variant);
+    for operation in operations {
+        world.run(operation);
+    }
+    // With bad content about, it comes to rest too: nothing is sent again and again (N-02).
+    world.settle();
+    world.repair();
+    world.settle();
+    world.check();
+}
+
+/// A response, as far as a client cares.
+#[derive(Debug, Clone)]
+struct Heard {
+    type_url: TypeUrl,
+    nonce: String,
+    version: String,
+    /// Name, version and content.
+    resources: Vec<(String, String, u8)>,
+    removed: Vec<String>,
+}
+
+impl Heard {
+    fn is_bad(&self) -> bool {
+        self.resources.iter().any(|(_, _, content)| *content == BAD)
+    }
+
+    fn words(&self) -> String {
+        let bad = self.resources.iter().filter(|(_, _, content)| *content == BAD);
+        bad.map(|(name, ..)| format!("{name}: bad; ")).collect()
+    }
+}
+
+/// What the client knows of one type.
+#[derive(Debug, Default)]
+struct Watched {
+    started: bool,
+    wildcard: bool,
+    names: BTreeSet<String>,
+    /// What it runs.
+    running: BTreeMap<String, u8>,
+    /// The version of each name that it would report.
+    versions: BTreeMap<String, String>,
+    version: String,
+    nonce: String,
+    unanswered: VecDeque<Heard>,
+    /// It rejected something since it last accepted all: what it reports is not what it runs.
+    doubtful: bool,
+}
+
+struct World {
+    variant: Variant,
+    cache: Cache,
+    scopes: Arc<[Scope]>,
+    machine: Machine<CacheView>,
+    watched: BTreeMap<TypeUrl, Watched>,
+    requests: VecDeque<Request>,
+    responses: VecDeque<Heard>,
+}
+
+impl World {
+    fn new(variant: Variant) -> Self {
+        let cache = Cache::new();
+        let mut transaction = Transaction::new();
+        for type_url in TYPES {
+            transaction.replace("default", type_url, []);
+        }
+        cache.commit(transaction).unwrap();
+        Self {
+            variant,
+            cache,
+            scopes: SCOPES.map(Scope::from).into(),
+            machine: Machine::new(variant),
+            watched: TYPES.map(|type_url| (type_url, Watched::default())).into(),
+            requests: VecDeque::new(),
+            responses: VecDeque::new(),
+        }
+    }
+
+    fn run(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Commit(changes) => self.commit(changes),
+            Operation::Subscribe { type_at, name } => self.subscribe(*type_at, NAMES[*name]),
+            Operation::Unsubscribe { type_at, name } => self.unsubscribe(*type_at, NAMES[*name]),
+            Operation::Wildcard { type_at, on } => self.wildcard(*type_at, *on),
+            Operation::Hear => self.hear(),
+            Operation::Say(most) => drop((0..*most).map_while(|_| self.say()).count()),
+            Operation::Read { part } => drop(self.read(*part)),
+            Operation::Answer => TYPES.iter().for_each(|type_url| self.answer(type_url)),
+            Operation::Reconnect => self.reconnect(),
+        }
+    }
+
+    fn commit(&mut self, changes: &[(usize, usize, usize, Option<u8>)]) {
+        let mut transaction = Transaction::new();
+        for (scope, type_at, name, content) in changes {
+            let (scope, type_url, name) = (SCOPES[*scope], TYPES[*type_at].clone(), NAMES[*name]);
+            match content {
+                Some(content) => {
+                    let endpoints = Key::new(TypeUrl::ENDPOINT, name);
+                    let references = (type_url == TypeUrl::CLUSTER).then_some(endpoints);
+                    let value = format!("{name}{content}");
+                    let resource = Resource::raw(type_url, name, value).references(references);
+                    transaction.upsert(scope, resource.build());
+                }
+                None => drop(transaction.remove(scope, type_url, name)),
+            }
+        }
+        self.cache.commit(transaction).unwrap();
+    }
+
+    fn is_wildcard_type(type_at: usize) -> bool {
+        TYPES[type_at] == TypeUrl::CLUSTER || TYPES[type_at] == TypeUrl::LISTENER
+    }
+
+    fn subscribe(&mut self, type_at: usize, name: &str) {
+        let watched = self.watched.get_mut(&TYPES[type_at]).unwrap();
+        if watched.names.insert(name.into()) {
+            self.request(&TYPES[type_at], &[name], &[]);
+        }
+    }
+
+    fn unsubscribe(&mut self, type_at: usize, name: &str) {
+        let watched = self.watched.get_mut(&TYPES[type_at]).unwrap();
+        if watched.names.remove(name) {
+            if !watched.wildcard {
+                watched.running.remove(name);
+                watched.versions.remove(name);
+            }
+            self.request(&TYPES[type_at], &[], &[name]);
+        }
+    }
+
+    fn wildcard(&mut self, type_at: usize, on: bool) {
+        if !Self::is_wildcard_type(type_at) {
+            return;
+        }
+        let watched = self.watched.get_mut(&TYPES[type_at]).unwrap();
+        if std::mem::replace(&mut watched.wildcard, on) == on {
+            return;
+        }
+        if on {
+            self.request(&TYPES[type_at], &["*"], &[]);
+        } else {
+            let names = watched.names.clone();
+            watched.running.retain(|name, _| names.contains(name));
+            watched.versions.retain(|name, _| names.contains(name));
+            self.request(&TYPES[type_at], &[], &["*"]);
+        }
+    }
+
+    /// Puts a request on its way.
+    fn request(&mut self, type_url: &TypeUrl, subscribe: &[&str], unsubscribe: &[&str]) {
+        let strings = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        self.requests.push_back(match self.variant {
+            Variant::Sotw => self.sotw_request(type_url, None),
+            _ => DeltaRequest {
+                type_url: type_url.to_string(),
+                resource_names_subscribe: strings(subscribe),
+                resource_names_unsubscribe: strings(unsubscribe),
+                ..DeltaRequest::default()
+            }
+            .into(),
+        });
+        self.watched.get_mut(type_url).unwrap().started = true;
+    }
+
+    fn sotw_request(&self, type_url: &TypeUrl, error_detail: Option<ErrorDetail>) -> Request {
+        let watched = &self.watched[type_url];
+        let wildcard = watched.wildcard.then(|| "*".to_owned());
+        SotwRequest {
+            type_url: type_url.to_string(),
+            resource_names: watched.names.iter().cloned().chain(wildcard).collect(),
+            version_info: watched.version.clone(),
+            response_nonce: watched.nonce.clone(),
+            error_detail,
+            ..SotwRequest::default()
+        }
+        .into()
+    }
+
+    fn hear(&mut self) {
+        if let Some(request) = self.requests.pop_front() {
+            self.machine.handle_request(request).unwrap();
+        }
+    }
+
+    fn say(&mut self) -> Option<()> {
+        let view = self.cache.view(&self.scopes);
+        let response = self.machine.poll_response(&view).unwrap()?;
+        let mut wire = BytesMut::new();
+        response.encode_head(&mut wire);
+        wire.extend_from_slice(&response.body);
+        let read = |value: &[u8]| ((value[0] as char).to_string(), value[1] - b'0');
+        self.responses.push_back(if self.variant == Variant::Sotw {
+            let message = SotwResponse::decode(wire.freeze()).unwrap();
+            let resources = message.resources.iter().map(|any| read(&any.value));
+            Heard {
+                type_url: response.type_url,
+                nonce: message.nonce,
+                version: message.version_info,
+                resources: resources
+                    .map(|(name, content)| (name, String::new(), content))
+                    .collect(),
+                removed: vec![],
+            }
+        } else {
+            let message = DeltaResponse::decode(wire.freeze()).unwrap();
+            let resources = message.resources.into_iter();
+            Heard {
+                type_url: response.type_url,
+                nonce: message.nonce,
+                version: String::new(),
+                resources: resources
+                    .map(|r| (r.name, r.version, read(&r.resource.unwrap().value).1))
+                    .collect(),
+                removed: message.removed_resources,
+            }
+        });
+        Some(())
+    }
+
+    /// Reads a response: a good one is applied, and of a bad one the part that the bits name.
+    fn read(&mut self, part: u8) -> Option<()> {
+        let heard = self.responses.pop_front()?;
+        let names: BTreeSet<_> = heard.resources.iter().map(|(name, ..)| name).collect();
+        assert_eq!(names.len(), heard.resources.len(), "B-09: {heard:?}");
+        assert!(heard.removed.iter().all(|name| !names.contains(name)), "B-09: {heard:?}");
+        let watched = self.watched.get_mut(&heard.type_url).unwrap();
+        assert!(watched.started, "B-14: {heard:?}");
+        let good = !heard.is_bad();
+        watched.doubtful = !good || (watched.doubtful && self.variant == Variant::Delta);
+        let applies = |at: usize| good || part & (1 << (at % 8)) != 0;
+        let is_watched = |name: &str| watched.wildcard || watched.names.contains(name);
+        if self.variant == Variant::Sotw && heard.type_url.policy().full_state {
+            watched.running.retain(|name, _| names.contains(name));
+        }
+        for (at, (name, version, content)) in heard.resources.iter().enumerate() {
+            if is_watched(name) && applies(at) && *content != BAD {
+                watched.running.insert(name.clone(), *content);
+            }
+            if is_watched(name) && good {
+                watched.versions.insert(name.clone(), version.clone());
+            }
+        }
+        for (at, name) in heard.removed.iter().enumerate() {
+            if applies(at + heard.resources.len()) {
+                watched.running.remove(name);
+                watched.versions.remove(name);
+            }
+        }
+        if good {
+            watched.version.clone_from(&heard.version);
+        }
+        watched.nonce.clone_from(&heard.nonce);
+        watched.unanswered.push_back(heard);
+        Some(())
+    }
+
+    fn answer(&mut self, type_url: &TypeUrl) {
+        let watched = self.watched.get_mut(type_url).unwrap();
+        let mut unanswered = std::mem::take(&mut watched.unanswered);
+        if self.variant == Variant::Sotw {
+            // Only the newest is answered.
+            unanswered.drain(..unanswered.len().saturating_sub(1));
+        }
+        for heard in unanswered {
+            let error_detail = heard.is_bad().then(|| ErrorDetail::new(13, heard.words()));
+            let request = match self.variant {
+                Variant::Sotw => self.sotw_request(type_url, error_detail),
+                _ => DeltaRequest {
+                    type_url: type_url.to_string(),
+                    response_nonce: heard.nonce,
+                    error_detail,
+                    ..DeltaRequest::default()
+                }
+                .into(),
+            };
+            self.requests.push_back(request);
+        }
+    }
+
+    /// The connection breaks, and what was under way is lost. The client comes back with what it holds,
+    /// or with nothing to show if that is in doubt.
+    fn reconnect(&mut self) {
+        self.machine = Machine::new(self.variant);
+        self.requests.clear();
+        self.responses.clear();
+        for type_url in TYPES {
+            let watched = self.watched.get_mut(&type_url).unwrap();
+            watched.unanswered.clear();
+            watched.nonce.clear();
+            if watched.doubtful {
+                watched.version.clear();
+                watched.versions.clear();
+                watched.running.clear();
+            }
+            watched.doubtful = false;
+            if !watched.started || (watched.names.is_empty() && !watched.wildcard) {
+                watched.started = false;
+                watched.running.clear();
+                watched.versions.clear();
+                continue;
+            }
+            let wildcard = watched.wildcard.then(|| "*".to_owned());
+            let request = match self.variant {
+                Variant::Sotw => self.sotw_request(&type_url, None),
+                _ => DeltaRequest {
+                    type_url: type_url.to_string(),
+                    resource_names_subscribe: wildcard
+                        .into_iter()
+                        .chain(watched.names.clone())
+                        .collect(),
+                    initial_resource_versions: watched.versions.clone(),
+                    ..DeltaRequest::default()
+                }
+                .into(),
+            };
+            self.requests.push_back(request);
+        }
+    }
+
+    /// Lets everything under way arrive and be answered, until nothing moves.
+    fn settle(&mut self) {
+        for _ in 0..1000 {
+            while !self.requests.is_empty() {
+                self.hear();
+            }
+            let mut moved = false;
+            while self.say().is_some() {
+                moved = true;
+            }
+            while self.read(0xaa).is_some() {}
+            TYPES.iter().for_each(|type_url| self.answer(type_url));
+            if !moved && self.requests.is_empty() {
+                return;
+            }
+        }
+        panic!("it never comes to rest");
+    }
+
+    /// Replaces all that clients reject.
+    fn repair(&mut self) {
+        let mut fixes = Vec::new();
+        for (scope, name_of_scope) in SCOPES.iter().enumerate() {
+            let view = self.cache.view(&Arc::from([Scope::from(*name_of_scope)]));
+            for (type_at, type_url) in TYPES.iter().enumerate() {
+                for resource in view.resources(type_url) {
+                    if resource.value()[1] == b'0' + BAD {
+                        let name = NAMES.iter().position(|name| **name == **resource.name());
+                        fixes.push((scope, type_at, name.unwrap(), Some(5)));
+                    }
+                }
+            }
+        }
+        self.commit(&fixes);
+    }
+
+    fn check(&self) {
+        let view = self.cache.view(&self.scopes);
+        for (type_url, watched) in &self.watched {
+            let expected: BTreeMap<_, _> = view
+                .resources(type_url)
+                .map(|r| (r.name().to_string(), r.value()[1] - b'0'))
+                .filter(|(name, _)| watched.wildcard || watched.names.contains(name))
+                .collect();
+            let mut running = watched.running.clone();
+            if self.variant == Variant::Sotw && !type_url.policy().full_state {
+                // Removal cannot be said (S-06).
+                running.retain(|name, _| expected.contains_key(name));
+            }
+            assert_eq!(running, expected, "{type_url}: {watched:?}");
+        }
+    }
+}

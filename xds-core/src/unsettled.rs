@@ -1,0 +1,292 @@
+//! What was sent and is not accepted: in flight, or rejected.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use crate::{ErrorDetail, Resource, Revision, TypeUrl, Variant};
+
+/// How many responses of a type may be unanswered before the oldest is forgotten. Clients legitimately
+/// never answer (N-08), and their silence must not cost memory; a forgotten answer counts as unknown.
+const MAX_UNANSWERED: usize = 1024;
+
+/// What was sent and is not accepted, of one type on one stream.
+#[derive(Debug)]
+pub(crate) struct Unsettled {
+    variant: Variant,
+    /// Each response holds everything that is subscribed.
+    repeats_everything: bool,
+    in_flight: VecDeque<InFlight>,
+    /// Names that were rejected and have not changed since: nothing is sent for them (N-02).
+    rejected: BTreeMap<Arc<str>, Rejected>,
+    rejections: u64,
+    /// The content last acknowledged, of names that are in flight or rejected. Kept where a response
+    /// repeats everything, so that it need not repeat what was rejected.
+    acknowledged: BTreeMap<Arc<str>, Option<Resource>>,
+}
+
+/// A response that was not answered yet.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    pub(crate) nonce: String,
+    pub(crate) revision: Revision,
+    pub(crate) version: String,
+    pub(crate) sent: Vec<Sent>,
+    /// What responses that were unanswered then wait for (N-13).
+    pub(crate) awaited: Vec<Arc<str>>,
+    /// What it left out, because the client rejected that by name.
+    pub(crate) withheld: BTreeSet<Arc<str>>,
+}
+
+/// What a response said of a name: its content, or that it is gone.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    pub(crate) name: Arc<str>,
+    pub(crate) content: Option<Resource>,
+}
+
+/// A name that was rejected: the others of its group were in the same response, and go with it when one
+/// of them goes out again (N-06).
+#[derive(Debug)]
+struct Rejected {
+    group: u64,
+    /// What the client holds instead, as far as that is known.
+    holds: Option<Resource>,
+    /// The client's words name it.
+    blamed: bool,
+}
+
+/// A name that is to be sent again, with what the client holds of it, as far as that is known.
+pub(crate) type Again = (Arc<str>, Option<Resource>);
+
+/// What an answered response was.
+#[derive(Debug)]
+pub(crate) enum Settled {
+    Acknowledged {
+        revision: Revision,
+    },
+    Rejected {
+        names: Vec<Arc<str>>,
+        /// What of it is to be sent again at once.
+        again: Vec<Again>,
+        /// What clients were waiting for when the response was sent.
+        awaited: Vec<Arc<str>>,
+    },
+}
+
+impl Unsettled {
+    pub(crate) fn new(variant: Variant, repeats_everything: bool) -> Self {
+        Self {
+            variant,
+            repeats_everything,
+            in_flight: VecDeque::new(),
+            rejected: BTreeMap::new(),
+            rejections: 0,
+            acknowledged: BTreeMap::new(),
+        }
+    }
+
+    /// Notes that something of a name goes out, of which the client was told this before.
+    pub(crate) fn leave(&mut self, name: &Arc<str>, told: Option<Resource>) {
+        if self.repeats_everything {
+            self.acknowledged.entry(name.clone()).or_insert(told);
+        }
+    }
+
+    /// Notes that a response goes out.
+    pub(crate) fn send(&mut self, response: InFlight) {
+        if self.in_flight.len() == MAX_UNANSWERED {
+            self.in_flight.pop_front();
+        }
+        self.in_flight.push_back(response);
+    }
+
+    /// Reads the answer to a response. In delta it settles its own; in State of the World its own and
+    /// all before it, and only if the version is that response's: a client that no longer watches the
+    /// type repeats the nonce with an older version, which is no answer (N-07). An unknown nonce is
+    /// none either (S-18, D-13).
+    ///
+    /// A name that is not `current` was given up, changed or is owed again since it was sent.
+    pub(crate) fn settle(
+        &mut self,
+        nonce: &str,
+        version: Option<&str>,
+        error: Option<&ErrorDetail>,
+        is_current: impl Fn(&str) -> bool,
+    ) -> Option<Settled> {
+        let at = self.in_flight.iter().position(|response| response.nonce == nonce)?;
+        let answered = self.in_flight.get(at)?;
+        if error.is_none() && version.is_some_and(|version| version != answered.version) {
+            return None;
+        }
+        let revision = answered.revision;
+        let settled: Vec<InFlight> = match self.variant {
+            Variant::Delta => self.in_flight.remove(at).into_iter().collect(),
+            Variant::Sotw => self.in_flight.drain(..=at).collect(),
+        };
+        Some(match error {
+            None => {
+                self.acknowledge(settled);
+                Settled::Acknowledged { revision }
+            }
+            Some(error) => self.reject(settled, error, is_current),
+        })
+    }
+
+    fn acknowledge(&mut self, settled: Vec<InFlight>) {
+        if !self.repeats_everything {
+            return;
+        }
+        if let Some(newest) = settled.last() {
+            // The client accepted all that was repeated, so what was not withheld is rejected no longer.
+            self.rejected.retain(|name, _| newest.withheld.contains(name));
+        }
+        for Sent { name, content } in settled.into_iter().flat_map(|response| response.sent) {
+            if self.is_in_flight(&name) || self.rejected.contains_key(&name) {
+                self.acknowledged.insert(name, content);
+            } else {
+                self.acknowledged.remove(&name);
+            }
+        }
+    }
+
+    /// Parks the names of rejected responses. If one of them was sent again, changed or was given up
+    /// since, the others go out at once: what crosses a NACK must not strand them.
+    fn reject(
+        &mut self,
+        settled: Vec<InFlight>,
+        error: &ErrorDetail,
+        is_current: impl Fn(&str) -> bool,
+    ) -> Settled {
+        let mut sent = BTreeMap::new();
+        let mut awaited = Vec::new();
+        for response in settled {
+            sent.extend(response.sent.into_iter().map(|sent| (sent.name, sent.content)));
+            awaited.extend(response.awaited);
+        }
+        let names: Vec<_> = sent.keys().cloned().collect();
+        let is_parked = |name: &Arc<str>| is_current(name) && !self.is_in_flight(name);
+        let parked: Vec<_> = sent.into_iter().filter(|(name, _)| is_parked(name)).collect();
+        let is_whole = parked.len() == names.len();
+        let mut again = Vec::new();
+        self.rejections += 1;
+        for (name, told) in parked {
+            let blamed = mentions(&error.message, &name);
+            let holds = if blamed { self.acknowledged.get(&name).cloned().flatten() } else { told };
+            if is_whole {
+                self.rejected.insert(name, Rejected { group: self.rejections, holds, blamed });
+            } else {
+                again.push((name, holds));
+            }
+        }
+        Settled::Rejected { names, again, awaited }
+    }
+
+    /// Frees the group of a rejected name, since one of it is about to go out again (N-06).
+    pub(crate) fn release(&mut self, name: &str) -> Vec<Again> {
+        let Some(group) = self.rejected.get(name).map(|rejected| rejected.group) else {
+            return Vec::new();
+        };
+        let rejected = std::mem::take(&mut self.rejected).into_iter();
+        let (freed, rest): (BTreeMap<_, _>, _) =
+            rejected.partition(|(_, rejected)| rejected.group == group);
+        self.rejected = rest;
+        freed.into_iter().map(|(name, rejected)| (name, rejected.holds)).collect()
+    }
+
+    /// Frees a single name, if it may go out without its group: the client's words name others than it.
+    /// Whatever is not rejected may.
+    pub(crate) fn release_alone(&mut self, name: &str) -> bool {
+        let Some(rejected) = self.rejected.get(name) else { return true };
+        let mut group = self.rejected.values().filter(|other| other.group == rejected.group);
+        let is_free = !rejected.blamed && group.any(|other| other.blamed);
+        if is_free {
+            self.rejected.remove(name);
+        }
+        is_free
+    }
+
+    /// The rejected names that meet a condition.
+    pub(crate) fn rejected(&self, meets: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
+        self.rejected.keys().filter(|name| meets(name)).cloned().collect()
+    }
+
+    pub(crate) fn is_rejected(&self, name: &str) -> bool {
+        self.rejected.contains_key(name)
+    }
+
+    /// Whether something was rejected and has not been sent again since.
+    pub(crate) fn has_rejections(&self) -> bool {
+        !self.rejected.is_empty()
+    }
+
+    /// Lets go of what is no longer subscribed.
+    pub(crate) fn retain(&mut self, is_subscribed: impl Fn(&str) -> bool) {
+        self.acknowledged.retain(|name, _| is_subscribed(name));
+    }
+
+    /// What goes out in the place of a name's content: a response that repeats everything does not
+    /// repeat what the client rejected by name, but what it acknowledged before.
+    pub(crate) fn substitute(&self, name: &str) -> Option<Option<Resource>> {
+        let rejected = self.rejected.get(name)?;
+        rejected.blamed.then(|| rejected.holds.clone())
+    }
+
+    /// The names that have a substitute.
+    pub(crate) fn withheld(&self) -> BTreeSet<Arc<str>> {
+        if !self.repeats_everything {
+            return BTreeSet::new();
+        }
+        let blamed = self.rejected.iter().filter(|(_, rejected)| rejected.blamed);
+        blamed.map(|(name, _)| name.clone()).collect()
+    }
+
+    pub(crate) fn is_in_flight(&self, name: &str) -> bool {
+        self.sent().any(|sent| &*sent.name == name)
+    }
+
+    /// The names in flight.
+    pub(crate) fn unanswered(&self) -> BTreeSet<Arc<str>> {
+        self.sent().map(|sent| sent.name.clone()).collect()
+    }
+
+    /// What unanswered responses refer to, of a type that is to follow them.
+    pub(crate) fn unanswered_references(&self, follower: &TypeUrl) -> Vec<Arc<str>> {
+        let contents = self.sent().filter_map(|sent| sent.content.as_ref());
+        let references = contents.flat_map(Resource::references);
+        let followers = references.filter(|key| key.type_url == *follower);
+        followers.map(|key| key.name.clone()).collect()
+    }
+
+    fn sent(&self) -> impl Iterator<Item = &Sent> {
+        self.in_flight.iter().flat_map(|response| &response.sent)
+    }
+}
+
+/// Whether a client's words name a resource: the name stands there as a word of its own.
+fn mentions(words: &str, name: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
+    words.match_indices(name).any(|(at, _)| {
+        let before = words.get(..at).and_then(|s| s.chars().next_back());
+        let after = words.get(at + name.len()..).unwrap_or_default();
+        // A full stop ends a sentence as well as it continues a name.
+        let after =
+            after.strip_prefix('.').filter(|rest| !rest.starts_with(is_part)).unwrap_or(after);
+        !before.is_some_and(is_part) && !after.starts_with(is_part)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mentions;
+
+    #[test]
+    fn a_name_is_mentioned_only_as_a_word() {
+        assert!(mentions("Error adding/updating cluster(s) bad: Missing config source", "bad"));
+        assert!(mentions("cluster bad.", "bad"));
+        assert!(!mentions("Error adding/updating cluster(s) bad: x", "a"));
+        assert!(!mentions("cluster bad-2: x", "bad"));
+        assert!(!mentions("cluster my.bad: x", "bad"));
+    }
+}

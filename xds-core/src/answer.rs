@@ -112,7 +112,8 @@ impl TypeStream {
         for (name, owed) in &self.owed {
             if let Some(resource) = view.resolve(&self.type_url, name) {
                 size += resource.delta_entry().len();
-                if size > SPLIT_AT && !self.repeats_everything() && !answer.resources.is_empty() {
+                let may_split = self.policy.may_split(self.variant);
+                if size > SPLIT_AT && may_split && !answer.resources.is_empty() {
                     break;
                 }
                 answer.push(name, resource);

@@ -86,7 +86,6 @@ pub(crate) type Answered = (String, Option<ErrorDetail>, Option<Settled>);
 impl TypeStream {
     pub(crate) fn new(type_url: TypeUrl, variant: Variant) -> Self {
         let policy = type_url.policy();
-        let repeats_everything = variant == Variant::Sotw && policy.full_state;
         Self {
             policy,
             type_url,
@@ -97,13 +96,13 @@ impl TypeStream {
             everything: false,
             answer_due: false,
             owed: BTreeMap::new(),
-            unsettled: Unsettled::new(variant, repeats_everything),
+            unsettled: Unsettled::new(variant, policy.repeats_everything(variant)),
         }
     }
 
     /// Whether each response holds everything that is subscribed.
     pub(crate) fn repeats_everything(&self) -> bool {
-        self.variant == Variant::Sotw && self.policy.full_state
+        self.policy.repeats_everything(self.variant)
     }
 
     /// Reads a State of the World request: what it answers, what it claims, what it asks for.

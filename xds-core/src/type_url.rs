@@ -2,6 +2,8 @@
 
 use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};
 
+use crate::Variant;
+
 /// The type URL of a resource type, such as `type.googleapis.com/envoy.config.cluster.v3.Cluster`.
 ///
 /// Cloning is cheap: the types of the xDS API are static strings, others are shared.
@@ -77,6 +79,19 @@ impl TypeUrl {
     }
 }
 
+impl TypePolicy {
+    /// Whether what is owed may be spread over several responses (S-04, D-23).
+    #[must_use]
+    pub fn may_split(&self, variant: Variant) -> bool {
+        !self.repeats_everything(variant)
+    }
+
+    /// Whether each response holds everything that is subscribed.
+    pub(crate) fn repeats_everything(&self, variant: Variant) -> bool {
+        variant == Variant::Sotw && self.full_state
+    }
+}
+
 /// The full name of the message that a type URL names.
 pub(crate) fn message_name(type_url: &str) -> &str {
     type_url.rsplit_once('/').map_or(type_url, |(_, name)| name)
@@ -96,6 +111,9 @@ pub struct TypePolicy {
     pub order: u8,
     /// Place among the types when removals are sent, which is after every addition (O-02).
     pub removal_order: u8,
+    /// Envoy removes what delta says is removed. Where it does not, what is gone stays until what
+    /// refers to it is gone (D-19).
+    pub honours_removal: bool,
     /// A resource of this type that was sent is followed by what it refers to of this type, even if
     /// unchanged: Envoy waits for it before it puts a changed cluster to use (O-04).
     pub followed_by: Option<TypeUrl>,
@@ -130,6 +148,7 @@ const OPAQUE: TypePolicy = TypePolicy {
     missing: MissingAnswer::Removed,
     order: 100,
     removal_order: 0,
+    honours_removal: true,
     followed_by: None,
 };
 
@@ -151,9 +170,12 @@ const POLICIES: &[(TypeUrl, TypePolicy)] = &[
             ..NAMED
         },
     ),
-    (TypeUrl::ENDPOINT, TypePolicy { order: 10, removal_order: 50, ..NAMED }),
+    (
+        TypeUrl::ENDPOINT,
+        TypePolicy { order: 10, removal_order: 50, honours_removal: false, ..NAMED },
+    ),
     (TypeUrl::LOCALITY_ENDPOINT, TypePolicy { order: 15, removal_order: 55, ..NAMED }),
-    (TypeUrl::SECRET, TypePolicy { order: 20, removal_order: 60, ..NAMED }),
+    (TypeUrl::SECRET, TypePolicy { order: 20, removal_order: 60, honours_removal: false, ..NAMED }),
     (TypeUrl::EXTENSION_CONFIG, TypePolicy { order: 25, removal_order: 35, ..NAMED }),
     (
         TypeUrl::LISTENER,
@@ -171,7 +193,13 @@ const POLICIES: &[(TypeUrl, TypePolicy)] = &[
     ),
     (
         TypeUrl::ROUTE,
-        TypePolicy { missing: MissingAnswer::Silence, order: 50, removal_order: 10, ..NAMED },
+        TypePolicy {
+            missing: MissingAnswer::Silence,
+            order: 50,
+            removal_order: 10,
+            honours_removal: false,
+            ..NAMED
+        },
     ),
     (
         TypeUrl::VIRTUAL_HOST,

@@ -44,7 +44,7 @@ pub use discovery::{
     LocalityEndpoints, RouteConfigurations, RuntimeLayers, ScopedRoutes, Secrets, VirtualHosts,
 };
 pub use envoy_types;
-pub use server::{Limits, XdsServer, XdsServerBuilder};
+pub use server::{Keepalive, Limits, XdsServer, XdsServerBuilder};
 
 /// The README's example, compiled and run.
 #[cfg(doctest)]

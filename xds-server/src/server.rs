@@ -46,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) streams: AtomicU64,
     pub(crate) limits: Limits,
     pub(crate) rejections: Rejections,
+    keepalive: Keepalive,
     view: Box<ViewRule>,
     /// The encoded `control_plane` of both responses, whose tags differ.
     identity: [Bytes; 2],
@@ -108,11 +109,25 @@ pub struct XdsServerBuilder {
     view: Box<ViewRule>,
     observer: Arc<dyn Observer>,
     limits: Limits,
+    keepalive: Keepalive,
     identifier: String,
 }
 
-/// Detects clients that are gone without a word: a ping this often, and this long to answer it (K-02).
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+/// How a connection whose client is gone without a word is noticed, on [`XdsServer::serve`] (K-02).
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Keepalive {
+    /// How often an HTTP/2 ping is sent. 30 s unless set.
+    pub interval: Duration,
+    /// How long it may take to answer one. 10 s unless set.
+    pub timeout: Duration,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(30), timeout: Duration::from_secs(10) }
+    }
+}
 
 impl XdsServer {
     /// Starts a server of this cache, in which every client sees the scope `default`.
@@ -122,6 +137,7 @@ impl XdsServer {
             view: Box::new(|_, _| vec![Scope::from("default")]),
             observer: Arc::new(()),
             limits: Limits::default(),
+            keepalive: Keepalive::default(),
             identifier: String::new(),
         }
     }
@@ -154,7 +170,7 @@ impl XdsServer {
         listener: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> io::Result<()> {
-        let (interval, timeout) = KEEPALIVE;
+        let Keepalive { interval, timeout } = self.shared.keepalive;
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         Server::builder()
             .http2_keepalive_interval(Some(interval))
@@ -208,6 +224,12 @@ impl XdsServerBuilder {
         self
     }
 
+    /// How a client that is gone without a word is noticed.
+    pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
+        self.keepalive = keepalive;
+        self
+    }
+
     /// What this server calls itself in its responses; Envoy shows it as `control_plane.identifier`.
     pub fn identifier(mut self, identifier: impl Into<String>) -> Self {
         self.identifier = identifier.into();
@@ -224,6 +246,7 @@ impl XdsServerBuilder {
                 closing: AtomicBool::new(false),
                 streams: AtomicU64::new(0),
                 limits: self.limits,
+                keepalive: self.keepalive,
                 rejections: Rejections::default(),
                 view: self.view,
                 identity: [6, 7].map(|tag| encode_identity(tag, &self.identifier)),

@@ -4,7 +4,7 @@
 mod model;
 
 use deltaplane_core::Variant;
-use model::{BAD, NAMES, Operation, SCOPES, TYPES, converges};
+use model::{BAD, NAMES, Operation, SCOPES, TYPES, VIEWS, converges};
 use proptest::prelude::*;
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -24,6 +24,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         6 => any::<u8>().prop_map(|part| Operation::Read { part }),
         4 => Just(Operation::Answer),
         1 => Just(Operation::Reconnect),
+        1 => (0..VIEWS.len()).prop_map(Operation::View),
     ]
 }
 

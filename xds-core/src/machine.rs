@@ -347,6 +347,7 @@ impl<V: View> Machine<V> {
         let response = Response {
             type_url,
             nonce: self.nonces.to_string(),
+            revision,
             resources: answer.resources(),
             removals: answer.removals(),
             body: answer.body(stream),

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    Resource, TypeUrl,
+    Resource, Revision, TypeUrl,
     resource::{field_len, put_field},
 };
 
@@ -236,6 +236,8 @@ pub struct Response {
     pub type_url: TypeUrl,
     /// The nonce, never used twice on a stream (S-17, D-02).
     pub nonce: String,
+    /// The revision that it brings the client to, as far as this type goes.
+    pub revision: Revision,
     /// How many resources it carries.
     pub resources: usize,
     /// How many removals it carries.

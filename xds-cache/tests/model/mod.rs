@@ -18,6 +18,10 @@ use deltaplane_core::{
 };
 use prost::Message;
 
+use self::witness::Witness;
+
+mod witness;
+
 pub(crate) const TYPES: [TypeUrl; 4] =
     [TypeUrl::CLUSTER, TypeUrl::ENDPOINT, TypeUrl::LISTENER, TypeUrl::ROUTE];
 pub(crate) const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -53,7 +57,13 @@ pub(crate) enum Operation {
     /// The client answers what it read.
     Answer,
     Reconnect,
+    /// The client is to see the scopes in another order, or fewer of them.
+    View(usize),
 }
+
+/// What a client may see.
+pub(crate) const VIEWS: [&[&str]; 4] =
+    [&["upper", "default"], &["default"], &["default", "upper"], &["upper"]];
 
 /// Runs operations, and demands that the client ends with what the view holds.
 pub(crate) fn converges(variant: Variant, operations: &[Operation]) {
@@ -112,6 +122,7 @@ struct World {
     cache: Cache,
     scopes: Arc<[Scope]>,
     machine: Machine<CacheView>,
+    witness: Witness,
     watched: BTreeMap<TypeUrl, Watched>,
     requests: VecDeque<Request>,
     responses: VecDeque<Heard>,
@@ -121,8 +132,10 @@ impl World {
     fn new(variant: Variant) -> Self {
         let cache = Cache::new();
         let mut transaction = Transaction::new();
-        for type_url in TYPES {
-            transaction.replace("default", type_url, []);
+        for scope in SCOPES {
+            for type_url in TYPES {
+                transaction.replace(scope, type_url, []);
+            }
         }
         cache.commit(transaction).unwrap();
         Self {
@@ -130,6 +143,7 @@ impl World {
             cache,
             scopes: SCOPES.map(Scope::from).into(),
             machine: Machine::new(variant),
+            witness: Witness::default(),
             watched: TYPES.map(|type_url| (type_url, Watched::default())).into(),
             requests: VecDeque::new(),
             responses: VecDeque::new(),
@@ -147,6 +161,7 @@ impl World {
             Operation::Read { part } => drop(self.read(*part)),
             Operation::Answer => TYPES.iter().for_each(|type_url| self.answer(type_url)),
             Operation::Reconnect => self.reconnect(),
+            Operation::View(at) => self.view(VIEWS[*at]),
         }
     }
 
@@ -166,6 +181,14 @@ impl World {
             }
         }
         self.cache.commit(transaction).unwrap();
+    }
+
+    fn view(&mut self, scopes: &[&str]) {
+        let scopes: Arc<[Scope]> = scopes.iter().map(|scope| Scope::from(*scope)).collect();
+        let old = self.cache.view(&self.scopes);
+        self.machine.change_view(&old, &old.through(&scopes)).unwrap();
+        self.scopes = scopes;
+        self.witness.breathe();
     }
 
     fn is_wildcard_type(type_at: usize) -> bool {
@@ -240,6 +263,7 @@ impl World {
 
     fn hear(&mut self) {
         if let Some(request) = self.requests.pop_front() {
+            self.witness.hear(&request);
             self.machine.handle_request(request).unwrap();
         }
     }
@@ -247,11 +271,12 @@ impl World {
     fn say(&mut self) -> Option<()> {
         let view = self.cache.view(&self.scopes);
         let response = self.machine.poll_response(&view).unwrap()?;
+        let revision = response.revision;
         let mut wire = BytesMut::new();
         response.encode_head(&mut wire);
         wire.extend_from_slice(&response.body);
         let read = |value: &[u8]| ((value[0] as char).to_string(), value[1] - b'0');
-        self.responses.push_back(if self.variant == Variant::Sotw {
+        let heard = if self.variant == Variant::Sotw {
             let message = SotwResponse::decode(wire.freeze()).unwrap();
             let resources = message.resources.iter().map(|any| read(&any.value));
             Heard {
@@ -275,7 +300,12 @@ impl World {
                     .collect(),
                 removed: message.removed_resources,
             }
-        });
+        };
+        self.witness.say(&heard);
+        if self.variant == Variant::Delta {
+            self.witness.say_delta(&heard, revision);
+        }
+        self.responses.push_back(heard);
         Some(())
     }
 
@@ -343,6 +373,7 @@ impl World {
     /// or with nothing to show if that is in doubt.
     fn reconnect(&mut self) {
         self.machine = Machine::new(self.variant);
+        self.witness = Witness::default();
         self.requests.clear();
         self.responses.clear();
         for type_url in TYPES {

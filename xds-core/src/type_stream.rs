@@ -298,8 +298,11 @@ impl TypeStream {
     fn owe_everything<V: View>(&mut self, view: &V) {
         self.answer_due = true;
         let type_url = self.type_url.clone();
+        let in_flight = self.unsettled.unanswered();
         for resource in view.resources(&type_url) {
-            self.owe(resource.name().clone(), None, false, Reason::Again);
+            let name = resource.name();
+            let held = self.subscription.was_told(name) || in_flight.contains(name);
+            self.owe(name.clone(), None, held, Reason::Again);
         }
     }
 

@@ -35,6 +35,8 @@ pub mod envoy;
 mod rejections;
 mod server;
 mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use client::{Client, ClientEvent, Observer};
 pub use deltaplane_cache::*;

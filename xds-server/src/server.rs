@@ -59,7 +59,7 @@ pub struct Limits {
     /// What a stream may ask for.
     pub stream: StreamLimits,
     /// How large a request may be, in bytes: lists of names and of initial versions grow with the
-    /// configuration (K-05). 32 MiB unless set; beyond it, RESOURCE_EXHAUSTED or OUT_OF_RANGE.
+    /// configuration (K-05). 32 MiB unless set.
     pub request_size: usize,
     /// How many requests a stream may send in a second. 5,000 unless set.
     pub requests_per_second: u32,

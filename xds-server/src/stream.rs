@@ -130,12 +130,26 @@ impl XdsStream {
                 return Ok(false);
             }
             match Pin::new(&mut self.requests).poll_next(cx) {
-                Poll::Ready(Some(request)) => self.handle(request?)?,
+                Poll::Ready(Some(request)) => {
+                    self.handle(request.map_err(|status| self.unreadable(status))?)?;
+                }
                 Poll::Ready(None) => return Err(Status::ok("the client closed the stream")),
                 Poll::Pending => return Ok(false),
             }
         }
         Ok(true)
+    }
+
+    /// Says which limit a request met that is too large to read.
+    fn unreadable(&self, status: Status) -> Status {
+        if status.code() != Code::OutOfRange {
+            return status;
+        }
+        Status::resource_exhausted(format!(
+            "a request may have {} bytes: {}",
+            self.shared.limits.request_size,
+            status.message()
+        ))
     }
 
     fn handle(&mut self, mut request: Request) -> Result<(), Status> {

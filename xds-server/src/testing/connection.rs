@@ -1,0 +1,152 @@
+//! A model client over gRPC, on the aggregated service.
+
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes};
+use deltaplane_core::{Request, TypeUrl, Variant};
+use envoy_types::pb::envoy::config::core::v3::Node;
+use futures::stream;
+use prost::Message;
+use tokio::{sync::mpsc, time::timeout};
+use tonic::{
+    Status, Streaming,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    transport::Channel,
+};
+
+use super::{
+    ModelClient,
+    model::{Model, Update},
+    sealed::Transport,
+};
+
+/// One stream to a server.
+#[derive(Debug)]
+pub struct Connection {
+    requests: mpsc::UnboundedSender<Request>,
+    responses: Streaming<Bytes>,
+    /// Who the client is; the first request says it.
+    node: Option<Bytes>,
+}
+
+/// How long a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A type that no server has anything of, asked for to learn what was said before the answer.
+const BARRIER: &str = "type.googleapis.com/deltaplane.testing.Barrier";
+
+impl ModelClient<Connection> {
+    /// Opens a stream on the aggregated service, as this node.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub async fn connect(channel: Channel, node: Node, variant: Variant) -> Result<Self, Status> {
+        let method = match variant {
+            Variant::Delta => "DeltaAggregatedResources",
+            _ => "StreamAggregatedResources",
+        };
+        let path = format!("/envoy.service.discovery.v3.AggregatedDiscoveryService/{method}");
+        let path = path.try_into().map_err(|_| Status::internal("no path"))?;
+        let mut grpc = Grpc::new(channel).max_decoding_message_size(usize::MAX);
+        grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let (requests, mut queue) = mpsc::unbounded_channel();
+        let queue = stream::poll_fn(move |cx| queue.poll_recv(cx));
+        let responses = grpc.streaming(tonic::Request::new(queue), path, Messages).await?;
+        let node = Some(node.encode_to_vec().into());
+        let transport = Connection { requests, responses: responses.into_inner(), node };
+        Ok(Self { model: Model::new(variant), transport })
+    }
+
+    /// What the server says next, or nothing if it ends the stream in order.
+    ///
+    /// # Errors
+    /// If the server ends the stream with an error, or says nothing in 10 seconds.
+    pub async fn next(&mut self) -> Result<Option<Update>, Status> {
+        let next = timeout(PATIENCE, self.transport.responses.message());
+        let late = |_| Status::deadline_exceeded("the server said nothing in time");
+        let message = next.await.map_err(late)??;
+        Ok(message.map(|message| self.model.read(message)))
+    }
+
+    /// What the server says next.
+    ///
+    /// # Panics
+    /// If that is of another type, or the end of the stream, or does not come in 10 seconds.
+    pub async fn expect(&mut self, type_url: impl Into<TypeUrl>) -> Update {
+        let type_url = type_url.into();
+        match self.next().await {
+            Ok(update) => self.check(&type_url, update),
+            Err(status) => panic!("expected an update of {type_url}, but got {status}"),
+        }
+    }
+
+    /// The server must have nothing to say but the answer to a question that is asked now, twice, since
+    /// an answer may overtake a removal. It is a subscription to a type that nobody has, so something
+    /// must be known for this client.
+    ///
+    /// # Panics
+    /// If the server says anything else.
+    pub async fn silence(&mut self) {
+        for _ in 0..2 {
+            self.subscribe(BARRIER, &["*"]);
+            let barrier = self.expect(BARRIER).await;
+            self.ack(&barrier);
+            self.unsubscribe(BARRIER, &["*"]);
+        }
+    }
+}
+
+impl Transport for Connection {
+    fn send(&mut self, mut request: Request) {
+        match &mut request {
+            Request::Sotw(request) => request.node = self.node.take(),
+            Request::Delta(request) => request.node = self.node.take(),
+            _ => {}
+        }
+        // If the stream is over, the next look at it tells.
+        drop(self.requests.send(request));
+    }
+}
+
+/// Requests as they are encoded, and responses as they come.
+#[derive(Debug, Clone, Copy)]
+struct Messages;
+
+impl Codec for Messages {
+    type Encode = Request;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for Messages {
+    type Item = Request;
+    type Error = Status;
+
+    fn encode(&mut self, request: Request, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        match request {
+            Request::Sotw(request) => buffer.put_slice(&request.encode_to_vec()),
+            Request::Delta(request) => buffer.put_slice(&request.encode_to_vec()),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Decoder for Messages {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}

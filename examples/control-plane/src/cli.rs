@@ -63,8 +63,8 @@ pub struct Serve {
     http_listen: Option<String>,
     #[arg(long, env = "XDS_HTTP_PORT", hide = true, default_value_t = 19000)]
     xds_http_port: u16,
-    /// The fleet, such as cluster-1, of clients for whose node.cluster and
-    /// node.id no service was ever stored.
+    /// The scope, such as cluster-1, of clients for whose node.cluster and
+    /// node.id no service and no transaction was ever stored.
     #[arg(long, env = "XDS_NODE_ID")]
     pub node_id: Option<String>,
     /// The address to which Envoy binds the listeners of all services.

@@ -4,6 +4,8 @@ use std::fmt::{self, Display};
 
 use deltaplane_server::{Client, ClientEvent, Event, Observer, Scope};
 
+use crate::scope;
+
 /// Logs who comes, moves, rejects something, and goes.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
@@ -56,7 +58,7 @@ fn connected(client: &Client) {
         cluster = node.cluster,
         variant = ?client.variant,
         peer = client.peer.map(tracing::field::display),
-        scope = %Names(&client.scopes),
+        scope = %scope::name(&client.scopes).unwrap_or("none"),
         "client connected"
     );
     if client.scopes.is_empty() {
@@ -64,9 +66,9 @@ fn connected(client: &Client) {
             client = client.id,
             node = node.id,
             cluster = node.cluster,
-            "nothing is known for this client, so it gets no answer: no service was ever stored \
-             for the fleet that its cluster or id names; the services of cluster_id N are for \
-             the fleet \"cluster-N\""
+            "nothing is known for this client, so it gets no answer: no service and no \
+             transaction was ever stored for the scope that its cluster or id names; the \
+             services of cluster_id N are for the scope \"cluster-N\""
         );
     }
 }
@@ -75,8 +77,8 @@ fn moved(client: &Client, from: &[Scope]) {
     tracing::info!(
         client = client.id,
         node = client.node.id,
-        from = %Names(from),
-        to = %Names(&client.scopes),
+        from = %scope::name(from).unwrap_or("none"),
+        to = %scope::name(&client.scopes).unwrap_or("none"),
         "client moved to another scope"
     );
 }

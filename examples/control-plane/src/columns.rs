@@ -4,8 +4,8 @@ use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::Query;
 use sqlx::{Any, Row as _};
 
+use crate::changes::Change;
 use crate::service::{Definition, Row};
-use crate::store::Change;
 
 /// The columns of `services s`, for the middle of a `concat!`: what is sent to
 /// a database is known when this is compiled.

@@ -16,6 +16,9 @@ use crate::sqlite_file::SqliteFile;
 /// How long anything may take that one asks of the database.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The same for what may be many megabytes.
+pub(crate) const BULK_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Why a database cannot be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -124,12 +127,20 @@ impl Database {
 
     fn migrator(&self) -> Migrator {
         let sql = match self.driver {
-            Driver::Sqlite(_) => include_str!("../migrations/sqlite/0001_services.sql"),
-            Driver::Postgres(_) => include_str!("../migrations/postgres/0001_services.sql"),
+            Driver::Sqlite(_) => [
+                include_str!("../migrations/sqlite/0001_services.sql"),
+                include_str!("../migrations/sqlite/0002_raw_resources.sql"),
+            ],
+            Driver::Postgres(_) => [
+                include_str!("../migrations/postgres/0001_services.sql"),
+                include_str!("../migrations/postgres/0002_raw_resources.sql"),
+            ],
         };
-        let kind = MigrationType::Simple;
-        let first = Migration::new(1, "services".into(), kind, sql.into_sql_str(), false);
-        let mut migrator = Migrator::with_migrations(vec![first]);
+        let steps = (1..).zip(["services", "raw resources"]).zip(sql);
+        let migration = |((version, name), sql): ((i64, &'static str), &'static str)| {
+            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        };
+        let mut migrator = Migrator::with_migrations(steps.map(migration).collect());
         // Of our own name, so that another program's log is not mistaken for it.
         migrator.dangerous_set_table_name("deltaplane_migrations");
         migrator

@@ -1,23 +1,11 @@
 //! A service as JSON, on its way in.
 
-use std::error::Error;
-use std::fmt;
-
-use axum::Json;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
-use crate::problem::{Fault, Problem};
+use crate::document::Document;
+use crate::problem::Problem;
 use crate::service::{Definition, FieldError};
-
-/// The body of `POST` and `PUT`: an object, and not the list that serde would
-/// take for a struct as well.
-#[derive(Debug)]
-struct Body(Draft);
 
 /// A service with whatever was given of it.
 ///
@@ -72,92 +60,14 @@ fn required<T: Default>(field: &'static str, value: Option<T>, errors: &mut Vec<
     })
 }
 
-impl<S: Send + Sync> FromRequest<S> for Draft {
-    type Rejection = Problem;
+impl Document for Draft {
+    const TOO_LARGE: &str = "a service takes a few hundred bytes";
 
-    async fn from_request(request: Request, state: &S) -> Result<Draft, Problem> {
-        let json = Json::from_request(request, state).await;
-        json.map(|Json(Body(draft))| draft).map_err(|rejection| refuse(&rejection))
-    }
-}
-
-impl<'de> Deserialize<'de> for Body {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Body, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Body;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Body, A::Error> {
-                Draft::deserialize(MapAccessDeserializer::new(map)).map(Body)
-            }
+    fn advice(path: &str) -> &'static str {
+        match path.split(['[', '.']).next() {
+            Some("id" | "cluster_id" | "listener_port" | "upstream_port") => "write a whole number",
+            Some("domains") => "write a list of strings",
+            _ => "write a string",
         }
-        deserializer.deserialize_map(Object)
     }
-}
-
-type PathError = serde_path_to_error::Error<serde_json::Error>;
-
-fn refuse(rejection: &JsonRejection) -> Problem {
-    let status = rejection.status();
-    match rejection {
-        JsonRejection::JsonDataError(error) => match cause::<PathError>(error) {
-            Some(error) if error.path().iter().next().is_some() => {
-                Problem::of_fields(status, [fault(error)])
-            }
-            Some(error) => Problem::new(status, format!("{}; send one JSON object", error.inner())),
-            None => Problem::new(status, rejection.body_text()),
-        },
-        JsonRejection::JsonSyntaxError(error) => {
-            let why = cause::<PathError>(error)
-                .map(PathError::inner)
-                .or_else(|| cause(error))
-                .map(ToString::to_string);
-            let why = why.unwrap_or_else(|| rejection.body_text());
-            Problem::new(status, format!("the body is not JSON: {why}; send one JSON object"))
-        }
-        JsonRejection::MissingJsonContentType(_) => {
-            Problem::new(status, "send JSON, with the header Content-Type: application/json")
-        }
-        _ if status == StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(status, "the body is too large; a service takes a few hundred bytes")
-        }
-        other => Problem::new(status, other.body_text()),
-    }
-}
-
-/// What axum wrapped, however deep.
-fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
-}
-
-fn fault(error: &PathError) -> Fault {
-    let field = error.path().to_string();
-    let why = error.inner().to_string();
-    if why.starts_with("unknown field") {
-        let field = why.split('`').nth(1).unwrap_or(&field).to_owned();
-        let message = format!("{why}; leave it out or correct its name");
-        return Fault { field, message };
-    }
-    // What serde expected is a type of Rust; we say it in words of JSON.
-    let (what, line, column) =
-        (why.split(", expected").next(), error.inner().line(), error.inner().column());
-    let what = what.unwrap_or(&why);
-    let advice = match field.split(['[', '.']).next() {
-        Some("id" | "cluster_id" | "listener_port" | "upstream_port") => "write a whole number",
-        Some("domains") => "write a list of strings",
-        _ => "write a string",
-    };
-    let message = format!("{what} at line {line} column {column}; {advice}");
-    Fault { field, message }
 }

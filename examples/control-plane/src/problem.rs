@@ -5,8 +5,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::raw_store::TransactError;
 use crate::service::FieldError;
 use crate::store::{StoreError, WriteError};
+
+/// How much of what is wrong is told at once.
+const FAULTS_MAX: usize = 50;
 
 /// An error answer.
 #[derive(Clone, Debug, Serialize)]
@@ -24,6 +28,18 @@ pub struct Problem {
 pub(crate) struct Fault {
     pub(crate) field: String,
     pub(crate) message: String,
+}
+
+impl Fault {
+    pub(crate) fn new(field: impl Into<String>, message: impl Into<String>) -> Fault {
+        Fault { field: field.into(), message: message.into() }
+    }
+
+    /// The same fault, seen from where `path` begins.
+    pub(crate) fn within(self, path: &str) -> Fault {
+        let joint = if self.field.is_empty() || self.field.starts_with('[') { "" } else { "." };
+        Fault { field: format!("{path}{joint}{}", self.field), ..self }
+    }
 }
 
 impl From<FieldError> for Fault {
@@ -55,6 +71,25 @@ impl Problem {
         Problem { errors, ..problem }
     }
 
+    /// A document whose content is wrong. Of very many faults, the first ones.
+    pub(crate) fn unprocessable(mut faults: Vec<Fault>) -> Problem {
+        faults.truncate(FAULTS_MAX);
+        Problem::of_fields(StatusCode::UNPROCESSABLE_ENTITY, faults)
+    }
+
+    pub(crate) fn failed() -> Problem {
+        let detail = "the server failed at this request; its log says why";
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+    }
+
+    pub(crate) fn no_scope(scope: &str) -> Problem {
+        let detail = format!(
+            "no transaction ever named the scope {scope:?}; GET /api/v1/xds/scopes lists those \
+             that have raw resources"
+        );
+        Problem::new(StatusCode::NOT_FOUND, detail)
+    }
+
     pub(crate) fn no_service(id: &str) -> Problem {
         let detail = format!("there is no service {id:?}; GET /api/v1/services/ lists them");
         Problem::new(StatusCode::NOT_FOUND, detail)
@@ -66,6 +101,18 @@ impl From<StoreError> for Problem {
         tracing::warn!(%error, "a request failed");
         let detail = format!("{error}; try again when GET /healthz says that it is back");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+}
+
+impl From<TransactError> for Problem {
+    fn from(error: TransactError) -> Problem {
+        let reused = match error {
+            TransactError::Store(error) => return error.into(),
+            TransactError::VersionReused(reused) => reused,
+        };
+        let why = "denotes another content of this resource already; give each content its own";
+        let faults = reused.iter().map(|i| Fault::new(format!("upserts[{i}].version"), why));
+        Problem::unprocessable(faults.collect())
     }
 }
 

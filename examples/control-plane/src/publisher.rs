@@ -7,11 +7,13 @@ use std::time::Duration;
 use deltaplane_server::{Cache, CommitError, Resource, Transaction, TypeUrl, envoy};
 use thiserror::Error;
 
+use crate::changes::{Change, Changes};
 use crate::health::Health;
 use crate::message::Message;
+use crate::raw_layers::{RawLayer, RawLayers};
 use crate::scope;
 use crate::service::{Row, Service};
-use crate::store::{Change, Changes, Store, StoreError};
+use crate::store::{Store, StoreError};
 use crate::translate::{Difference, Fleet, Removal};
 use crate::watch::Watch;
 
@@ -43,6 +45,7 @@ pub struct Publisher {
     listener_address: IpAddr,
     watch: Watch,
     fleets: BTreeMap<i64, Fleet>,
+    raw: RawLayers,
     revision: i64,
 }
 
@@ -62,15 +65,10 @@ impl Publisher {
         listener_address: IpAddr,
     ) -> Result<Publisher, PublishError> {
         let watch = store.watch().await?;
-        let mut publisher = Publisher {
-            store,
-            cache,
-            health,
-            listener_address,
-            watch,
-            fleets: BTreeMap::new(),
-            revision: 0,
-        };
+        let raw = RawLayers::new(cache.clone());
+        let fleets = BTreeMap::new();
+        let mut publisher =
+            Publisher { store, cache, health, listener_address, watch, fleets, raw, revision: 0 };
         publisher.read_all().await?;
         Ok(publisher)
     }
@@ -131,26 +129,52 @@ impl Publisher {
             fleet.push((row.id, valid(row)));
         }
         self.fleets.clear();
-        self.publish(snapshot.revision, changes)
+        let layers = self.raw.all(&snapshot);
+        if self.revision == 0 {
+            self.publish_labels(snapshot.revision, &layers)?;
+        }
+        let mut transaction = Transaction::new();
+        layers.iter().for_each(|layer| layer.replace(&mut transaction));
+        let built = layers.iter().map(RawLayer::len).sum();
+        self.publish(snapshot.revision, transaction, built, changes)
+    }
+
+    /// At the start, when nobody is connected, each layer that has a label is
+    /// published by itself, since a transaction has one for all that changes.
+    fn publish_labels(&self, revision: i64, layers: &[RawLayer]) -> Result<(), PublishError> {
+        for layer in layers {
+            let Some(label) = layer.label() else { continue };
+            let mut transaction = Transaction::new();
+            transaction.source_revision(revision.unsigned_abs()).label(label);
+            layer.replace(&mut transaction);
+            let _ = self.cache.commit(transaction)?;
+        }
+        Ok(())
     }
 
     async fn read_changes(&mut self) -> Result<(), PublishError> {
         match self.store.changes(self.revision).await? {
             Changes::None => Ok(()),
             Changes::TooOld => self.read_all().await,
-            Changes::Some { revision, changes } => self.publish(revision, by_fleet(changes)),
+            Changes::Some { revision, changes, raw_scopes, raw } => {
+                let mut transaction = Transaction::new();
+                let built = self.raw.change(&mut transaction, &raw_scopes, &raw);
+                self.publish(revision, transaction, built, by_fleet(changes))
+            }
         }
     }
 
-    /// One transaction, so that no client ever sees half of it.
+    /// One transaction, which has the raw resources already, so that no client
+    /// ever sees half of it.
     fn publish(
         &mut self,
         revision: i64,
+        mut transaction: Transaction,
+        raw_built: usize,
         changes: BTreeMap<i64, Vec<(i64, Option<Service>)>>,
     ) -> Result<(), PublishError> {
-        let mut transaction = Transaction::new();
         transaction.source_revision(revision.unsigned_abs());
-        let mut cost = Cost::default();
+        let mut cost = Cost { rows: 0, resources: raw_built };
         for (cluster, services) in changes {
             let known = self.fleets.contains_key(&cluster);
             let fleet = self.fleets.entry(cluster);

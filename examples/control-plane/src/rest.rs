@@ -1,4 +1,5 @@
-//! The REST face: services in and out, and how the server is.
+//! The REST face: services in and out, raw resources beside them, and how the
+//! server is.
 
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{Method, StatusCode, Uri, header};
@@ -7,9 +8,11 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::json;
 
+use crate::document::Body;
 use crate::draft::Draft;
 use crate::health::Health;
 use crate::problem::Problem;
+use crate::raw_rest;
 use crate::service::Row;
 use crate::store::{Store, WriteError};
 
@@ -25,6 +28,7 @@ pub fn router(store: Store, health: Health) -> Router {
         .route("/api/v1/services/", services)
         .route("/api/v1/services/{id}", service.clone())
         .route("/api/v1/services/{id}/", service)
+        .merge(raw_rest::router())
         .with_state(store)
         .route("/healthz", get(healthz).with_state(health))
         .fallback(no_such_path)
@@ -36,7 +40,7 @@ async fn list(State(store): State<Store>) -> Result<Json<Vec<Row>>, Problem> {
     Ok(Json(store.list().await?))
 }
 
-async fn create(State(store): State<Store>, draft: Draft) -> Result<Response, Problem> {
+async fn create(State(store): State<Store>, Body(draft): Body<Draft>) -> Result<Response, Problem> {
     let row = store.create(draft.define(None)?).await?;
     let place = [(header::LOCATION, format!("/api/v1/services/{}", row.id))];
     Ok((StatusCode::CREATED, place, Json(row)).into_response())
@@ -50,7 +54,7 @@ async fn read(State(store): State<Store>, Path(id): Path<String>) -> Result<Json
 async fn replace(
     State(store): State<Store>,
     Path(id): Path<String>,
-    draft: Draft,
+    Body(draft): Body<Draft>,
 ) -> Result<Json<Row>, Problem> {
     let key = number(&id)?;
     match store.update(key, draft.define(Some(key))?).await {
@@ -87,7 +91,10 @@ async fn healthz(State(health): State<Health>) -> Response {
 }
 
 async fn no_such_path(uri: Uri) -> Problem {
-    let detail = format!("nothing is at {}; services are at /api/v1/services/", uri.path());
+    let detail = format!(
+        "nothing is at {}; services are at /api/v1/services/, raw resources at /api/v1/xds/scopes",
+        uri.path()
+    );
     Problem::new(StatusCode::NOT_FOUND, detail)
 }
 

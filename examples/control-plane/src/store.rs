@@ -4,13 +4,16 @@
 //! the triggers hide where they differ.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::{Any, AnyPool, Row as _, Transaction};
 use thiserror::Error;
 use tokio::sync::Notify;
 
+use crate::changes::{Changes, Snapshot};
 use crate::columns::{bound, change, columns, row, rows};
-use crate::database::{Database, Driver, OpenError, PATIENCE};
+use crate::database::{BULK_PATIENCE, Database, Driver, OpenError, PATIENCE};
+use crate::raw_store;
 use crate::service::{Definition, FieldError, Row, Service};
 use crate::watch::Watch;
 
@@ -25,8 +28,8 @@ pub enum StoreError {
     #[error("the database failed: {0}")]
     Database(#[from] sqlx::Error),
     /// It did not answer in time.
-    #[error("the database did not answer within {} s", PATIENCE.as_secs())]
-    Silent,
+    #[error("the database did not answer within {} s", .0.as_secs())]
+    Silent(Duration),
 }
 
 /// Why a service was not written.
@@ -53,51 +56,13 @@ impl From<sqlx::Error> for WriteError {
     }
 }
 
-/// Everything that is served, at one revision.
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    /// The counter.
-    pub revision: i64,
-    /// Every fleet that ever had a service.
-    pub clusters: Vec<i64>,
-    /// Every row, by id.
-    pub rows: Vec<Row>,
-}
-
-/// One key that changed, and what is there now.
-#[derive(Clone, Debug)]
-pub struct Change {
-    /// The fleet.
-    pub cluster_id: i64,
-    /// The service.
-    pub id: i64,
-    /// Its row, unless it has left this fleet.
-    pub row: Option<Row>,
-}
-
-/// What happened after some revision.
-#[derive(Clone, Debug)]
-#[allow(clippy::exhaustive_enums)] // each answer asks for another action
-pub enum Changes {
-    /// Nothing.
-    None,
-    /// These keys changed; the counter stands at `revision`.
-    Some {
-        /// The counter.
-        revision: i64,
-        /// Each changed key once.
-        changes: Vec<Change>,
-    },
-    /// More than the log holds: read everything.
-    TooOld,
-}
-
-/// The table of services. Clones share the connections.
+/// The tables of services and, in [`raw_store`], of raw
+/// resources. Clones share the connections.
 #[derive(Clone, Debug)]
 pub struct Store {
     database: Database,
-    pool: AnyPool,
-    written: Arc<Notify>,
+    pub(crate) pool: AnyPool,
+    pub(crate) written: Arc<Notify>,
 }
 
 impl Store {
@@ -118,14 +83,17 @@ impl Store {
     /// All services, by id.
     pub async fn list(&self) -> Result<Vec<Row>, StoreError> {
         let sql = concat!("SELECT ", columns!(), " FROM services s ORDER BY s.id");
-        within(async { rows(&sqlx::query(sql).fetch_all(&self.pool).await?) }).await
+        within(PATIENCE, async { rows(&sqlx::query(sql).fetch_all(&self.pool).await?) }).await
     }
 
     /// The service of this id.
     pub async fn get(&self, id: i64) -> Result<Option<Row>, StoreError> {
         let sql = concat!("SELECT ", columns!(), " FROM services s WHERE s.id = $1");
         let query = sqlx::query(sql).bind(id);
-        within(async { query.fetch_optional(&self.pool).await?.map(|r| row(&r)).transpose() }).await
+        within(PATIENCE, async {
+            query.fetch_optional(&self.pool).await?.map(|r| row(&r)).transpose()
+        })
+        .await
     }
 
     /// Stores a new service and returns its row.
@@ -148,7 +116,7 @@ impl Store {
     /// Deletes a service; `false` if there was none.
     pub async fn delete(&self, id: i64) -> Result<bool, StoreError> {
         let query = sqlx::query("DELETE FROM services WHERE id = $1").bind(id);
-        let done = within(query.execute(&self.pool)).await?;
+        let done = within(PATIENCE, query.execute(&self.pool)).await?;
         self.written.notify_one();
         Ok(done.rows_affected() > 0)
     }
@@ -183,21 +151,23 @@ impl Store {
             tx.commit().await?;
             stored.try_get(0).map(Ok)
         };
-        row.id = within(write).await??;
+        row.id = within(PATIENCE, write).await??;
         self.written.notify_one();
         Ok(row)
     }
 
     /// Everything, at one revision.
     pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        within(async {
+        within(BULK_PATIENCE, async {
             let mut tx = self.begin_read().await?;
             let revision = revision(&mut tx).await?;
             let sql = "SELECT cluster_id FROM scopes ORDER BY cluster_id";
             let clusters = sqlx::query_scalar(sql).fetch_all(&mut *tx).await?;
             let sql = concat!("SELECT ", columns!(), " FROM services s ORDER BY s.id");
             let rows = rows(&sqlx::query(sql).fetch_all(&mut *tx).await?)?;
-            Ok(Snapshot { revision, clusters, rows })
+            let raw_scopes = raw_store::scopes_since(&mut tx, 0).await?;
+            let raw = raw_store::all(&mut tx).await?;
+            Ok(Snapshot { revision, clusters, rows, raw_scopes, raw })
         })
         .await
     }
@@ -211,7 +181,7 @@ impl Store {
              ON s.id = c.service_id AND s.cluster_id = c.cluster_id \
              WHERE c.revision > $1 ORDER BY c.cluster_id, c.service_id"
         );
-        within(async {
+        within(PATIENCE, async {
             let mut tx = self.begin_read().await?;
             let revision = revision(&mut tx).await?;
             if revision == since {
@@ -223,7 +193,9 @@ impl Store {
             }
             let found = sqlx::query(sql).bind(since).fetch_all(&mut *tx).await?;
             let changes = found.iter().map(change).collect::<Result<_, _>>()?;
-            Ok(Changes::Some { revision, changes })
+            let raw_scopes = raw_store::scopes_since(&mut tx, since).await?;
+            let raw = raw_store::since(&mut tx, since).await?;
+            Ok(Changes::Some { revision, changes, raw_scopes, raw })
         })
         .await
     }
@@ -231,10 +203,10 @@ impl Store {
     /// Something that says when to ask for changes. What is written after this
     /// returns will not be missed.
     pub async fn watch(&self) -> Result<Watch, StoreError> {
-        within(Watch::open(&self.database, self.written.clone())).await
+        within(PATIENCE, Watch::open(&self.database, self.written.clone())).await
     }
 
-    async fn begin_read(&self) -> Result<Transaction<'static, Any>, sqlx::Error> {
+    pub(crate) async fn begin_read(&self) -> Result<Transaction<'static, Any>, sqlx::Error> {
         let begin = match self.database.driver {
             // In WAL mode a transaction reads from one snapshot.
             Driver::Sqlite(_) => "BEGIN",
@@ -244,9 +216,12 @@ impl Store {
     }
 }
 
-async fn within<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
-    let done = tokio::time::timeout(PATIENCE, work).await;
-    Ok(done.map_err(|_| StoreError::Silent)??)
+pub(crate) async fn within<T>(
+    patience: Duration,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StoreError> {
+    let done = tokio::time::timeout(patience, work).await;
+    Ok(done.map_err(|_| StoreError::Silent(patience))??)
 }
 
 async fn revision(tx: &mut Transaction<'static, Any>) -> Result<i64, sqlx::Error> {

@@ -5,7 +5,10 @@
 
 mod binary;
 mod database;
+mod envoy_api;
 mod publisher;
+mod raw;
+mod raw_rest;
 mod rest;
 mod scope;
 mod service;

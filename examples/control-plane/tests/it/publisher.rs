@@ -11,14 +11,14 @@ use crate::definition;
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A publisher at work, and what it fills.
-struct Server {
-    cache: Cache,
+pub(crate) struct Server {
+    pub(crate) cache: Cache,
     health: Health,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Server {
-    async fn start(url: &str) -> Server {
+    pub(crate) async fn start(url: &str) -> Server {
         let (cache, health) = (Cache::new(), Health::default());
         let store = open(url).await;
         let publisher = Publisher::start(store, cache.clone(), health.clone(), ADDRESS);

@@ -10,11 +10,16 @@ use crate::database::{Sqlite, open};
 
 const SERVICES: &str = "/api/v1/services/";
 
-async fn router(sqlite: &Sqlite) -> Router {
-    rest::router(open(&sqlite.url()).await, Health::default())
+pub(crate) async fn router(url: &str) -> Router {
+    rest::router(open(url).await, Health::default())
 }
 
-async fn send(router: &Router, method: &str, path: &str, body: &str) -> (StatusCode, Value) {
+pub(crate) async fn send(
+    router: &Router,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> (StatusCode, Value) {
     let request = Request::builder().method(method).uri(path);
     let request = request.header(header::CONTENT_TYPE, "application/json");
     answer(router, request.body(body.to_owned().into()).unwrap()).await
@@ -42,7 +47,7 @@ fn shop() -> Value {
 #[tokio::test]
 async fn a_service_lives() {
     let sqlite = Sqlite::new();
-    let router = router(&sqlite).await;
+    let router = router(&sqlite.url()).await;
     let stored = json!({
         "id": 1, "name": "shop", "cluster_id": 1, "listener_port": 80,
         "upstream_host": "127.0.0.1", "upstream_port": 8080, "protocol": "http",
@@ -77,7 +82,7 @@ async fn a_service_lives() {
 #[tokio::test]
 async fn what_is_wrong_is_named() {
     let sqlite = Sqlite::new();
-    let router = router(&sqlite).await;
+    let router = router(&sqlite.url()).await;
     let cases = [
         ("name", json!("")),
         ("name", json!("x".repeat(300))),
@@ -115,7 +120,7 @@ async fn what_is_wrong_is_named() {
 #[tokio::test]
 async fn conflicts_name_the_other_service() {
     let sqlite = Sqlite::new();
-    let router = router(&sqlite).await;
+    let router = router(&sqlite.url()).await;
     send(&router, "POST", SERVICES, &shop().to_string()).await;
     let cases = [
         ("name", json!({"listener_port": 81})),
@@ -134,7 +139,7 @@ async fn conflicts_name_the_other_service() {
 #[tokio::test]
 async fn bodies_and_paths_that_are_none() {
     let sqlite = Sqlite::new();
-    let router = router(&sqlite).await;
+    let router = router(&sqlite.url()).await;
     let (status, problem) = send(&router, "POST", SERVICES, "{\n \"name\": }").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(problem["detail"].as_str().unwrap().contains("line 2 column 10"), "{problem}");
@@ -163,7 +168,7 @@ async fn bodies_and_paths_that_are_none() {
 #[tokio::test]
 async fn a_lost_database_is_told_and_nothing_is_written_past_it() {
     let sqlite = Sqlite::new();
-    let router = router(&sqlite).await;
+    let router = router(&sqlite.url()).await;
     assert_eq!(send(&router, "GET", "/healthz", "").await.0, StatusCode::OK);
     send(&router, "POST", SERVICES, &shop().to_string()).await;
     std::fs::remove_file(sqlite.file()).unwrap();

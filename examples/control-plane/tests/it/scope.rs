@@ -1,4 +1,4 @@
-use deltaplane::scope::{choose, of_cluster};
+use deltaplane::scope::{choose, name, of_cluster, of_raw};
 use deltaplane_server::envoy_types::pb::envoy::config::core::v3::Node;
 use deltaplane_server::{Cache, Scope, Transaction, TypeUrl};
 
@@ -13,15 +13,25 @@ fn the_first_scope_that_was_ever_filled_is_seen() {
     for cluster in [1, 2, 3] {
         transaction.replace(of_cluster(cluster), TypeUrl::CLUSTER, []);
     }
+    transaction.replace(of_raw("cluster-2"), TypeUrl::CLUSTER, []);
+    transaction.replace(of_raw("raw alone"), TypeUrl::CLUSTER, []);
     let _ = cache.commit(transaction).unwrap();
     let seen = |cluster: &str, id: &str, fallback: Option<&str>| {
         let scopes = choose(&node(cluster, id), fallback, &cache);
         scopes.iter().map(Scope::to_string).collect::<Vec<_>>()
     };
     let last = Some("cluster-3");
-    assert_eq!(seen("cluster-1", "cluster-2", last), ["cluster-1"]);
-    assert_eq!(seen("cluster-9", "cluster-2", last), ["cluster-2"]);
-    assert_eq!(seen("", "", last), ["cluster-3"]);
+    assert_eq!(seen("cluster-1", "cluster-2", last), ["raw/cluster-1", "cluster-1"]);
+    assert_eq!(seen("cluster-9", "cluster-2", last), ["raw/cluster-2", "cluster-2"]);
+    assert_eq!(seen("", "", last), ["raw/cluster-3", "cluster-3"]);
+    assert_eq!(seen("raw alone", "", last), ["raw/raw alone", "raw alone"]);
     assert_eq!(seen("cluster-9", "x", Some("y")), [""; 0]);
     assert_eq!(seen("1", "", None), [""; 0], "a fleet goes by its whole name");
+    assert_eq!(seen("raw/cluster-2", "", None), [""; 0], "a layer is no scope");
+}
+
+#[test]
+fn layers_go_by_the_name_of_their_scope() {
+    assert_eq!(name(&[of_raw("edge"), Scope::from("edge")]), Some("edge"));
+    assert_eq!(name(&[]), None);
 }

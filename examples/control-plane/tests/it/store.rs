@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use deltaplane::store::{Changes, Store, WriteError};
+use deltaplane::changes::Changes;
+use deltaplane::store::{Store, WriteError};
 use sqlx::postgres::PgListener;
 use sqlx::{AssertSqlSafe, Executor};
 

@@ -1,0 +1,145 @@
+//! Raw resources in the cache: a layer of its own over each scope.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use deltaplane_server::{Cache, Resource, Scope, Transaction, TypeUrl, View as _};
+
+use crate::changes::Snapshot;
+use crate::raw::{RawChange, RawResource};
+use crate::scope;
+
+/// Which raw layers are in the cache.
+#[derive(Debug)]
+pub(crate) struct RawLayers {
+    cache: Cache,
+    /// The types that each scope ever had. One of them is clusters, even if
+    /// there are none: so the scope is known.
+    types: BTreeMap<String, BTreeSet<TypeUrl>>,
+}
+
+/// All resources of one type in one scope.
+pub(crate) struct RawLayer {
+    scope: Scope,
+    type_url: TypeUrl,
+    resources: Vec<Resource>,
+    /// That of the last change.
+    label: Option<String>,
+}
+
+impl RawLayers {
+    pub(crate) fn new(cache: Cache) -> RawLayers {
+        RawLayers { cache, types: BTreeMap::new() }
+    }
+
+    /// Every layer as the database has it, and those that it has no more.
+    pub(crate) fn all(&mut self, snapshot: &Snapshot) -> Vec<RawLayer> {
+        for scope in &snapshot.raw_scopes {
+            self.types_of(scope);
+        }
+        for change in &snapshot.raw {
+            let type_url = change.key.type_url.as_str().into();
+            self.types_of(&change.scope).insert(type_url);
+        }
+        let mut layers: BTreeMap<(&str, &str), RawLayer> = BTreeMap::new();
+        for (scope, types) in &self.types {
+            for type_url in types {
+                let layer = RawLayer::empty(scope, type_url);
+                layers.insert((scope, type_url), layer);
+            }
+        }
+        for change in &snapshot.raw {
+            if let Some(layer) = layers.get_mut(&(&*change.scope, &*change.key.type_url))
+                && let Some(resource) = &change.resource
+            {
+                layer.resources.push(self.build(&layer.scope, resource));
+                layer.label.clone_from(&change.label);
+            }
+        }
+        layers.into_values().collect()
+    }
+
+    /// Adds what changed to a transaction, with the label of the last change,
+    /// and says how many resources were built.
+    pub(crate) fn change(
+        &mut self,
+        transaction: &mut Transaction,
+        scopes: &[String],
+        changes: &[RawChange],
+    ) -> usize {
+        for scope in scopes {
+            if !self.types.contains_key(scope) {
+                transaction.replace(scope::of_raw(scope), TypeUrl::CLUSTER, []);
+                self.types_of(scope);
+            }
+        }
+        for change in changes {
+            let type_url: TypeUrl = change.key.type_url.as_str().into();
+            let scope = scope::of_raw(&change.scope);
+            match &change.resource {
+                Some(resource) => {
+                    transaction.upsert(scope.clone(), self.build(&scope, resource));
+                    self.types_of(&change.scope).insert(type_url);
+                }
+                None => {
+                    transaction.remove(scope, type_url, change.key.name.as_str());
+                }
+            }
+        }
+        if let Some(label) = changes.last().and_then(|change| change.label.as_deref()) {
+            transaction.label(label);
+        }
+        changes.iter().filter(|change| change.resource.is_some()).count()
+    }
+
+    fn types_of(&mut self, scope: &str) -> &mut BTreeSet<TypeUrl> {
+        let types = self.types.entry(scope.to_owned());
+        types.or_insert_with(|| BTreeSet::from([TypeUrl::CLUSTER]))
+    }
+
+    /// The cache refuses a version that denotes another content there. Who
+    /// writes past the REST face may reuse one, and so may who returns to one
+    /// so fast that what was between is never seen here: such a resource is
+    /// known by its content.
+    fn build(&self, scope: &Scope, resource: &RawResource) -> Resource {
+        let built = resource.build();
+        let scopes: Arc<[Scope]> = Arc::from([scope.clone()]);
+        let known = resource.version.as_ref().and_then(|_| {
+            let view = self.cache.view(&scopes);
+            view.get(built.type_url(), built.name())
+        });
+        let reused = |known: &Resource| known.version() == built.version() && *known != built;
+        if !known.as_ref().is_some_and(reused) {
+            return built;
+        }
+        tracing::warn!(
+            %scope,
+            type_url = resource.key.type_url,
+            name = resource.key.name,
+            version = built.version(),
+            "the version denoted another content before; clients see the content's hash"
+        );
+        resource.build_by_content()
+    }
+}
+
+impl RawLayer {
+    fn empty(scope: &str, type_url: &TypeUrl) -> RawLayer {
+        let (scope, type_url) = (scope::of_raw(scope), type_url.clone());
+        RawLayer { scope, type_url, resources: Vec::new(), label: None }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.resources.len()
+    }
+
+    pub(crate) fn label(&self) -> Option<&str> {
+        self.label.as_deref()
+    }
+
+    /// Makes the cache's layer this one.
+    pub(crate) fn replace(&self, transaction: &mut Transaction) {
+        let resources = self.resources.iter().cloned();
+        transaction.replace(self.scope.clone(), self.type_url.clone(), resources);
+    }
+}

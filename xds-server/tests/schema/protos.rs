@@ -1,7 +1,7 @@
-//! The schema of the Envoy API, made from the protos that lie in the package of `envoy-types`.
+//! The protos of the Envoy API, which lie in the package of `envoy-types`, compiled.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     env, fs,
     path::{Path, PathBuf},
     process::Command,
@@ -11,10 +11,7 @@ use std::{
 use protox::{
     Compiler, Error,
     file::{ChainFileResolver, File, FileResolver, GoogleFileResolver},
-    prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor},
 };
-
-const ANY: &str = "google.protobuf.Any";
 
 /// A file in which protox reads a relative name differently from protoc. To protox all packages of
 /// imported files, and of those that they import, are in sight, and a package's first part decides
@@ -25,88 +22,6 @@ const AMBIGUOUS: (&str, &str, &str) = (
     " common.dynamic_forward_proxy.v3.DnsCacheConfig ",
     " .envoy.extensions.common.dynamic_forward_proxy.v3.DnsCacheConfig ",
 );
-
-/// A message's fields that are messages or maps, by number: whether it is a map, and what message the
-/// field or the map's values are, if any.
-type Fields = BTreeMap<u32, (bool, Option<String>)>;
-
-/// The text of the schema.
-pub(crate) fn schema_text() -> String {
-    let mut text = String::from(
-        "# The maps in the Envoy API, and the messages through which they are reached.\n\
-         # Made by `UPDATE_SCHEMA=1 cargo test -p deltaplane-server --test schema` from the protos\n\
-         # of envoy-types. `deltaplane_core::Schema::parse` documents the format.\n",
-    );
-    let mut messages = messages();
-    let structural = reaching_a_map(&messages);
-    messages.retain(|name, _| name != ANY && structural.contains(name));
-    for (name, fields) in messages {
-        text.push_str(&name);
-        for (number, (is_map, message)) in fields {
-            let message = message.filter(|message| structural.contains(message));
-            match (is_map, message) {
-                (false, None) => {}
-                (false, Some(message)) => text.push_str(&format!(" {number}={message}")),
-                (true, None) => text.push_str(&format!(" {number}=map")),
-                (true, Some(message)) => text.push_str(&format!(" {number}=map:{message}")),
-            }
-        }
-        text.push('\n');
-    }
-    text
-}
-
-/// `Any`, the messages that have a map, and those that hold one of these, however deep.
-fn reaching_a_map(messages: &BTreeMap<String, Fields>) -> BTreeSet<String> {
-    let mut reaching = BTreeSet::from([ANY.to_owned()]);
-    loop {
-        let before = reaching.len();
-        for (name, fields) in messages {
-            let reaches = |(is_map, message): &(bool, Option<String>)| {
-                *is_map || message.as_ref().is_some_and(|message| reaching.contains(message))
-            };
-            if fields.values().any(reaches) {
-                reaching.insert(name.clone());
-            }
-        }
-        if reaching.len() == before {
-            return reaching;
-        }
-    }
-}
-
-/// All messages of all protos, with those that they import from protobuf itself.
-fn messages() -> BTreeMap<String, Fields> {
-    let protos = Arc::new(read_protos(&proto_folder()));
-    let mut messages = BTreeMap::new();
-    for folder in folders(&protos).values() {
-        for message in compile(&protos, folder).all_messages() {
-            if !message.is_map_entry() {
-                messages.insert(message.full_name().to_owned(), fields(&message));
-            }
-        }
-    }
-    messages
-}
-
-fn fields(message: &MessageDescriptor) -> Fields {
-    let message_of = |field: &FieldDescriptor| match field.kind() {
-        Kind::Message(message) => Some(message.full_name().to_owned()),
-        _ => None,
-    };
-    let field = |field: FieldDescriptor| {
-        assert!(!field.is_group(), "{}: groups cannot be hashed", field.full_name());
-        let Kind::Message(entry) = field.kind() else {
-            return None;
-        };
-        let held = match field.is_map() {
-            true => message_of(&entry.map_entry_value_field()),
-            false => message_of(&field),
-        };
-        Some((field.number(), (field.is_map(), held)))
-    };
-    message.fields().filter_map(field).collect()
-}
 
 /// The protos by the names under which they import each other.
 struct Protos(Arc<BTreeMap<String, File>>);
@@ -127,18 +42,25 @@ fn folders(protos: &BTreeMap<String, File>) -> BTreeMap<&str, Vec<&str>> {
     folders
 }
 
+/// An encoded `FileDescriptorSet` for each folder, with what its files import, each after its imports.
+///
 /// Each folder has a compiler of its own, since protox looks relative names up in all packages that it
 /// has seen: `config.core.v3.Address`, used in a package below `envoy.extensions`, is not found as soon
 /// as some other file has brought a package `envoy.extensions.config.validators`.
-fn compile(protos: &Arc<BTreeMap<String, File>>, names: &[&str]) -> DescriptorPool {
-    let mut resolver = ChainFileResolver::new();
-    resolver.add(Protos(Arc::clone(protos)));
-    resolver.add(GoogleFileResolver::new());
-    let mut compiler = Compiler::with_file_resolver(resolver);
-    for name in names {
-        compiler.open_file(name).unwrap_or_else(|error| panic!("{name}: {error:?}"));
-    }
-    compiler.descriptor_pool()
+pub(crate) fn descriptor_sets() -> Vec<Vec<u8>> {
+    let protos = Arc::new(read_protos(&proto_folder()));
+    let compile = |names: &Vec<&str>| {
+        let mut resolver = ChainFileResolver::new();
+        resolver.add(Protos(Arc::clone(&protos)));
+        resolver.add(GoogleFileResolver::new());
+        let mut compiler = Compiler::with_file_resolver(resolver);
+        compiler.include_imports(true);
+        for name in names {
+            compiler.open_file(name).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        }
+        compiler.encode_file_descriptor_set()
+    };
+    folders(&protos).values().map(compile).collect()
 }
 
 fn read_protos(folder: &Path) -> BTreeMap<String, File> {

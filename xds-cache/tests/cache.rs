@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
+    pin::pin,
     sync::Arc,
     task::{Context, Poll, Waker},
 };
@@ -176,6 +177,151 @@ fn r03_a_version_of_the_callers_denotes_one_content() {
     let view = cache.view(&scopes(&["s"]));
     assert_eq!(view.get(&CDS, "a").unwrap().version(), "v2");
     assert!(view.version(&CDS).to_string().ends_with("+spring"));
+}
+
+#[test]
+fn a_cache_tells_its_revision_and_what_it_knows() {
+    let cache = Cache::new();
+    let commit = |fill: &dyn Fn(&mut Transaction) -> &mut Transaction| {
+        let mut transaction = Transaction::new();
+        fill(&mut transaction);
+        let commit = cache.commit(transaction).unwrap();
+        assert_eq!(cache.revision(), commit.revision);
+        (commit.revision.0, cache.known_layers())
+    };
+    assert!(!cache.is_known(&"s".into()));
+    assert_eq!(commit(&|t| t.declare("s", CDS)), (1, 0));
+    assert!(cache.is_known(&"s".into()) && !cache.is_known(&"t".into()));
+    assert_eq!(commit(&|t| t.declare("s", CDS)), (1, 0), "it is declared already");
+    assert_eq!(commit(&|t| t.upsert("s", resource(CDS, "a", 1))), (2, 0), "a part");
+    assert_eq!(commit(&|t| t.replace("s", CDS, [resource(CDS, "a", 1)])), (3, 1));
+    assert_eq!(commit(&|t| t.replace("s", CDS, [resource(CDS, "a", 2)])), (4, 1));
+    assert_eq!(commit(&|t| t.upsert("s", resource(EDS, "a", 1))), (5, 2));
+    assert_eq!(commit(&|t| t.declare("s", EDS)), (5, 2), "what is filled stays so");
+    assert_eq!(commit(&|t| t.upsert("t", resource(CDS, "a", 1))), (6, 3));
+    assert_eq!(commit(&|t| t.remove("t", CDS, "a")), (7, 3), "and empty is known");
+    assert!(cache.view(&scopes(&["t"])).is_known(&CDS));
+    assert_eq!(Scope::from("s").as_str(), "s");
+}
+
+#[test]
+fn r04_the_revision_of_the_source_is_in_front_of_what_it_changed() {
+    let cache = Cache::new();
+    let view = || cache.view(&scopes(&["s"]));
+    let mut transaction = Transaction::new();
+    transaction.source_revision(7).upsert("s", resource(CDS, "a", 1));
+    transaction.upsert("s", resource(EDS, "a", 1));
+    cache.commit(transaction).unwrap();
+    let mut transaction = Transaction::new();
+    transaction.source_revision(8).label("x").upsert("s", resource(EDS, "a", 2));
+    cache.commit(transaction).unwrap();
+    assert_eq!(view().version(&CDS).revision, Some(7));
+    assert_eq!(view().version(&EDS).revision, Some(8));
+    let mut transaction = Transaction::new();
+    transaction.upsert("s", resource(EDS, "a", 3));
+    cache.commit(transaction).unwrap();
+    let version = view().version(&EDS);
+    assert_eq!((version.revision, version.label), (Some(8), None), "a writer who does not count");
+}
+
+#[test]
+fn d17_an_alias_belongs_to_who_had_it_last() {
+    let cache = Cache::new();
+    let put = |scope: &str, name: &str, content: u32, aliases: &[&str]| {
+        let resource = Resource::raw(CDS, name, content.to_be_bytes().to_vec());
+        let mut transaction = Transaction::new();
+        transaction.upsert(scope, resource.aliases(aliases.iter().copied()).build());
+        cache.commit(transaction).unwrap();
+    };
+    let view = || cache.view(&scopes(&["upper", "lower"]));
+    let owner = |alias: &str| view().resolve(&CDS, alias).map(|r| r.name().to_string());
+    put("lower", "a", 1, &["x", "y", "b"]);
+    assert_eq!((owner("x"), owner("y")), (Some("a".into()), Some("a".into())));
+    put("lower", "a", 2, &["x"]);
+    assert_eq!((owner("x"), owner("y")), (Some("a".into()), None), "y was given up");
+    put("lower", "b", 1, &["x"]);
+    put("lower", "a", 3, &[]);
+    assert_eq!(owner("x"), Some("b".into()), "it went to another before");
+    assert_eq!(owner("b"), Some("b".into()), "a name goes before an alias");
+    put("upper", "b", 2, &[]);
+    assert_eq!(owner("x"), None, "who has it is not seen");
+    put("upper", "c", 1, &["x"]);
+    assert_eq!(owner("x"), Some("c".into()));
+}
+
+#[test]
+fn the_log_forgets_the_oldest_beyond_its_limit_but_keeps_64_commits() {
+    let cache = Cache::new();
+    let names: Vec<_> = (0..1100).map(|i| i.to_string()).collect();
+    let commit = |names: &[String], content| {
+        let mut transaction = Transaction::new();
+        for name in names {
+            transaction.upsert("s", resource(CDS, name, content));
+        }
+        cache.commit(transaction).unwrap();
+    };
+    let oldest = || {
+        let view = cache.view(&scopes(&["s"]));
+        (0..=view.revision().0).find(|since| view.changes(&CDS, Revision(*since)).is_ok()).unwrap()
+    };
+    // Many small commits are kept.
+    (0..100).for_each(|content| commit(&names[..1], content));
+    assert_eq!(oldest(), 0);
+    // And so are 64 that exceed the limit together, but no more.
+    (100..164).for_each(|content| commit(&names, content));
+    assert_eq!(oldest(), 100);
+    commit(&names, 164);
+    assert_eq!(oldest(), 101);
+    commit(&names, 165);
+    assert_eq!(oldest(), 102);
+    // Small ones then displace the large ones, until the limit is met: 59 * 1100 + 7 < 65,536.
+    (166..173).for_each(|content| commit(&names[..1], content));
+    assert_eq!(oldest(), 107);
+    commit(&names[..1], 173);
+    assert_eq!(oldest(), 107);
+}
+
+#[test]
+fn what_one_commit_changed_is_shared_by_all_who_ask() {
+    let cache = Cache::new();
+    for content in 0..3 {
+        let mut transaction = Transaction::new();
+        transaction.upsert("s", resource(CDS, "a", content));
+        cache.commit(transaction).unwrap();
+    }
+    let changes = |since| cache.view(&scopes(&["s"])).changes(&CDS, Revision(since)).unwrap();
+    assert!(Arc::ptr_eq(&changes(2), &changes(2)));
+    assert_eq!(changes(2).len(), 1);
+    assert_eq!(changes(2)[0].before, Some(resource(CDS, "a", 1)));
+    assert_eq!(changes(1)[0].before, Some(resource(CDS, "a", 0)));
+    assert_eq!(changes(3).len(), 0);
+}
+
+#[test]
+fn a_watch_is_raised_once_and_for_what_it_looks_at() {
+    let cache = Cache::new();
+    let commit = |content| {
+        let mut transaction = Transaction::new();
+        transaction.upsert("s", resource(CDS, "a", content));
+        cache.commit(transaction).unwrap();
+    };
+    commit(0);
+    let mut watch = cache.watch();
+    watch.add_type(CDS);
+    watch.set_scopes(scopes(&["s"]));
+    {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut raised = pin!(watch.raised());
+        assert_eq!(raised.as_mut().poll(&mut cx), Poll::Pending);
+        commit(1);
+        assert_eq!(raised.as_mut().poll(&mut cx), Poll::Ready(()));
+    }
+    assert!(!is_raised(&watch));
+    cache.wake_all();
+    assert!(is_raised(&watch));
+    watch.set_scopes(scopes(&["t"]));
+    commit(2);
+    assert!(!is_raised(&watch), "it looks elsewhere now");
 }
 
 /// One step of a writer: scope, name, content or removal.

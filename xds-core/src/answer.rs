@@ -23,6 +23,8 @@ pub(crate) struct Answer {
     resources: Vec<Resource>,
     /// What it says is gone, in delta.
     removed: Vec<Arc<str>>,
+    /// About how many bytes it has.
+    size: usize,
     /// What of it is news, and so in flight until it is answered.
     pub(crate) sent: Vec<Sent>,
     /// The version of the whole.
@@ -40,12 +42,29 @@ impl Answer {
         self.removed.len()
     }
 
+    /// Whether this many more bytes would be too many. A response holds one thing, however large.
+    fn is_full(&self, more: usize) -> bool {
+        self.size + more > SPLIT_AT && !self.sent.is_empty()
+    }
+
     /// Adds a resource that goes by this name; by several, it is in the response once (B-09).
     fn push(&mut self, name: &Arc<str>, resource: Resource) {
+        self.size += resource.delta_entry().len();
         if resource.aliases().is_empty() || !self.resources.contains(&resource) {
             self.resources.push(resource.clone());
         }
         self.sent.push(Sent { name: name.clone(), content: Some(resource) });
+    }
+
+    /// Says that what goes by this name is gone, under the name that the client knows it by: what it
+    /// subscribed to by an alias has a name of its own.
+    fn push_removed(&mut self, name: Arc<str>, told: Option<&Resource>) {
+        let gone = told.map_or(&name, Resource::name);
+        self.size += gone.len() + 4;
+        if *gone == name || !self.removed.contains(gone) {
+            self.removed.push(gone.clone());
+        }
+        self.sent.push(Sent { name, content: None });
     }
 
     /// The resources in it that are news.
@@ -91,35 +110,31 @@ impl TypeStream {
         if gone.is_empty() {
             return None;
         }
+        let may_split = self.policy.may_split(self.variant);
         let mut answer = Answer::default();
         for name in gone {
-            // The client knows what it subscribed to by an alias under its own name.
-            let told = self.owed.get(&name).and_then(|owed| owed.told.as_ref());
-            let gone = told.map_or(&name, Resource::name).clone();
-            if !answer.removed.contains(&gone) {
-                answer.removed.push(gone);
+            if may_split && answer.is_full(name.len()) {
+                break;
             }
-            answer.sent.push(Sent { name, content: None });
+            let told = self.owed.get(&name).and_then(|owed| owed.told.as_ref());
+            answer.push_removed(name, told);
         }
         self.complete(view, &mut answer, false);
         Some(answer)
     }
 
     fn owed_additions<V: View>(&mut self, view: &V) -> Answer {
+        let may_split = self.policy.may_split(self.variant);
         let mut answer = Answer::default();
         let mut done = Vec::new();
-        let mut size = 0;
         for (name, owed) in &self.owed {
             if let Some(resource) = view.resolve(&self.type_url, name) {
-                size += resource.delta_entry().len();
-                let may_split = self.policy.may_split(self.variant);
-                if size > SPLIT_AT && may_split && !answer.resources.is_empty() {
+                if may_split && answer.is_full(resource.delta_entry().len()) {
                     break;
                 }
                 answer.push(name, resource);
             } else if self.answers_missing(owed.reason, owed.may_hold) {
-                answer.removed.push(name.clone());
-                answer.sent.push(Sent { name: name.clone(), content: None });
+                answer.push_removed(name.clone(), None);
             } else if !owed.may_hold {
                 done.push(name.clone());
             }
@@ -184,14 +199,17 @@ impl TypeStream {
         all
     }
 
-    /// Adds what unanswered responses carried: a client that holds its answers back may answer only the
-    /// newest, which then must speak for all of them.
+    /// Adds what unanswered responses carried, as far as it fits: a client that holds its answers back
+    /// may answer only the newest, which then must speak for all of them.
     fn repeat_unanswered<V: View>(&self, view: &V, answer: &mut Answer) {
         let news: BTreeSet<_> = answer.sent.iter().map(|sent| sent.name.clone()).collect();
         for name in self.unsettled.unanswered().difference(&news) {
             let resource =
                 view.get(&self.type_url, name).filter(|_| self.subscription.contains(name));
             if let Some(resource) = resource {
+                if answer.is_full(resource.sotw_entry().len()) {
+                    return;
+                }
                 answer.push(name, resource);
             }
         }

@@ -342,7 +342,7 @@ impl<V: View> Machine<V> {
     fn send(&mut self, at: usize, answer: Answer, revision: Revision) -> Option<Response> {
         self.nonces += 1;
         let type_url = self.types.get(at)?.type_url.clone();
-        let awaited = self.awaited(&type_url);
+        let awaited = self.awaited(&type_url, &answer);
         let stream = self.types.get_mut(at)?;
         let response = Response {
             type_url,
@@ -378,13 +378,20 @@ impl<V: View> Machine<V> {
         Some(response)
     }
 
-    /// The names of a type that the client waits for, because a response that refers to them is not yet
-    /// answered.
-    fn awaited(&self, type_url: &TypeUrl) -> Vec<Arc<str>> {
+    /// The names of a type that the client waits for when this answer goes out: because a response that
+    /// refers to them is not yet answered, or because it asked and was told nothing yet.
+    fn awaited(&self, type_url: &TypeUrl, answer: &Answer) -> Vec<Arc<str>> {
         let is_followed =
             |stream: &&TypeStream| stream.policy.followed_by.as_ref() == Some(type_url);
         let followed = self.types.iter().filter(is_followed);
-        followed.flat_map(|stream| stream.unsettled.unanswered_references(type_url)).collect()
+        let seen = followed.flat_map(|stream| stream.unsettled.unanswered_references(type_url));
+        let waiting =
+            |stream: &&TypeStream| stream.type_url == *type_url && stream.policy.is_awaited_unseen;
+        let unseen = self.types.iter().filter(waiting).flat_map(|stream| {
+            let new = answer.sent.iter().filter(|sent| !stream.subscription.was_told(&sent.name));
+            new.map(|sent| sent.name.clone())
+        });
+        seen.chain(unseen).collect()
     }
 
     /// Whether a nonce was given out on this stream.

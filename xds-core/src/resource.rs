@@ -262,3 +262,64 @@ pub(crate) fn put_field(tag: u32, value: &[u8], buffer: &mut BytesMut) {
     encode_varint(value.len() as u64, buffer);
     buffer.extend_from_slice(value);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Any, DeltaResource};
+
+    #[test]
+    fn one_buffer_is_the_entry_of_both_variants() {
+        for length in [0, 1, 127, 128, 20_000] {
+            let value = vec![7; length];
+            let resource = Resource::raw(TypeUrl::CLUSTER, "name", value.clone())
+                .version("v")
+                .aliases(["other", "another"])
+                .build();
+            let (entry, any) = (resource.delta_entry(), resource.sotw_entry());
+            // It was allocated once, in its full length.
+            assert_eq!(field_len(RESOURCES, content(entry).len()), entry.len());
+            let read = DeltaResource::decode(content(entry)).unwrap();
+            let expected = Any { type_url: TypeUrl::CLUSTER.to_string(), value: value.into() };
+            assert_eq!((&*read.name, &*read.version), ("name", "v"));
+            assert_eq!(read.aliases, ["other", "another"]);
+            assert_eq!(read.resource.as_ref(), Some(&expected));
+            assert_eq!(Any::decode(content(any)).unwrap(), expected);
+            assert_eq!(resource.value(), expected.value);
+        }
+    }
+
+    /// What a length-delimited field holds.
+    fn content(mut field: &[u8]) -> &[u8] {
+        let (tag, wire_type) = prost::encoding::decode_key(&mut field).unwrap();
+        assert_eq!((tag, wire_type), (RESOURCES, WireType::LengthDelimited));
+        let length = prost::encoding::decode_varint(&mut field).unwrap();
+        assert_eq!(length, field.len() as u64);
+        field
+    }
+
+    #[test]
+    fn equal_is_what_has_the_same_key_and_content() {
+        let resource = |type_url: &TypeUrl, name: &str, content: u8| {
+            Resource::raw(type_url.clone(), name, vec![content]).build()
+        };
+        let this = resource(&TypeUrl::CLUSTER, "a", 1);
+        assert_eq!(this, this.clone());
+        assert_eq!(this, resource(&TypeUrl::CLUSTER, "a", 1));
+        assert_ne!(this, resource(&TypeUrl::CLUSTER, "a", 2));
+        assert_ne!(this, resource(&TypeUrl::CLUSTER, "b", 1));
+        assert_ne!(this, resource(&TypeUrl::ENDPOINT, "a", 1));
+        assert_eq!(this.version(), format!("{:016x}", this.hash()));
+        assert_ne!(this.hash(), resource(&TypeUrl::CLUSTER, "a", 2).hash());
+    }
+
+    #[test]
+    fn what_is_shown_of_a_secret_is_its_size() {
+        let secret = Resource::raw(TypeUrl::SECRET, "key", b"swordfish".to_vec()).version("v");
+        let shown = format!("{:?}", secret.build());
+        for part in [TypeUrl::SECRET.message_name(), "\"key\"", "\"v\"", "bytes: 9"] {
+            assert!(shown.contains(part), "{shown}");
+        }
+        assert!(!shown.contains("swordfish"), "{shown}");
+    }
+}

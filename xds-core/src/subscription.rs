@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::type_url::Wildcard;
 
 /// The name that means everything (W-03). It is never a resource's (W-08).
-const WILDCARD: &str = "*";
+pub(crate) const WILDCARD: &str = "*";
 
 /// What a client subscribes to, of one type: everything, or names, or both.
 #[derive(Debug, Clone, Default)]

@@ -22,7 +22,7 @@ use std::{
 use crate::{
     Change, DeltaRequest, ErrorDetail, LogTruncated, Resource, Revision, SotwRequest, Subscription,
     TypeUrl, Variant, View,
-    subscription::Asked,
+    subscription::{Asked, WILDCARD},
     type_url::TypePolicy,
     unsettled::{Again, InFlight, Sent, Settled, Unsettled},
 };
@@ -256,6 +256,7 @@ impl TypeStream {
     }
 
     fn compare_claimed<V: View>(&mut self, view: &V, mut versions: BTreeMap<String, String>) {
+        versions.remove(WILDCARD);
         let type_url = self.type_url.clone();
         if self.subscription.is_wildcard() {
             for resource in view.resources(&type_url) {

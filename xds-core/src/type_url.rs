@@ -114,6 +114,9 @@ pub struct TypePolicy {
     /// Envoy removes what delta says is removed. Where it does not, what is gone stays until what
     /// refers to it is gone (D-19).
     pub honours_removal: bool,
+    /// Whoever asks for a resource of this type waits for it, without withholding an answer that would
+    /// show it: a listener waits so for its routes (N-13).
+    pub is_awaited_unseen: bool,
     /// A resource of this type that was sent is followed by what it refers to of this type, even if
     /// unchanged: Envoy waits for it before it puts a changed cluster to use (O-04).
     pub followed_by: Option<TypeUrl>,
@@ -149,6 +152,7 @@ const OPAQUE: TypePolicy = TypePolicy {
     order: 100,
     removal_order: 0,
     honours_removal: true,
+    is_awaited_unseen: false,
     followed_by: None,
 };
 
@@ -195,6 +199,7 @@ const POLICIES: &[(TypeUrl, TypePolicy)] = &[
         TypeUrl::ROUTE,
         TypePolicy {
             missing: MissingAnswer::Silence,
+            is_awaited_unseen: true,
             order: 50,
             removal_order: 10,
             honours_removal: false,
@@ -270,5 +275,102 @@ impl fmt::Debug for TypeUrl {
 impl fmt::Display for TypeUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+
+    use super::*;
+
+    fn by(place: impl Fn(&TypePolicy) -> u8) -> Vec<&'static str> {
+        let mut types: Vec<_> = TypeUrl::KNOWN.iter().collect();
+        types.sort_by_key(|type_url| place(type_url.policy()));
+        let is_ordered = |pair: &[&TypeUrl]| place(pair[0].policy()) < place(pair[1].policy());
+        assert!(types.windows(2).all(is_ordered), "no two types share a place");
+        types.into_iter().map(last_word).collect()
+    }
+
+    fn those(meet: impl Fn(&TypePolicy) -> bool) -> Vec<&'static str> {
+        let types = TypeUrl::KNOWN.iter().filter(|type_url| meet(type_url.policy()));
+        types.map(last_word).collect()
+    }
+
+    fn last_word(type_url: &'static TypeUrl) -> &'static str {
+        type_url.rsplit('.').next().unwrap()
+    }
+
+    #[test]
+    fn o01_o02_what_is_referred_to_comes_first_and_goes_last() {
+        let added = [
+            "Cluster",
+            "ClusterLoadAssignment",
+            "LbEndpoint",
+            "Secret",
+            "TypedExtensionConfig",
+            "Listener",
+            "ScopedRouteConfiguration",
+            "RouteConfiguration",
+            "VirtualHost",
+            "Runtime",
+        ];
+        assert_eq!(by(|policy| policy.order), added);
+        let removed = [
+            "VirtualHost",
+            "RouteConfiguration",
+            "ScopedRouteConfiguration",
+            "Listener",
+            "TypedExtensionConfig",
+            "Cluster",
+            "ClusterLoadAssignment",
+            "LbEndpoint",
+            "Secret",
+            "Runtime",
+        ];
+        assert_eq!(by(|policy| policy.removal_order), removed);
+        // What nobody knows may refer to anything.
+        let other = TypeUrl::from("type.googleapis.com/example.Other").policy();
+        assert!(those(|policy| policy.order >= other.order).is_empty());
+        assert!(those(|policy| policy.removal_order <= other.removal_order).is_empty());
+    }
+
+    #[test]
+    fn each_type_is_treated_as_its_clients_do() {
+        assert_eq!(those(|policy| policy.full_state), ["Cluster", "Listener"]);
+        let nameless = ["Cluster", "Listener", "ScopedRouteConfiguration"];
+        assert_eq!(those(|policy| policy.wildcard == Wildcard::Nameless), nameless);
+        assert!(those(|policy| policy.wildcard == Wildcard::Explicit).is_empty());
+        let silent = ["RouteConfiguration", "VirtualHost"];
+        assert_eq!(those(|policy| policy.missing == MissingAnswer::Silence), silent);
+        let deaf = ["ClusterLoadAssignment", "Secret", "RouteConfiguration"];
+        assert_eq!(those(|policy| !policy.honours_removal), deaf);
+        assert_eq!(those(|policy| policy.followed_by.is_some()), ["Cluster"]);
+        assert_eq!(TypeUrl::CLUSTER.policy().followed_by, Some(TypeUrl::ENDPOINT));
+        let other = TypeUrl::from("type.googleapis.com/example.Other").policy();
+        assert_eq!((other.wildcard, other.missing), (Wildcard::Explicit, MissingAnswer::Removed));
+        assert!(!TypeUrl::CLUSTER.policy().may_split(Variant::Sotw));
+        assert!(TypeUrl::CLUSTER.policy().may_split(Variant::Delta));
+        assert!(TypeUrl::ENDPOINT.policy().may_split(Variant::Sotw));
+    }
+
+    #[test]
+    fn a_type_url_is_its_string_wherever_it_comes_from() {
+        let hash = |hashed: &dyn Fn(&mut DefaultHasher)| {
+            let mut hasher = DefaultHasher::new();
+            hashed(&mut hasher);
+            hasher.finish()
+        };
+        for url in [&*TypeUrl::CLUSTER, "type.googleapis.com/example.Other", "bare"] {
+            let type_url = TypeUrl::from(url.to_owned());
+            assert_eq!(type_url.to_string(), url);
+            assert_eq!(format!("{type_url:?}"), format!("{url:?}"));
+            assert_eq!(type_url.message_name(), url.rsplit('/').next().unwrap());
+            // As `Borrow` demands.
+            assert_eq!(Borrow::<str>::borrow(&type_url), url);
+            assert_eq!(hash(&|hasher| type_url.hash(hasher)), hash(&|hasher| url.hash(hasher)));
+            assert_eq!(type_url.cmp(&TypeUrl::CLUSTER), url.cmp(&*TypeUrl::CLUSTER));
+            assert_eq!(type_url == TypeUrl::CLUSTER, *url == *TypeUrl::CLUSTER);
+        }
     }
 }

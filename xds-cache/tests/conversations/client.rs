@@ -15,12 +15,33 @@ pub const EDS: TypeUrl = TypeUrl::ENDPOINT;
 pub const LDS: TypeUrl = TypeUrl::LISTENER;
 pub const RDS: TypeUrl = TypeUrl::ROUTE;
 pub const SDS: TypeUrl = TypeUrl::SECRET;
+pub const SRDS: TypeUrl = TypeUrl::SCOPED_ROUTE;
 pub const VHDS: TypeUrl = TypeUrl::VIRTUAL_HOST;
+pub const RTDS: TypeUrl = TypeUrl::RUNTIME;
+pub const ECDS: TypeUrl = TypeUrl::EXTENSION_CONFIG;
 
-/// A resource whose content is a number; a cluster refers to endpoints of its own name.
+pub const BOTH: [Variant; 2] = [Variant::Sotw, Variant::Delta];
+
+/// A resource whose content is a number; a cluster refers to endpoints of its own name, and a listener
+/// to a route configuration.
 pub fn resource(type_url: TypeUrl, name: &str, content: u32) -> Resource {
-    let references = (type_url == CDS).then(|| Key::new(EDS, name));
+    let reference = |type_url| Some(Key::new(type_url, name));
+    let references = match &type_url {
+        url if *url == CDS => reference(EDS),
+        url if *url == LDS => reference(RDS),
+        _ => None,
+    };
     Resource::raw(type_url, name, format!("{name}={content}")).references(references).build()
+}
+
+/// A State of the World stream over a cache that holds these.
+pub fn sotw(resources: &[(TypeUrl, &str, u32)]) -> Client {
+    Client::with(Variant::Sotw, resources)
+}
+
+/// A delta stream over a cache that holds these.
+pub fn delta(resources: &[(TypeUrl, &str, u32)]) -> Client {
+    Client::with(Variant::Delta, resources)
 }
 
 /// One stream, over a cache of which it sees the scopes `upper` and `default`.
@@ -39,8 +60,12 @@ pub struct Got {
     /// `name=content` of each resource.
     pub resources: Vec<String>,
     pub removed: Vec<String>,
+    /// The name of each resource, in delta.
+    pub names: Vec<String>,
     /// The version of each resource, in delta.
     pub versions: Vec<String>,
+    /// The aliases of all resources, in delta.
+    pub aliases: Vec<String>,
 }
 
 impl Client {
@@ -89,6 +114,14 @@ impl Client {
         let old = self.view();
         self.machine.change_view(&old, &old.through(&scopes)).unwrap();
         self.scopes = scopes;
+    }
+
+    /// A first request in the stream's own variant: these names, or everything.
+    pub fn ask(&mut self, type_url: TypeUrl, names: &[&str]) {
+        match self.machine.variant() {
+            Variant::Sotw => self.sotw(type_url, names, "", ""),
+            _ => self.delta(type_url, names, &[]),
+        }
     }
 
     /// State of the World: names, version, nonce.
@@ -148,6 +181,11 @@ impl Client {
         Some(read(self.machine.variant(), &response))
     }
 
+    /// Reads all responses there are, and answers none.
+    pub fn read_all(&mut self) -> Vec<Got> {
+        std::iter::from_fn(|| self.poll()).collect()
+    }
+
     /// Reads and acknowledges all responses there are.
     pub fn drain(&mut self, names: &[&str]) -> Vec<Got> {
         std::iter::from_fn(|| {
@@ -190,6 +228,36 @@ impl Client {
         self.machine.handle_request(request).unwrap();
     }
 
+    /// Delta: an answer, be it to what nobody sent, that changes the subscription too.
+    pub fn delta_answer(
+        &mut self,
+        type_url: TypeUrl,
+        nonce: &str,
+        words: Option<&str>,
+        subscribe: &[&str],
+        unsubscribe: &[&str],
+    ) {
+        let request = DeltaRequest {
+            type_url: type_url.to_string(),
+            response_nonce: nonce.into(),
+            error_detail: words.map(|words| ErrorDetail::new(13, words)),
+            resource_names_subscribe: strings(subscribe),
+            resource_names_unsubscribe: strings(unsubscribe),
+            ..DeltaRequest::default()
+        };
+        self.machine.handle_request(request.into()).unwrap();
+    }
+
+    /// What became of responses since the last call: `+nonce` or `-nonce`.
+    pub fn settled(&mut self) -> Vec<String> {
+        let settled = |event| match event {
+            Event::Acknowledged { nonce, .. } => Some(format!("+{nonce}")),
+            Event::Rejected { nonce, .. } => Some(format!("-{nonce}")),
+            _ => None,
+        };
+        self.events().into_iter().filter_map(settled).collect()
+    }
+
     pub fn events(&mut self) -> Vec<Event> {
         std::iter::from_fn(|| self.machine.poll_event()).collect()
     }
@@ -217,7 +285,9 @@ fn read(variant: Variant, response: &Response) -> Got {
                 version: message.version_info,
                 resources: message.resources.iter().map(|any| text(&any.value)).collect(),
                 removed: vec![],
+                names: vec![],
                 versions: vec![],
+                aliases: vec![],
             }
         }
         _ => {
@@ -231,6 +301,8 @@ fn read(variant: Variant, response: &Response) -> Got {
                 nonce: message.nonce,
                 version: String::new(),
                 resources: message.resources.iter().map(|r| content(&r.resource)).collect(),
+                names: message.resources.iter().map(|r| r.name.clone()).collect(),
+                aliases: message.resources.iter().flat_map(|r| r.aliases.clone()).collect(),
                 versions: message.resources.into_iter().map(|r| r.version).collect(),
                 removed: message.removed_resources,
                 type_url: message.type_url,

@@ -2,7 +2,11 @@
 //! protocol that it shows.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
+mod answers;
 mod client;
 mod delta;
+mod order;
+mod reconnect;
 mod sotw;
 mod streams;
+mod wildcard;

@@ -1,9 +1,11 @@
 //! What concerns streams and views, whatever the variant.
 
 use deltaplane_cache::Transaction;
-use deltaplane_core::{DeltaRequest, RequestError, SotwRequest, Variant};
+use deltaplane_core::{DeltaRequest, RequestError, SotwRequest, TypeUrl, Variant};
 
-use crate::client::{CDS, Client, EDS, LDS, resource};
+use crate::client::{
+    BOTH, CDS, Client, ECDS, EDS, LDS, RDS, RTDS, SDS, SRDS, VHDS, delta, resource, sotw,
+};
 
 #[test]
 fn b03_a_request_without_a_type_is_an_error_unless_it_answers() {
@@ -21,50 +23,129 @@ fn b03_a_request_without_a_type_is_an_error_unless_it_answers() {
 
 #[test]
 fn b04_an_unknown_type_leaves_the_others_alone() {
-    let mut client = Client::with(Variant::Sotw, &[(CDS, "a", 1)]);
-    client.sotw("type.googleapis.com/foo.Bar".into(), &[], "", "");
-    client.sotw(CDS, &[], "", "");
-    assert_eq!(client.expect(CDS).resources, ["a=1"]);
+    for variant in BOTH {
+        let mut client = Client::with(variant, &[(CDS, "a", 1)]);
+        client.ask("type.googleapis.com/foo.Bar".into(), &[]);
+        client.silence();
+        client.ask(CDS, &[]);
+        assert_eq!(client.expect(CDS).resources, ["a=1"]);
+    }
+}
+
+#[test]
+fn b05_a_response_and_all_in_it_are_of_the_type_that_was_asked_for() {
+    let other = TypeUrl::from("type.googleapis.com/foo.Bar");
+    let leds = TypeUrl::LOCALITY_ENDPOINT;
+    for type_url in [CDS, EDS, leds, LDS, RDS, SRDS, VHDS, SDS, RTDS, ECDS, other] {
+        for variant in BOTH {
+            let mut client = Client::with(variant, &[(type_url.clone(), "a", 1)]);
+            client.ask(type_url.clone(), &["a"]);
+            // Reading it, the client compares the type of each resource with the response's.
+            assert_eq!(client.expect(type_url.clone()).resources, ["a=1"]);
+        }
+    }
 }
 
 #[test]
 fn b08_types_do_not_share_nonces() {
-    let mut client = Client::with(Variant::Delta, &[(CDS, "a", 1), (EDS, "a", 1)]);
-    client.delta(CDS, &[], &[]);
-    client.delta(EDS, &["a"], &[]);
-    let mut got = client.expect(CDS);
-    client.events();
-    got.type_url = EDS.to_string();
-    client.ack(&got, &[]);
-    assert_eq!(client.events(), []);
+    for variant in BOTH {
+        let mut client = Client::with(variant, &[(CDS, "a", 1), (RDS, "r", 1)]);
+        client.ask(CDS, &[]);
+        client.ask(RDS, &["r"]);
+        let mut clusters = client.expect(CDS);
+        let routes = client.expect(RDS);
+        client.nack(&clusters, &[], "", "boom");
+        assert_eq!(client.settled(), [format!("-{}", clusters.nonce)]);
+        clusters.type_url = RDS.to_string();
+        client.ack(&clusters, &["r"]);
+        assert_eq!(client.settled(), [""; 0]);
+        client.put(&[(RDS, "r", 2)]);
+        let pushed = client.expect(RDS);
+        assert_eq!(pushed.resources, ["r=2"]);
+        assert!(pushed.nonce != routes.nonce && pushed.nonce != clusters.nonce);
+    }
 }
 
 #[test]
-fn b14_a_type_that_was_not_asked_for_is_not_sent() {
-    let mut client = Client::with(Variant::Delta, &[(LDS, "l", 1)]);
-    client.delta(LDS, &[], &[]);
-    client.drain(&[]);
-    client.put(&[(CDS, "a", 1), (EDS, "a", 1)]);
+fn b08_a_response_of_another_type_in_between_leaves_an_answer_whole() {
+    let mut client = sotw(&[(CDS, "a", 1), (CDS, "b", 1), (RDS, "r", 1)]);
+    client.sotw(CDS, &["a"], "", "");
+    let clusters = client.expect(CDS);
+    client.sotw(RDS, &["r"], "", "");
+    client.expect(RDS);
+    client.ack(&clusters, &["a", "b"]);
+    assert_eq!(client.settled(), [format!("+{}", clusters.nonce)]);
+    assert_eq!(client.expect(CDS).resources, ["a=1", "b=1"]);
+}
+
+#[test]
+fn b09_a_name_is_in_a_response_once_however_many_define_it() {
+    for variant in BOTH {
+        let mut client = Client::with(variant, &[(CDS, "a", 1), (CDS, "b", 1)]);
+        let mut transaction = Transaction::new();
+        transaction.upsert("upper", resource(CDS, "a", 9));
+        client.cache.commit(transaction).unwrap();
+        client.ask(CDS, &["*", "a"]);
+        let got = client.expect(CDS);
+        assert_eq!(got.resources, ["a=9", "b=1"]);
+        client.ack(&got, &["*", "a"]);
+        // What uncovers another one is a change, and no removal beside it.
+        let mut transaction = Transaction::new();
+        transaction.remove("upper", CDS, "a");
+        client.cache.commit(transaction).unwrap();
+        let got = client.expect(CDS);
+        assert_eq!(got.resources.iter().filter(|r| r.starts_with("a=")).count(), 1);
+        assert_eq!(got.removed, [""; 0]);
+        client.silence();
+    }
+}
+
+#[test]
+fn b12_of_several_requests_before_an_answer_the_last_one_counts() {
+    let mut client = sotw(&[(EDS, "a", 1), (EDS, "b", 1), (EDS, "c", 1)]);
+    for names in [&["a"][..], &["a", "b"], &["a", "b", "c"]] {
+        client.sotw(EDS, names, "", "");
+    }
+    assert_eq!(client.expect(EDS).resources, ["a=1", "b=1", "c=1"]);
+    client.silence();
+    let mut client = delta(&[(EDS, "a", 1), (EDS, "b", 1), (EDS, "c", 1)]);
+    client.delta(EDS, &["a"], &[]);
+    client.delta(EDS, &["b"], &["a"]);
+    client.delta(EDS, &["c"], &[]);
+    assert_eq!(client.expect(EDS).resources, ["b=1", "c=1"]);
     client.silence();
 }
 
 #[test]
-fn s17_d02_nonces_are_unique_on_a_stream() {
-    let mut client = Client::with(Variant::Delta, &[(CDS, "a", 0), (EDS, "a", 0)]);
-    client.delta(CDS, &[], &[]);
-    client.delta(EDS, &["a"], &[]);
-    let mut nonces = std::collections::BTreeSet::new();
-    let mut count = 0;
-    for content in 1..500 {
-        client.put(&[(CDS, "a", content)]);
-        for got in client.drain(&[]) {
-            count += 1;
-            assert!(!got.nonce.is_empty());
-            nonces.insert(got.nonce);
-        }
+fn b14_a_type_that_was_not_asked_for_is_not_sent() {
+    for variant in BOTH {
+        let mut client = Client::with(variant, &[(LDS, "l", 1)]);
+        client.ask(LDS, &[]);
+        client.drain(&[]);
+        client.put(&[(CDS, "a", 1), (EDS, "a", 1)]);
+        client.silence();
     }
-    assert!(count > 500);
-    assert_eq!(nonces.len(), count);
+}
+
+#[test]
+fn s17_d02_nonces_are_unique_on_a_stream() {
+    for variant in BOTH {
+        let mut client = Client::with(variant, &[(CDS, "a", 0), (EDS, "a", 0)]);
+        client.ask(CDS, &[]);
+        client.ask(EDS, &["a"]);
+        let mut nonces = std::collections::BTreeSet::new();
+        let mut count = 0;
+        for content in 1..=500 {
+            client.put(&[(CDS, "a", content)]);
+            for got in client.drain(&["a"]) {
+                count += 1;
+                assert!(!got.nonce.is_empty());
+                nonces.insert(got.nonce);
+            }
+        }
+        assert!(count >= 1000);
+        assert_eq!(nonces.len(), count);
+    }
 }
 
 #[test]
@@ -89,7 +170,7 @@ fn layers_mask_and_uncover() {
 }
 
 #[test]
-fn a_client_that_changes_its_view_is_told_the_difference() {
+fn w09_a_client_that_changes_its_view_is_told_the_difference() {
     for variant in [Variant::Delta, Variant::Sotw] {
         let mut client = Client::with(variant, &[(CDS, "a", 1), (CDS, "b", 1), (CDS, "c", 1)]);
         let mut transaction = Transaction::new();

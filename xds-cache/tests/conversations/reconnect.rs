@@ -1,0 +1,180 @@
+//! Streams that begin anew, statement by statement.
+
+use deltaplane_core::Variant;
+
+use crate::client::{BOTH, CDS, Client, EDS, LDS, RDS, SDS, delta, resource, sotw};
+
+#[test]
+fn r01_a_new_stream_knows_nothing_of_the_last_one() {
+    for variant in BOTH {
+        let mut first = Client::with(variant, &[(EDS, "a", 1), (EDS, "b", 1)]);
+        first.ask(EDS, &["a"]);
+        first.drain(&["a"]);
+        let mut second = Client::of(first.cache.clone(), variant);
+        second.silence();
+        second.ask(EDS, &["b"]);
+        assert_eq!(second.expect(EDS).resources, ["b=1"]);
+        second.put(&[(EDS, "a", 2)]);
+        second.silence();
+    }
+}
+
+#[test]
+fn r02_r03_a_reconnect_with_the_same_content_is_met_with_silence() {
+    let mut first = sotw(&[(CDS, "a", 1), (EDS, "a", 1)]);
+    first.sotw(CDS, &[], "", "");
+    first.sotw(EDS, &["a"], "", "");
+    let (clusters, endpoints) = (first.expect(CDS), first.expect(EDS));
+    let mut same = sotw(&[(CDS, "a", 1), (EDS, "a", 1)]);
+    same.sotw(CDS, &[], &clusters.version, "");
+    same.silence();
+    same.sotw(EDS, &["a"], &endpoints.version, "");
+    assert_eq!(same.expect(EDS).resources, ["a=1"]);
+    same.put(&[(CDS, "a", 2)]);
+    assert_eq!(same.expect(CDS).resources, ["a=2"]);
+    let mut other = sotw(&[(CDS, "a", 2)]);
+    other.sotw(CDS, &[], &clusters.version, "");
+    assert_eq!(other.expect(CDS).resources, ["a=2"]);
+}
+
+#[test]
+fn r02_names_are_answered_whatever_version_is_claimed() {
+    for type_url in [CDS, LDS, EDS, RDS, SDS] {
+        let mut first = sotw(&[(type_url.clone(), "a", 1)]);
+        first.sotw(type_url.clone(), &["a"], "", "");
+        let held = first.expect(type_url.clone());
+        let mut again = Client::of(first.cache.clone(), Variant::Sotw);
+        again.sotw(type_url.clone(), &["a"], &held.version, "");
+        let got = again.expect(type_url.clone());
+        assert_eq!((got.resources, got.version), (held.resources, held.version));
+        again.silence();
+    }
+    // An empty answer would say nothing of a type of which not everything is repeated (S-06).
+    let mut client = sotw(&[(EDS, "a", 1)]);
+    client.sotw(EDS, &["missing"], "1", "");
+    client.silence();
+}
+
+#[test]
+fn r05_a_nonce_of_another_stream_is_none() {
+    let mut client = sotw(&[(EDS, "a", 1)]);
+    client.sotw(EDS, &["a"], "7", "7");
+    assert_eq!(client.expect(EDS).resources, ["a=1"]);
+    assert_eq!(client.settled(), [""; 0]);
+    let mut client = delta(&[(EDS, "a", 1)]);
+    client.delta_answer(EDS, "7", None, &["a"], &[]);
+    assert_eq!(client.expect(EDS).resources, ["a=1"]);
+    let mut client = delta(&[(CDS, "a", 1)]);
+    client.delta_answer(CDS, "7", Some("no"), &[], &[]);
+    assert_eq!(
+        client.expect(CDS).resources,
+        ["a=1"],
+        "a first request without names, all the same"
+    );
+}
+
+#[test]
+fn r06_r07_a_reconnect_is_told_the_difference() {
+    let mut first = delta(&[(CDS, "a", 1), (CDS, "b", 1), (CDS, "c", 1)]);
+    first.delta(CDS, &[], &[]);
+    let got = first.expect(CDS);
+    let versions = got.versions.clone();
+    first.commit(&[(CDS, "b", 2), (CDS, "d", 1)], &[(CDS, "c")]);
+    let mut second = Client::of(first.cache.clone(), Variant::Delta);
+    let held = [("a", &*versions[0]), ("b", &versions[1]), ("c", &versions[2])];
+    second.delta_from(CDS, &[], &[], &held);
+    assert_eq!(second.expect(CDS).resources, ["b=2", "d=1"]);
+    assert_eq!(second.expect(CDS).removed, ["c"]);
+    second.silence();
+    let mut third = Client::of(delta(&[(CDS, "a", 1)]).cache, Variant::Delta);
+    third.delta_from(CDS, &[], &[], &[("a", &versions[0])]);
+    third.silence();
+}
+
+#[test]
+fn r08_what_is_held_is_not_a_subscription() {
+    let mut client = delta(&[(EDS, "a", 1), (EDS, "b", 1)]);
+    client.delta_from(EDS, &["a"], &[], &[("a", "x"), ("b", "y"), ("gone", "z")]);
+    let got = client.expect(EDS);
+    assert_eq!((got.resources, got.removed), (vec!["a=1".into()], vec![]));
+    client.put(&[(EDS, "b", 2)]);
+    client.silence();
+}
+
+#[test]
+fn r09_what_is_held_is_read_from_the_first_request_of_a_type_only() {
+    let mut client = delta(&[(CDS, "a", 1), (LDS, "l", 1)]);
+    client.delta(CDS, &[], &[]);
+    client.drain(&[]);
+    let version = |type_url, name| resource(type_url, name, 1).version().to_owned();
+    client.delta_from(CDS, &[], &[], &[("a", &version(CDS, "a")), ("gone", "1")]);
+    client.silence();
+    client.put(&[(CDS, "a", 2)]);
+    let got = client.expect(CDS);
+    assert_eq!((got.resources, got.removed), (vec!["a=2".into()], vec![]));
+    // Each type has a first request of its own.
+    client.delta_from(LDS, &[], &[], &[("l", &version(LDS, "l")), ("gone", "1")]);
+    let got = client.expect(LDS);
+    assert_eq!((got.resources, got.removed), (vec![], vec!["gone".into()]));
+    client.silence();
+}
+
+#[test]
+fn r10_what_is_named_is_sent_although_held() {
+    for type_url in [EDS, SDS, RDS] {
+        let mut client = delta(&[(type_url.clone(), "a", 1)]);
+        let version = resource(type_url.clone(), "a", 1).version().to_owned();
+        client.delta_from(type_url.clone(), &["a"], &[], &[("a", &version)]);
+        assert_eq!(client.expect(type_url).resources, ["a=1"]);
+    }
+}
+
+#[test]
+fn r11_who_says_that_it_holds_nothing_gets_everything() {
+    let mut first = delta(&[(CDS, "a", 1), (CDS, "b", 1)]);
+    first.delta(CDS, &[], &[]);
+    first.drain(&[]);
+    let mut second = Client::of(first.cache.clone(), Variant::Delta);
+    second.delta_from(CDS, &[], &[], &[]);
+    assert_eq!(second.expect(CDS).resources, ["a=1", "b=1"]);
+    second.silence();
+}
+
+#[test]
+fn r12_types_are_served_in_whatever_order_they_come() {
+    let types = [CDS, EDS, LDS, RDS];
+    for variant in BOTH {
+        for shift in 0..types.len() {
+            let mut client = Client::with(variant, &types.clone().map(|url| (url, "a", 1)));
+            for type_url in types.iter().cycle().skip(shift).take(types.len()) {
+                client.ask(type_url.clone(), &["a"]);
+                assert_eq!(client.expect(type_url.clone()).resources, ["a=1"]);
+                // Its parent, or child, may follow; nobody waits for it.
+                client.read_all();
+            }
+        }
+    }
+}
+
+#[test]
+fn r13_who_is_not_believed_is_sent_everything() {
+    for variant in BOTH {
+        let mut first = Client::with(variant, &[(CDS, "a", 1)]);
+        first.ask(CDS, &[]);
+        let good = first.expect(CDS);
+        first.ack(&good, &[]);
+        first.put(&[(CDS, "a", 2), (CDS, "bad", 1)]);
+        let bad = first.expect(CDS);
+        first.nack(&bad, &[], &good.version, "bad is bad");
+        assert!(first.machine.has_rejections());
+        first.commit(&[(CDS, "a", 1)], &[(CDS, "bad")]);
+        let mut second = Client::of(first.cache.clone(), variant);
+        second.machine.distrust();
+        match variant {
+            Variant::Sotw => second.sotw(CDS, &[], &good.version, ""),
+            _ => second.delta_from(CDS, &[], &[], &[("a", &good.versions[0])]),
+        }
+        assert_eq!(second.expect(CDS).resources, ["a=1"]);
+        assert!(second.read_all().iter().all(|got| !got.resources.contains(&"bad=1".into())));
+    }
+}

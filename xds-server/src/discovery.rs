@@ -168,7 +168,8 @@ impl<D: Discovery> DiscoveryService<D> {
         let requests = Streaming::new_request(decoder, request.into_body(), None, limit);
         let shared = self.shared.clone();
         let stream = XdsStream::new(shared, requests, method.variant, method.kind, peer);
-        let mut response = http::Response::new(Body::new(stream));
+        let mut response = http::Response::new(Body::new(stream.body()));
+        tokio::spawn(stream);
         let content_type = HeaderValue::from_static("application/grpc");
         response.headers_mut().insert(CONTENT_TYPE, content_type);
         Ok(response)

@@ -25,13 +25,27 @@
 //! * `server`: a cache, and the rule of who sees what
 //! * `discovery`: the services, for any tonic router
 //! * `stream`: the driver of one stream
+//! * `outlet`: where it leaves a response, and HTTP/2 takes it
 //! * `rejections`: who left with something rejected
 //! * `client`: who is connected, and who hears of it
 //! * [`envoy`]: what is known of the Envoy API
+//! * `testing`: a model client, behind the feature of that name
+//!
+//! # Statements declined
+//!
+//! Of what the xDS protocol demands of a server, by the statements after which tests are named (`D-06`),
+//! every MUST that one stream can hold to has a test. Of what it recommends, these are declined:
+//!
+//! * S-15: endpoints are not made up for a cluster that has none. Resources are opaque here, so whoever
+//!   puts a cluster that gets its endpoints by EDS into the cache puts a `ClusterLoadAssignment` beside it,
+//!   be it one with nothing but its name. In delta a missing one is answered as removed (D-04), which ends
+//!   Envoy's wait as well.
+//! * K-03: connections do not age. At shutdown streams end in order, and clients reconnect as they see fit.
 
 mod client;
 mod discovery;
 pub mod envoy;
+mod outlet;
 mod rejections;
 mod server;
 mod stream;

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use deltaplane_cache::{Cache, Scope};
 use deltaplane_core::{StreamLimits, Variant};
 use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Node};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::oneshot};
 use tonic::{
     service::Routes,
     transport::{Server, server::TcpIncoming},
@@ -129,6 +129,9 @@ impl Default for Keepalive {
     }
 }
 
+/// How long the end of the server waits for clients to take notice.
+const DRAIN: Duration = Duration::from_secs(5);
+
 impl XdsServer {
     /// Starts a server of this cache, in which every client sees the scope `default`.
     pub fn builder(cache: Cache) -> XdsServerBuilder {
@@ -161,7 +164,7 @@ impl XdsServer {
     }
 
     /// Serves on a listener until `shutdown` is done; then ends all streams, and returns when their
-    /// clients have been told.
+    /// clients have been told, or after 5 s: whoever does not read is not waited for.
     ///
     /// # Errors
     /// If the listener fails.
@@ -172,7 +175,8 @@ impl XdsServer {
     ) -> io::Result<()> {
         let Keepalive { interval, timeout } = self.shared.keepalive;
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        Server::builder()
+        let (stopping, stopped) = oneshot::channel();
+        let serving = Server::builder()
             .http2_keepalive_interval(Some(interval))
             .http2_keepalive_timeout(Some(timeout))
             .max_concurrent_streams(Some(self.shared.limits.streams_per_connection))
@@ -180,9 +184,19 @@ impl XdsServer {
             .serve_with_incoming_shutdown(incoming, async {
                 shutdown.await;
                 self.shutdown();
-            })
-            .await
-            .map_err(io::Error::other)
+                // Nobody listens any more if serving is over, and then nobody needs to.
+                let _ = stopping.send(());
+            });
+        let patience = async {
+            if stopped.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(DRAIN).await;
+        };
+        tokio::select! {
+            result = serving => result.map_err(io::Error::other),
+            () = patience => Ok(()),
+        }
     }
 
     /// Ends all streams, present and future. Their clients are told to reconnect.

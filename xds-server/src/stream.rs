@@ -1,8 +1,7 @@
 //! The driver of one stream: the only place where a client, the cache and shutdown meet.
 //!
-//! A stream is the body of its own HTTP response: HTTP/2 asks for the next frame when there is room for
-//! it, and only then is a response built. A client that reads slowly is thus owed a difference and
-//! never holds a backlog, and no task, channel or copy stands between the cache and the wire.
+//! It is a task of its own, so that a client's requests are read, and the end of the server is noticed,
+//! also while a response waits for a client that does not read.
 
 use std::{
     net::SocketAddr,
@@ -17,13 +16,12 @@ use deltaplane_cache::{CacheView, Watch};
 use deltaplane_core::{Event, Machine, Request, RequestError, Response, Variant};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use futures::Stream;
-use http::HeaderMap;
-use http_body::{Body, Frame};
 use prost::Message;
 use tonic::{Code, Status, Streaming};
 
 use crate::{
     client::{Client, ClientEvent},
+    outlet::{Outlet, ResponseBody},
     server::Shared,
 };
 
@@ -55,12 +53,10 @@ pub(crate) struct XdsStream {
     client: Client,
     /// The first request was read, and with it the node.
     introduced: bool,
-    /// The rest of a response whose beginning was handed out.
-    body: Option<Bytes>,
-    /// A response was handed out.
+    outlet: Outlet,
+    /// A response was left in the outlet.
     answered: bool,
     rate: Rate,
-    done: bool,
 }
 
 impl XdsStream {
@@ -82,34 +78,37 @@ impl XdsStream {
             known_layers: 0,
             client: Client { id, node: Node::default(), variant, peer, scopes: Arc::default() },
             introduced: false,
-            body: None,
+            outlet: Outlet::default(),
             answered: false,
             rate: Rate::new(shared.limits.requests_per_second),
-            done: false,
             shared,
         }
     }
 
-    /// The next frame, or the status that ends the stream.
-    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
-        if let Some(body) = self.body.take() {
-            return Poll::Ready(Ok(body));
-        }
+    /// The body of the stream's HTTP response.
+    pub(crate) fn body(&self) -> ResponseBody {
+        self.outlet.body()
+    }
+
+    /// Does what there is to do; ends with the status that ends the stream.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         loop {
-            let more = self.read_requests(cx)?;
+            if self.outlet.is_closed(cx) {
+                return Poll::Ready(Status::ok("the client is gone"));
+            }
+            if self.shared.closing.load(Ordering::Acquire) {
+                return Poll::Ready(Status::unavailable("the server shuts down: reconnect"));
+            }
+            let more = match self.read_requests(cx) {
+                Ok(more) => more,
+                Err(status) => return Poll::Ready(status),
+            };
             // What happens from here on raises the watch again; so nothing is missed by looking now.
             let raised = self.watch.poll_raised(cx).is_ready();
-            if self.shared.closing.load(Ordering::Acquire) {
-                return Poll::Ready(Err(Status::unavailable("the server shuts down: reconnect")));
-            }
-            if self.introduced {
-                self.choose_view()?;
-                if let Some(response) = self.next_response()? {
-                    return Poll::Ready(Ok(self.begin(response)));
-                }
-                if self.kind == Kind::Fetch {
-                    return Poll::Ready(Err(self.end_of_fetch()));
-                }
+            match self.respond(cx) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(status) => return Poll::Ready(status),
             }
             match (more, raised) {
                 (true, _) => {
@@ -121,6 +120,26 @@ impl XdsStream {
                 (false, false) => return Poll::Pending,
             }
         }
+    }
+
+    /// Leaves the next response in the outlet, if there is one and room for it; tells whether it did.
+    fn respond(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
+        if !self.introduced {
+            return Ok(false);
+        }
+        self.choose_view()?;
+        if !self.outlet.has_room(cx) {
+            return Ok(false);
+        }
+        let response = self.next_response()?;
+        if response.is_none() && self.kind == Kind::Fetch {
+            return Err(self.end_of_fetch());
+        }
+        let responds = response.is_some();
+        if let Some(response) = response {
+            self.send(response);
+        }
+        Ok(responds)
     }
 
     /// Reads what the client said; tells whether it may have said more.
@@ -227,9 +246,9 @@ impl XdsStream {
         }
     }
 
-    /// Hands out the beginning of a response: what is this stream's own. The rest may be shared with
-    /// other streams, and goes to HTTP/2 as it is.
-    fn begin(&mut self, response: Response) -> Bytes {
+    /// Sends a response: first what is this stream's own, then the rest, which may be shared with other
+    /// streams, and goes to HTTP/2 as it is.
+    fn send(&mut self, response: Response) {
         let identity = self.shared.identity(self.client.variant);
         let len = response.encoded_len() + identity.len();
         if len > USUAL_LIMIT {
@@ -248,8 +267,7 @@ impl XdsStream {
         head.extend_from_slice(identity);
         self.answered = true;
         self.observe(&ClientEvent::Sent(&response));
-        self.body = Some(response.body);
-        head.freeze()
+        self.outlet.put([head.freeze(), response.body]);
     }
 
     /// Notes, once, that the client is gone. If it leaves with something rejected, its next stream is not
@@ -275,27 +293,15 @@ fn too_late(error: deltaplane_core::LogTruncated) -> Status {
     Status::aborted(format!("the client fell too far behind, and must reconnect: {error}"))
 }
 
-impl Body for XdsStream {
-    type Data = Bytes;
-    type Error = Status;
+impl Future for XdsStream {
+    type Output = ();
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        if this.done {
-            return Poll::Ready(None);
-        }
-        Poll::Ready(match ready!(this.poll_turn(cx)) {
-            Ok(data) => Some(Ok(Frame::data(data))),
-            Err(status) => {
-                this.done = true;
-                this.leave((status.code() != Code::Ok).then_some(&status));
-                let mut trailers = HeaderMap::new();
-                Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers)))
-            }
-        })
+        let status = ready!(this.poll_turn(cx));
+        this.leave((status.code() != Code::Ok).then_some(&status));
+        this.outlet.end(status);
+        Poll::Ready(())
     }
 }
 

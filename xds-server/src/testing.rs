@@ -35,7 +35,7 @@
 //! assert_eq!(update.removed, ["shop"]);
 //! client.nack(&update, "over my dead body");
 //! client.silence();
-//! assert_eq!(client.running(TypeUrl::CLUSTER).count(), 1);
+//! assert_eq!(client.running(&TypeUrl::CLUSTER).count(), 1);
 //! # Ok::<(), deltaplane_server::CommitError>(())
 //! ```
 //!
@@ -107,8 +107,8 @@ impl<T: Transport> ModelClient<T> {
     }
 
     /// What the client runs of a type, by name: all that it accepted, and neither removed nor gave up.
-    pub fn running(&self, type_url: impl Into<TypeUrl>) -> impl Iterator<Item = &Received> {
-        self.model.running(&type_url.into())
+    pub fn running(&self, type_url: &TypeUrl) -> impl Iterator<Item = &Received> {
+        self.model.running(type_url)
     }
 
     /// The update must be there, and of this type.

@@ -24,7 +24,7 @@ use super::{
 /// One stream to a server.
 #[derive(Debug)]
 pub struct Connection {
-    requests: mpsc::UnboundedSender<Request>,
+    requests: mpsc::UnboundedSender<Bytes>,
     responses: Streaming<Bytes>,
     /// Who the client is; the first request says it.
     node: Option<Bytes>,
@@ -52,7 +52,7 @@ impl ModelClient<Connection> {
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let (requests, mut queue) = mpsc::unbounded_channel();
         let queue = stream::poll_fn(move |cx| queue.poll_recv(cx));
-        let responses = grpc.streaming(tonic::Request::new(queue), path, Messages).await?;
+        let responses = grpc.streaming(tonic::Request::new(queue), path, Encoded).await?;
         let node = Some(node.encode_to_vec().into());
         let transport = Connection { requests, responses: responses.into_inner(), node };
         Ok(Self { model: Model::new(variant), transport })
@@ -99,22 +99,29 @@ impl ModelClient<Connection> {
 
 impl Transport for Connection {
     fn send(&mut self, mut request: Request) {
-        match &mut request {
-            Request::Sotw(request) => request.node = self.node.take(),
-            Request::Delta(request) => request.node = self.node.take(),
-            _ => {}
-        }
+        let node = self.node.take();
+        let message = match &mut request {
+            Request::Sotw(request) => {
+                request.node = node;
+                request.encode_to_vec()
+            }
+            Request::Delta(request) => {
+                request.node = node;
+                request.encode_to_vec()
+            }
+            _ => return,
+        };
         // If the stream is over, the next look at it tells.
-        drop(self.requests.send(request));
+        drop(self.requests.send(message.into()));
     }
 }
 
-/// Requests as they are encoded, and responses as they come.
+/// A codec of encoded messages.
 #[derive(Debug, Clone, Copy)]
-struct Messages;
+struct Encoded;
 
-impl Codec for Messages {
-    type Encode = Request;
+impl Codec for Encoded {
+    type Encode = Bytes;
     type Decode = Bytes;
     type Encoder = Self;
     type Decoder = Self;
@@ -128,21 +135,17 @@ impl Codec for Messages {
     }
 }
 
-impl Encoder for Messages {
-    type Item = Request;
+impl Encoder for Encoded {
+    type Item = Bytes;
     type Error = Status;
 
-    fn encode(&mut self, request: Request, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        match request {
-            Request::Sotw(request) => buffer.put_slice(&request.encode_to_vec()),
-            Request::Delta(request) => buffer.put_slice(&request.encode_to_vec()),
-            _ => {}
-        }
+    fn encode(&mut self, message: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(message);
         Ok(())
     }
 }
 
-impl Decoder for Messages {
+impl Decoder for Encoded {
     type Item = Bytes;
     type Error = Status;
 

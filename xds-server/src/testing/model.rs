@@ -105,10 +105,6 @@ impl Model {
         Self { variant, types: BTreeMap::new() }
     }
 
-    pub(super) fn variant(&self) -> Variant {
-        self.variant
-    }
-
     pub(super) fn running(&self, type_url: &TypeUrl) -> impl Iterator<Item = &Received> {
         self.types.get(type_url).into_iter().flat_map(|watched| watched.running.values())
     }

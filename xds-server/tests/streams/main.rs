@@ -1,0 +1,18 @@
+//! Streams over real connections, with the clients that the Envoy API's own package generates, with our
+//! own model client, and with bare HTTP/2 where it takes that.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "helpers of tests are tests"
+)]
+
+mod clients;
+mod connections;
+mod envoy_api;
+mod limits;
+mod model_client;
+mod raw_http2;
+mod served;
+mod services;

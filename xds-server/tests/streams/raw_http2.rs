@@ -1,0 +1,88 @@
+//! As much of HTTP/2 as it takes to be a client that answers nothing, or pings as it likes.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+
+pub struct RawClient {
+    socket: TcpStream,
+}
+
+impl RawClient {
+    pub fn connect(address: SocketAddr) -> Self {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        let mut client = Self { socket };
+        client.write(SETTINGS, 0, 0, &[]);
+        client
+    }
+
+    /// Opens a stream, and sends one message on it.
+    pub fn call(&mut self, path: &str, message: &[u8]) {
+        let mut headers = Vec::new();
+        for (name, value) in [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":authority", "test"),
+            (":path", path),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+        ] {
+            // Literally, and not to be indexed.
+            headers.push(0);
+            for text in [name, value] {
+                headers.push(u8::try_from(text.len()).unwrap());
+                headers.extend(text.as_bytes());
+            }
+        }
+        self.write(HEADERS, 4, 1, &headers);
+        let mut data = vec![0];
+        data.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+        data.extend(message);
+        self.write(DATA, 0, 1, &data);
+    }
+
+    /// Pings, and waits for the answer.
+    pub fn ping(&mut self, payload: u64) {
+        self.write(PING, 0, 0, &payload.to_be_bytes());
+        while self.read() != (PING, payload.to_be_bytes().to_vec()) {}
+    }
+
+    /// Reads until there is data.
+    pub fn data(&mut self) -> Vec<u8> {
+        loop {
+            if let (DATA, data) = self.read() {
+                return data;
+            }
+        }
+    }
+
+    fn write(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut frame = length[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        self.socket.write_all(&frame).unwrap();
+    }
+
+    /// The kind and the payload of the next frame, which must not be the last.
+    fn read(&mut self) -> (u8, Vec<u8>) {
+        let mut head = [0; 9];
+        self.socket.read_exact(&mut head).unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        self.socket.read_exact(&mut payload).unwrap();
+        assert_ne!(head[3], GOAWAY, "{:?}", String::from_utf8_lossy(&payload));
+        (head[3], payload)
+    }
+}

@@ -1,5 +1,6 @@
 //! A control plane as an embedder builds it: a cache, and the library's own server, in this process.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -142,6 +143,17 @@ impl ControlPlane {
     }
 }
 
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- what the control plane heard and said");
+            for told in self.story.told() {
+                eprintln!("{}: {:?}", told.stream, told.what);
+            }
+        }
+    }
+}
+
 impl Story {
     /// All of it, so far.
     pub fn told(&self) -> Vec<Told> {
@@ -183,16 +195,16 @@ impl Story {
         names.flatten().collect()
     }
 
-    /// The version of the last response that carried a resource.
-    pub fn version(&self, type_url: &TypeUrl, name: &str) -> String {
+    /// The versions of the responses that carried a resource, the last one last.
+    pub fn versions(&self, type_url: &TypeUrl, name: &str) -> Vec<String> {
         let lines = self.lines();
-        let version = lines.iter().rev().find_map(|line| match &line.what {
+        let versions = lines.iter().filter_map(|line| match &line.what {
             What::Sent { type_url: sent, version, names, .. } => {
                 (sent == type_url && names.iter().any(|it| it == name)).then(|| version.clone())
             }
             _ => None,
         });
-        version.unwrap_or_else(|| panic!("nobody was sent {name} of {type_url}"))
+        versions.collect()
     }
 
     /// The names and the words of the responses of a type that were rejected.
@@ -212,20 +224,29 @@ impl Story {
         wait_until("the client rejects", PATIENCE, || self.rejections(type_url).pop())
     }
 
-    /// Waits until there are streams, and each response on each of them was answered.
+    /// Waits until something was sent, and the last response of each type on each open stream was
+    /// answered: a client may leave it at that one's answer (S-18).
     pub fn settles(&self) {
         wait_until("all is answered", PATIENCE, || {
             let lines = self.lines();
-            let (mut sent, mut answered, mut streams) = (0, 0, 0);
+            let mut unanswered = BTreeMap::new();
             for line in lines.iter() {
-                match line.what {
-                    What::Connected(_) => streams += 1,
-                    What::Sent { .. } => sent += 1,
-                    What::Accepted { .. } | What::Rejected { .. } => answered += 1,
-                    What::Disconnected => {}
+                match &line.what {
+                    What::Connected(_) => {}
+                    What::Sent { type_url, nonce, .. } => {
+                        unanswered.insert((line.stream, type_url), Some(nonce));
+                    }
+                    What::Accepted { type_url, nonce } | What::Rejected { type_url, nonce, .. } => {
+                        let last = unanswered.entry((line.stream, type_url)).or_default();
+                        *last = last.filter(|last| *last != nonce);
+                    }
+                    What::Disconnected => {
+                        unanswered.retain(|(stream, _), _| *stream != line.stream)
+                    }
                 }
             }
-            (streams > 0 && sent == answered).then_some(())
+            let settled = !unanswered.is_empty() && unanswered.values().all(Option::is_none);
+            settled.then_some(())
         });
     }
 

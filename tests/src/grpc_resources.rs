@@ -29,14 +29,17 @@ use prost::{Message, Name};
 
 /// A client's listener: whoever dials `xds:///<name>` has these routes.
 pub fn listener(name: &str, routes: &str) -> Resource {
-    let router = ConfigType::TypedConfig(any(&Router::default()));
-    let router = HttpFilter { config_type: Some(router), ..HttpFilter::default() };
-    listener_with(name, routes, vec![HttpFilter { name: "router".into(), ..router }])
+    listener_with(name, routes, vec![router()])
 }
 
-/// A listener that no gRPC client accepts: its filters do not end in the router.
-pub fn listener_without_router(name: &str, routes: &str) -> Resource {
-    listener_with(name, routes, Vec::new())
+/// A listener that no gRPC client accepts: it has a filter twice.
+pub fn listener_with_two_routers(name: &str, routes: &str) -> Resource {
+    listener_with(name, routes, vec![router(), router()])
+}
+
+fn router() -> HttpFilter {
+    let router = ConfigType::TypedConfig(any(&Router::default()));
+    HttpFilter { name: "router".into(), config_type: Some(router), ..HttpFilter::default() }
 }
 
 fn listener_with(name: &str, routes: &str, http_filters: Vec<HttpFilter>) -> Resource {

@@ -25,6 +25,13 @@
 pub mod database;
 pub mod deadline;
 pub mod envoy;
+pub mod envoy_beliefs;
+pub mod envoy_certificate;
+pub mod envoy_control_plane;
+pub mod envoy_mesh;
+pub mod envoy_mode;
+pub mod envoy_resources;
+pub mod envoy_traffic;
 pub mod grpc_backend;
 pub mod grpc_client;
 pub mod grpc_control_plane;

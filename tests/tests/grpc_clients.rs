@@ -16,7 +16,7 @@ use deltaplane_tests::grpc_backend::Backends;
 use deltaplane_tests::grpc_client::{Beliefs, GrpcClient, Language};
 use deltaplane_tests::grpc_control_plane::{ControlPlane, What};
 use deltaplane_tests::grpc_resources::{
-    cluster, endpoints, endpoints_with_gap, listener, listener_without_router, maglev_cluster,
+    cluster, endpoints, endpoints_with_gap, listener, listener_with_two_routers, maglev_cluster,
     routes,
 };
 
@@ -57,6 +57,7 @@ test_clients! {
 /// A control plane, a client of it, and two backends: method `A` of the target `shop` is served by
 /// cluster `a`, whose endpoints `a-1` are backend `one`; method `B` by `b`, `b-1` and `two`.
 struct Shop {
+    language: Language,
     plane: ControlPlane,
     client: GrpcClient,
     one: SocketAddr,
@@ -74,7 +75,7 @@ impl Shop {
         let (one, two) = (backends.serve("one"), backends.serve("two"));
         let plane = ControlPlane::start();
         let client = GrpcClient::start(language, "customer", plane.port());
-        Shop { plane, client, one, two, backends }
+        Shop { language, plane, client, one, two, backends }
     }
 
     /// The client is in step.
@@ -126,8 +127,30 @@ impl Shop {
         assert_eq!(held, sorted(names));
         for ((type_url, name), belief) in &beliefs {
             assert_eq!((belief.status, &belief.error), (Acked, &None), "{name}");
-            assert_eq!(belief.version, self.plane.story().version(type_url, name), "{name}");
+            let versions = self.plane.story().versions(type_url, name);
+            // Node's client keeps the version of the response that changed it.
+            let last = versions.last() == Some(&belief.version);
+            let known =
+                last || self.language == Language::Node && versions.contains(&belief.version);
+            assert!(known, "{name} was sent in {versions:?}, not in {}", belief.version);
         }
+    }
+
+    /// The listener is once more what it was at first.
+    fn brings_back_listener(&mut self) {
+        self.plane.put([listener("shop", "routes")]);
+        if self.language == Language::Node {
+            // It compares what it gets with what it accepted last, and stays with what happened in
+            // between if they are equal.
+            self.plane.story().settles();
+            assert_ne!(self.belief(LDS, "shop").map(|belief| belief.0), Some(Acked));
+            let others = routes("others", &[("A", "a"), ("B", "b")]);
+            self.plane.put([listener("shop", "others"), others]);
+            self.client.believes(RDS, "others", Acked);
+            self.plane.put([listener("shop", "routes")]);
+        }
+        self.client.believes(LDS, "shop", Acked);
+        self.client.believes(RDS, "routes", Acked);
     }
 
     /// Calls work as before, and the client believes what it did.
@@ -166,13 +189,13 @@ fn first_sync(language: Language) {
     let mut sent = shop.plane.story().sent();
     sent.dedup();
     assert_eq!(sent, TYPES);
+    assert!(shop.plane.story().sent().len() <= 6, "each name is asked for once: {sent:?}");
     for type_url in TYPES {
+        // They may be asked for one by one; an answer then has what was asked for before, and is
+        // unanswered or of a type that always is complete.
         let mut names = shop.plane.story().names(&type_url);
-        if type_url == CDS {
-            // They may be asked for one by one, and each answer has all of them.
-            names.sort();
-            names.dedup();
-        }
+        names.sort();
+        names.dedup();
         let expected = OPEN.iter().filter(|(it, _)| *it == type_url).map(|(_, name)| *name);
         assert_eq!(names, expected.collect::<Vec<_>>());
     }
@@ -200,13 +223,11 @@ fn update(language: Language) {
     shop.plane.put([endpoints("a-1", shop.two)]);
     shop.moves("A", "one", "two");
     shop.is_in_step(&OPEN);
-    let after = shop.responses();
-    println!("endpoints: {before:?} -> {after:?}");
-    assert_eq!(after, plus(before, [0, 0, 0, 1]), "what did not change is not sent");
+    assert_eq!(shop.responses(), plus(before, [0, 0, 0, 1]), "what did not change is not sent");
 
     shop.plane.put([cluster("a", "a-2"), endpoints("a-2", shop.one)]);
     shop.moves("A", "two", "one");
-    println!("cluster: {after:?} -> {:?}", shop.responses());
+    assert_eq!(shop.responses(), plus(before, [0, 0, 1, 2]));
     let names =
         [(LDS, "shop"), (RDS, "routes"), (CDS, "a"), (CDS, "b"), (EDS, "a-2"), (EDS, "b-1")];
     shop.is_in_step(&names);
@@ -223,7 +244,8 @@ fn update(language: Language) {
         ]);
         shop.moves("A", from.1, to.1);
         assert_eq!(shop.call("B").as_deref(), Ok("two"));
-        println!("route: {before:?} -> {:?}", shop.responses());
+        let [_, routes, ..] = shop.responses();
+        assert_eq!(routes, before[1] + 1);
         shop.plane.take(CDS, from.0);
         (from, to) = (to, from);
     }
@@ -244,6 +266,15 @@ fn deletion(language: Language) {
     shop.client.believes(CDS, "b", DoesNotExist);
     // S-10: its endpoints are asked for again, with the version and nonce that are current.
     shop.plane.put([cluster("b", "b-1")]);
+    if language == Language::Node {
+        // It compares what comes back with what it had before, and stays without it if they are equal.
+        shop.plane.story().settles();
+        assert!(shop.call("B").is_err());
+        shop.plane.put([cluster("b", "other"), endpoints("other", shop.two)]);
+        shop.reaches("B", "two");
+        shop.plane.put([cluster("b", "b-1")]);
+        shop.client.believes(EDS, "b-1", Acked);
+    }
     shop.reaches("B", "two");
     shop.is_in_step(&OPEN);
 
@@ -260,7 +291,7 @@ fn deletion(language: Language) {
     println!("without its listener: {failure}");
     assert_eq!(failure.code, "UNAVAILABLE");
     shop.client.believes(LDS, "shop", DoesNotExist);
-    shop.plane.put([listener("shop", "routes")]);
+    shop.brings_back_listener();
     shop.reaches("A", "two");
     shop.is_in_step(&OPEN);
 }
@@ -280,10 +311,10 @@ fn rejected_cluster(language: Language) {
     shop.moves("A", "one", "two");
     assert_eq!(shop.call("B").as_deref(), Ok("two"));
     let belief = shop.client.beliefs().remove(&(CDS, "b".into())).expect("it is asked for");
-    println!("believed: {belief:?}");
     assert_eq!(belief.status, Nacked);
     assert!(belief.error.is_some_and(|error| error.to_lowercase().contains("policy")));
-    println!("it was {accepted:?}, and its sibling is {:?}", shop.belief(CDS, "a"));
+    assert_eq!(belief.version, accepted.1, "it is still what it was");
+    assert_eq!(shop.belief(CDS, "a").map(|belief| belief.0), Some(Acked));
 
     // Others of the stream go on, and nobody is told again what was rejected.
     shop.plane.put([endpoints("b-1", shop.one)]);
@@ -298,7 +329,6 @@ fn rejected_cluster(language: Language) {
     shop.moves("A", "two", "one");
     assert_eq!(shop.call("B").as_deref(), Ok("two"));
     assert_eq!(shop.responses()[2], before[2] + 2);
-    println!("rejections: {:?}", shop.plane.story().rejections(&CDS));
     assert_eq!(shop.plane.story().rejections(&CDS).len(), 2);
 
     shop.plane.put([cluster("b", "b-2"), endpoints("b-2", shop.one)]);
@@ -325,7 +355,7 @@ fn rejected_endpoints_and_listener(language: Language) {
     assert_eq!(shop.call("A").as_deref(), Ok("one"));
     assert_eq!(shop.belief(EDS, "a-1").map(|belief| belief.0), Some(Nacked));
 
-    shop.plane.put([listener_without_router("shop", "routes")]);
+    shop.plane.put([listener_with_two_routers("shop", "routes")]);
     let (names, words) = shop.plane.story().rejects(&LDS);
     println!("rejected {names:?}: {words}");
     assert_eq!(names, ["shop"]);
@@ -333,26 +363,27 @@ fn rejected_endpoints_and_listener(language: Language) {
     shop.plane.put([endpoints("b-1", shop.two)]);
     shop.moves("B", "one", "two");
     assert_eq!(shop.call("A").as_deref(), Ok("one"));
-    println!("{before:?} -> {:?}", shop.responses());
+    assert_eq!(shop.responses(), plus(before, [1, 0, 0, 2]), "nothing is sent again by itself");
 
     // Another server has the same to say.
     shop.plane.kill();
     shop.plane.put(shop.content());
-    let bad = [endpoints_with_gap("a-1", shop.two), listener_without_router("shop", "routes")];
+    let bad = [endpoints_with_gap("a-1", shop.two), listener_with_two_routers("shop", "routes")];
     shop.plane.put(bad);
     shop.plane.resume();
     shop.plane.story().rejects(&LDS);
     shop.plane.story().rejects(&EDS);
     assert_eq!(shop.call("A").as_deref(), Ok("one"));
+    let before = shop.responses();
+    assert_eq!(shop.plane.story().rejections(&EDS).len(), 1);
     shop.plane.put([endpoints("b-1", shop.one)]);
     shop.moves("B", "two", "one");
-    println!("after the restart: {:?}", shop.responses());
+    assert_eq!(shop.responses(), plus(before, [0, 0, 0, 1]));
     assert_eq!(shop.plane.story().rejections(&LDS).len(), 1);
-    assert_eq!(shop.plane.story().rejections(&EDS).len(), 1);
 
-    shop.plane.put([endpoints("a-1", shop.two), listener("shop", "routes")]);
+    shop.brings_back_listener();
+    shop.plane.put([endpoints("a-1", shop.two)]);
     shop.moves("A", "one", "two");
-    shop.client.believes(LDS, "shop", Acked);
     shop.is_in_step(&OPEN);
 }
 
@@ -368,7 +399,12 @@ fn killed_and_restarted(language: Language) {
     shop.goes_on(&beliefs);
     shop.plane.put([endpoints("a-1", shop.two)]);
     shop.moves("A", "one", "two");
-    println!("after the restart: {:?}", shop.responses());
+    let [listeners, routes, clusters, endpoints] = shop.responses();
+    assert_eq!((listeners, routes, clusters), (1, 1, 1), "each is answered once");
+    assert!(
+        endpoints <= 3,
+        "asked for, behind their clusters, and changed, but not {endpoints} times"
+    );
     shop.is_in_step(&OPEN);
 
     // Something changes while nobody is told.
@@ -378,7 +414,9 @@ fn killed_and_restarted(language: Language) {
     shop.plane.put(shop.content());
     shop.plane.resume();
     shop.moves("A", "two", "one");
-    println!("after the shutdown: {:?}", shop.responses());
+    let [listeners, routes, clusters, endpoints] = shop.responses();
+    assert_eq!((listeners, routes, clusters), (1, 1, 1), "each is answered once");
+    assert!(endpoints <= 2, "asked for, and behind their clusters, but not {endpoints} times");
     assert_eq!(shop.call("B").as_deref(), Ok("two"));
     shop.is_in_step(&OPEN);
 }
@@ -400,7 +438,9 @@ fn other_content(language: Language) {
         cluster("x", "x-1"),
         endpoints("x-1", three),
     ]);
-    shop.moves("A", "one", "three");
+    // The answer without the old clusters may come before the new routes are asked for, and until these
+    // are there, calls fail.
+    shop.reaches("A", "three");
     let failure = shop.client.fails("shop", "B", "two");
     println!("without a route: {failure}");
     assert_eq!(failure.code, "UNAVAILABLE");
@@ -440,7 +480,6 @@ fn late_resource(language: Language) {
     late(&mut shop, EDS, "b-1", 1);
     assert_eq!(shop.call("A").as_deref(), Ok("one"));
     assert_eq!(shop.call("B").as_deref(), Ok("two"));
-    println!("{:?}", shop.responses());
     shop.is_in_step(&OPEN);
 }
 
@@ -456,9 +495,8 @@ fn very_late_resource(language: Language) {
     let failure = failure.expect_err("there is no cluster for it");
     println!("after {seconds:.3} s: {failure}");
     assert_eq!(failure.code, "UNAVAILABLE");
-    assert!((14.5..17.0).contains(&seconds));
+    assert!((14.5..25.0).contains(&seconds));
     assert_eq!(shop.call("A").as_deref(), Ok("one"));
-    println!("{:?}", shop.client.beliefs());
     shop.client.believes(CDS, "b", DoesNotExist);
     shop.plane.put([b]);
     shop.reaches("B", "two");

@@ -1,6 +1,6 @@
 //! What goes into the next response of a type: from what is owed and what the view holds.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -164,15 +164,11 @@ impl TypeStream {
     /// not yet told: its removal comes last (O-02).
     fn complete<V: View>(&self, view: &V, answer: &mut Answer, hold: bool) {
         let mut version = view.version(&self.type_url);
-        if self.variant == Variant::Delta {
-            // For people only: a client compares the versions of single resources.
-        } else if self.repeats_everything() {
+        if self.repeats_everything() {
             answer.resources = self.everything(view, &mut version);
             if hold {
                 self.hold(view, answer, &mut version);
             }
-        } else {
-            self.repeat_unanswered(view, answer);
         }
         answer.version = version.to_string();
     }
@@ -197,22 +193,6 @@ impl TypeStream {
             names.filter_map(|name| view.get(&self.type_url, name)).for_each(push);
         }
         all
-    }
-
-    /// Adds what unanswered responses carried, as far as it fits: a client that holds its answers back
-    /// may answer only the newest, which then must speak for all of them.
-    fn repeat_unanswered<V: View>(&self, view: &V, answer: &mut Answer) {
-        let news: BTreeSet<_> = answer.sent.iter().map(|sent| sent.name.clone()).collect();
-        for name in self.unsettled.unanswered().difference(&news) {
-            let resource =
-                view.get(&self.type_url, name).filter(|_| self.subscription.contains(name));
-            if let Some(resource) = resource {
-                if answer.is_full(resource.sotw_entry().len()) {
-                    return;
-                }
-                answer.push(name, resource);
-            }
-        }
     }
 
     fn hold<V: View>(&self, view: &V, answer: &mut Answer, version: &mut TypeVersion) {

@@ -122,7 +122,7 @@ pub enum Event {
 pub struct Machine<V> {
     variant: Variant,
     limits: StreamLimits,
-    distrusts: bool,
+    distrusted: Vec<TypeUrl>,
     /// In the order in which additions are sent.
     types: Vec<TypeStream>,
     /// Positions in `types`, in the order in which removals are sent.
@@ -144,7 +144,7 @@ impl<V: View> Machine<V> {
         Self {
             variant,
             limits: StreamLimits::default(),
-            distrusts: false,
+            distrusted: Vec::new(),
             types: Vec::new(),
             removal_order: Vec::new(),
             delivering: None,
@@ -160,16 +160,16 @@ impl<V: View> Machine<V> {
         self.limits = limits;
     }
 
-    /// From now on, what first requests say about what the client runs is not believed: after a NACK it
-    /// runs the good part of what it rejected, and reports the older version.
-    pub fn distrust(&mut self) {
-        self.distrusts = true;
+    /// From now on, what first requests of these types say about what the client runs is not believed:
+    /// after a NACK it runs the good part of what it rejected, and reports the older version.
+    pub fn distrust(&mut self, types: impl IntoIterator<Item = TypeUrl>) {
+        self.distrusted.extend(types);
     }
 
-    /// Whether the client rejected something that has not been repaired since.
-    #[must_use]
-    pub fn has_rejections(&self) -> bool {
-        self.types.iter().any(|stream| stream.unsettled.has_rejections())
+    /// The types of which the client rejected something that has not been repaired since.
+    pub fn rejected_types(&self) -> impl Iterator<Item = &TypeUrl> {
+        let rejected = self.types.iter().filter(|stream| stream.unsettled.has_rejections());
+        rejected.map(|stream| &stream.type_url)
     }
 
     /// Answers all that was asked for, even if there is nothing to say: a unary call has to.
@@ -204,7 +204,11 @@ impl<V: View> Machine<V> {
         self.check(&type_url, &request)?;
         let (at, first) = self.type_at(&type_url);
         let Some(stream) = self.types.get_mut(at) else { return Ok(()) };
-        let request = if first && self.distrusts { request.without_claims() } else { request };
+        let request = if first && self.distrusted.contains(&type_url) {
+            request.without_claims()
+        } else {
+            request
+        };
         let (nonce, error, settled) = match (request, self.variant) {
             (Request::Sotw(request), Variant::Sotw) => stream.handle_sotw(first, request),
             (Request::Delta(request), Variant::Delta) => stream.handle_delta(first, request),

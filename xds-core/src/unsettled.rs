@@ -107,6 +107,9 @@ impl Unsettled {
     /// type repeats the nonce with an older version, which is no answer (N-07). An unknown nonce is
     /// none either (S-18, D-13).
     ///
+    /// Where responses do not repeat everything, they do not repeat what is unanswered either: Envoy
+    /// answers each of those, and a rejected resource that rode along would take down what it rode with.
+    ///
     /// A name that is not `current` was given up, changed or is owed again since it was sent.
     pub(crate) fn settle(
         &mut self,

@@ -135,7 +135,7 @@ fn r13_what_a_distrusted_client_says_it_runs_is_not_believed() {
     let hears = |variant, request: Request, distrusts| {
         let mut machine = Machine::new(variant);
         if distrusts {
-            machine.distrust();
+            machine.distrust([CDS]);
         }
         machine.handle_request(request).unwrap();
         drain(&mut machine, &view)
@@ -145,11 +145,11 @@ fn r13_what_a_distrusted_client_says_it_runs_is_not_believed() {
     // That it holds something is believed, so that it can be told what is gone.
     let nothing = Shelf::of(1, &[]);
     let mut machine = Machine::new(Variant::Sotw);
-    machine.distrust();
+    machine.distrust([CDS]);
     machine.handle_request(sotw(CDS, &["a"], &version)).unwrap();
     assert_eq!(drain(&mut machine, &nothing), [(CDS, 0, 0)]);
     let mut machine = Machine::new(Variant::Sotw);
-    machine.distrust();
+    machine.distrust([CDS]);
     machine.handle_request(sotw(CDS, &["a"], "")).unwrap();
     assert_eq!(drain(&mut machine, &nothing), []);
     assert_eq!(hears(Variant::Delta, delta(CDS, &[], &held), false), [(CDS, 0, 1)]);
@@ -162,14 +162,14 @@ fn a_rejection_is_there_until_it_is_repaired() {
     let mut machine = Machine::new(Variant::Delta);
     machine.handle_request(delta(EDS, &["a"], &[])).unwrap();
     let response = machine.poll_response(&view).unwrap().unwrap();
-    assert!(!machine.has_rejections());
+    assert!(machine.rejected_types().next().is_none());
     let error = ErrorDetail::new(13, "no");
     machine.handle_request(answer(response, Some(error))).unwrap();
-    assert!(machine.has_rejections());
+    assert!(machine.rejected_types().next().is_some());
     assert!(machine.poll_response(&view).unwrap().is_none());
     view = Shelf::of(2, &[(EDS, "a", 2)]);
     let response = machine.poll_response(&view).unwrap().unwrap();
-    assert!(!machine.has_rejections());
+    assert!(machine.rejected_types().next().is_none());
     machine.handle_request(answer(response, None)).unwrap();
     let events: Vec<_> = std::iter::from_fn(|| machine.poll_event()).collect();
     assert!(

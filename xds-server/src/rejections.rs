@@ -1,8 +1,12 @@
 //! Who left with something rejected.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use dashmap::DashMap;
+use deltaplane_core::TypeUrl;
 
 /// How long a client may take to come back before it is believed again.
 const KEPT: Duration = Duration::from_secs(3600);
@@ -10,30 +14,39 @@ const KEPT: Duration = Duration::from_secs(3600);
 /// How many clients are remembered.
 const MOST: usize = 10_000;
 
-/// The nodes whose last stream ended with an unresolved rejection: what they report on their next one is
-/// not what they run.
+/// The nodes, and types, whose last stream ended with an unresolved rejection: what they report on their
+/// next one is not what they run.
 #[derive(Debug, Default)]
 pub(crate) struct Rejections {
-    since: DashMap<String, Instant>,
+    since: DashMap<String, BTreeMap<TypeUrl, Instant>>,
 }
 
 impl Rejections {
-    pub(crate) fn contains(&self, node_id: &str) -> bool {
-        self.since.get(node_id).is_some_and(|since| since.elapsed() < KEPT)
+    /// The types of which a node is not believed what it runs.
+    pub(crate) fn of(&self, node_id: &str) -> Vec<TypeUrl> {
+        let Some(types) = self.since.get(node_id) else { return Vec::new() };
+        let recent = types.iter().filter(|(_, since)| since.elapsed() < KEPT);
+        recent.map(|(type_url, _)| type_url.clone()).collect()
     }
 
-    /// Notes how a stream of a node ended.
-    pub(crate) fn note(&self, node_id: &str, rejected: bool) {
-        if !rejected {
-            self.since.remove(node_id);
-        } else if self.has_room() {
-            self.since.insert(node_id.to_owned(), Instant::now());
+    /// Notes what a stream ended with: what it left rejected, and what it had come with.
+    pub(crate) fn note(&self, node_id: &str, rejected: Vec<TypeUrl>, resolved: &[TypeUrl]) {
+        if !resolved.is_empty() {
+            self.since.remove_if_mut(node_id, |_, types| {
+                types.retain(|type_url, _| !resolved.contains(type_url));
+                types.is_empty()
+            });
+        }
+        if !rejected.is_empty() && self.has_room() {
+            let rejected = rejected.into_iter().map(|type_url| (type_url, Instant::now()));
+            self.since.entry(node_id.to_owned()).or_default().extend(rejected);
         }
     }
 
     fn has_room(&self) -> bool {
         if self.since.len() >= MOST {
-            self.since.retain(|_, since| since.elapsed() < KEPT);
+            let is_recent = |since: &Instant| since.elapsed() < KEPT;
+            self.since.retain(|_, types| types.values().any(is_recent));
         }
         self.since.len() < MOST
     }

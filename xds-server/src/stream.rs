@@ -13,7 +13,7 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use deltaplane_cache::{CacheView, Watch};
-use deltaplane_core::{Event, Machine, Request, RequestError, Response, Variant};
+use deltaplane_core::{Event, Machine, Request, RequestError, Response, TypeUrl, Variant};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use futures::Stream;
 use prost::Message;
@@ -53,6 +53,8 @@ pub(crate) struct XdsStream {
     client: Client,
     /// The first request was read, and with it the node.
     introduced: bool,
+    /// The types of which the client is not believed what it runs.
+    distrusted: Vec<TypeUrl>,
     outlet: Outlet,
     /// A response was left in the outlet.
     answered: bool,
@@ -78,6 +80,7 @@ impl XdsStream {
             known_layers: 0,
             client: Client { id, node: Node::default(), variant, peer, scopes: Arc::default() },
             introduced: false,
+            distrusted: Vec::new(),
             outlet: Outlet::default(),
             answered: false,
             rate: Rate::new(shared.limits.requests_per_second),
@@ -200,9 +203,8 @@ impl XdsStream {
         self.client.scopes = self.shared.scopes_of(&self.client.node);
         self.watch.set_scopes(self.client.scopes.clone());
         self.introduced = true;
-        if self.shared.rejections.contains(&self.client.node.id) {
-            self.machine.distrust();
-        }
+        self.distrusted = self.shared.rejections.of(&self.client.node.id);
+        self.machine.distrust(self.distrusted.iter().cloned());
         self.observe(&ClientEvent::Connected);
         Ok(())
     }
@@ -275,7 +277,8 @@ impl XdsStream {
     fn leave(&mut self, status: Option<&Status>) {
         if std::mem::take(&mut self.introduced) {
             let id = &self.client.node.id;
-            self.shared.rejections.note(id, self.machine.has_rejections());
+            let rejected = self.machine.rejected_types().cloned().collect();
+            self.shared.rejections.note(id, rejected, &self.distrusted);
             self.observe(&ClientEvent::Disconnected(status));
         }
     }

@@ -166,10 +166,10 @@ fn r13_who_is_not_believed_is_sent_everything() {
         first.put(&[(CDS, "a", 2), (CDS, "bad", 1)]);
         let bad = first.expect(CDS);
         first.nack(&bad, &[], &good.version, "bad is bad");
-        assert!(first.machine.has_rejections());
+        assert!(first.machine.rejected_types().next().is_some());
         first.commit(&[(CDS, "a", 1)], &[(CDS, "bad")]);
         let mut second = Client::of(first.cache.clone(), variant);
-        second.machine.distrust();
+        second.machine.distrust([CDS]);
         match variant {
             Variant::Sotw => second.sotw(CDS, &[], &good.version, ""),
             _ => second.delta_from(CDS, &[], &[], &[("a", &good.versions[0])]),

@@ -235,7 +235,7 @@ impl World {
     fn request(&mut self, type_url: &TypeUrl, subscribe: &[&str], unsubscribe: &[&str]) {
         let strings = |names: &[&str]| names.iter().map(ToString::to_string).collect();
         self.requests.push_back(match self.variant {
-            Variant::Sotw => self.sotw_request(type_url, None),
+            Variant::Sotw => self.sotw_request(type_url),
             _ => DeltaRequest {
                 type_url: type_url.to_string(),
                 resource_names_subscribe: strings(subscribe),
@@ -247,14 +247,25 @@ impl World {
         self.watched.get_mut(type_url).unwrap().started = true;
     }
 
-    fn sotw_request(&self, type_url: &TypeUrl, error_detail: Option<ErrorDetail>) -> Request {
+    fn sotw_request(&self, type_url: &TypeUrl) -> Request {
+        self.sotw_answer(type_url, &self.watched[type_url].nonce, None, None)
+    }
+
+    /// A request that answers a response, with the version that the client now has.
+    fn sotw_answer(
+        &self,
+        type_url: &TypeUrl,
+        nonce: &str,
+        version: Option<&str>,
+        error_detail: Option<ErrorDetail>,
+    ) -> Request {
         let watched = &self.watched[type_url];
         let wildcard = watched.wildcard.then(|| "*".to_owned());
         SotwRequest {
             type_url: type_url.to_string(),
             resource_names: watched.names.iter().cloned().chain(wildcard).collect(),
-            version_info: watched.version.clone(),
-            response_nonce: watched.nonce.clone(),
+            version_info: version.unwrap_or(&watched.version).into(),
+            response_nonce: nonce.into(),
             error_detail,
             ..SotwRequest::default()
         }
@@ -349,14 +360,17 @@ impl World {
     fn answer(&mut self, type_url: &TypeUrl) {
         let watched = self.watched.get_mut(type_url).unwrap();
         let mut unanswered = std::mem::take(&mut watched.unanswered);
-        if self.variant == Variant::Sotw {
+        if self.variant == Variant::Sotw && type_url.policy().full_state {
             // Only the newest is answered.
             unanswered.drain(..unanswered.len().saturating_sub(1));
         }
         for heard in unanswered {
             let error_detail = heard.is_bad().then(|| ErrorDetail::new(13, heard.words()));
             let request = match self.variant {
-                Variant::Sotw => self.sotw_request(type_url, error_detail),
+                Variant::Sotw => {
+                    let version = (!heard.is_bad()).then_some(&*heard.version);
+                    self.sotw_answer(type_url, &heard.nonce, version, error_detail)
+                }
                 _ => DeltaRequest {
                     type_url: type_url.to_string(),
                     response_nonce: heard.nonce,
@@ -394,7 +408,7 @@ impl World {
             }
             let wildcard = watched.wildcard.then(|| "*".to_owned());
             let request = match self.variant {
-                Variant::Sotw => self.sotw_request(&type_url, None),
+                Variant::Sotw => self.sotw_request(&type_url),
                 _ => DeltaRequest {
                     type_url: type_url.to_string(),
                     resource_names_subscribe: wildcard

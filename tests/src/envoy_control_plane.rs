@@ -1,0 +1,281 @@
+//! A control plane as an embedder builds it, for Envoys: the library's own server in this process, and
+//! a record of what it heard and said in either variant.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use deltaplane_server::envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryResponse, DiscoveryResponse,
+};
+use deltaplane_server::{
+    Cache, Client, ClientEvent, Event, Observer, Resource, Response, Transaction, TypeUrl, Variant,
+    XdsServer,
+};
+use prost::Message;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{port, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What all clients see.
+const SCOPE: &str = "default";
+
+/// A control plane on a port that stays its own while it is down.
+#[derive(Debug)]
+pub struct EnvoyControlPlane {
+    port: u16,
+    cache: Cache,
+    record: Arc<Record>,
+    server: XdsServer,
+    runtime: Option<Runtime>,
+}
+
+/// What happened on the streams of one server, in order.
+#[derive(Debug, Default)]
+pub struct Record(Mutex<Vec<(u64, Entry)>>);
+
+/// What happened on a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "they are called what they are")]
+pub enum Entry {
+    Connected,
+    Subscribed { type_url: TypeUrl },
+    Sent { type_url: TypeUrl, nonce: String, names: Vec<String>, removed: Vec<String> },
+    Accepted { type_url: TypeUrl, nonce: String },
+    Rejected { type_url: TypeUrl, names: Vec<String>, words: String },
+    Disconnected,
+}
+
+impl EnvoyControlPlane {
+    /// Starts one that serves these resources.
+    pub fn start(resources: impl IntoIterator<Item = Resource>) -> EnvoyControlPlane {
+        let port = port::reserve();
+        let (cache, server, record) = server(resources);
+        let mut plane = EnvoyControlPlane { port, cache, record, server, runtime: None };
+        plane.resume();
+        plane
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What happened since it was started last.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Adds and changes resources, all at once.
+    pub fn put(&self, resources: impl IntoIterator<Item = Resource>) {
+        self.change(resources, []);
+    }
+
+    /// Adds, changes and removes resources, all at once.
+    pub fn change<'a>(
+        &self,
+        resources: impl IntoIterator<Item = Resource>,
+        gone: impl IntoIterator<Item = (TypeUrl, &'a str)>,
+    ) {
+        change(&self.cache, resources, gone);
+    }
+
+    /// Cuts all connections, and accepts no others. What it knows it keeps.
+    pub fn cut(&mut self) {
+        let runtime = self.runtime.take().expect("only what runs can be cut off");
+        runtime.shutdown_timeout(PATIENCE);
+    }
+
+    /// Accepts connections again.
+    pub fn resume(&mut self) {
+        assert!(self.runtime.is_none(), "only what was cut off can be resumed");
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("threads can be had");
+        let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", self.port)));
+        let listener = listener.expect("the port is this control plane's own");
+        let server = self.server.clone();
+        runtime.spawn(async move { server.serve(listener, std::future::pending()).await });
+        self.runtime = Some(runtime);
+    }
+
+    /// Kills the server: its connections break, nothing is said, and all that it knew is lost, the
+    /// record included. The next one, when it is resumed, serves these resources.
+    pub fn kill(&mut self, resources: impl IntoIterator<Item = Resource>) {
+        self.cut();
+        (self.cache, self.server, self.record) = server(resources);
+    }
+}
+
+fn server(resources: impl IntoIterator<Item = Resource>) -> (Cache, XdsServer, Arc<Record>) {
+    let (cache, record) = (Cache::new(), Arc::<Record>::default());
+    change(&cache, resources, []);
+    let server = XdsServer::builder(cache.clone()).observer(record.clone()).build();
+    (cache, server, record)
+}
+
+fn change<'a>(
+    cache: &Cache,
+    resources: impl IntoIterator<Item = Resource>,
+    gone: impl IntoIterator<Item = (TypeUrl, &'a str)>,
+) {
+    let mut transaction = Transaction::new();
+    for resource in resources {
+        transaction.upsert(SCOPE, resource);
+    }
+    for (type_url, name) in gone {
+        transaction.remove(SCOPE, type_url, name);
+    }
+    let commit = cache.commit(transaction).expect("a test contradicts nobody");
+    assert!(commit.changes > 0, "the test says what was said before");
+}
+
+impl Drop for EnvoyControlPlane {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut text = format!("---- the control plane on port {} heard and said", self.port);
+            for (stream, entry) in self.record.all() {
+                text.push_str(&format!("\n{stream}: {entry:?}"));
+            }
+            eprintln!("{text}");
+        }
+    }
+}
+
+impl Record {
+    /// All of it, so far, with the streams that it happened on.
+    pub fn all(&self) -> Vec<(u64, Entry)> {
+        self.entries().clone()
+    }
+
+    /// How often any stream subscribed to a type first.
+    pub fn subscriptions(&self, type_url: &TypeUrl) -> usize {
+        let is_it =
+            |entry: &Entry| matches!(entry, Entry::Subscribed { type_url: it } if it == type_url);
+        self.entries().iter().filter(|(_, entry)| is_it(entry)).count()
+    }
+
+    /// How many streams are open.
+    pub fn open(&self) -> usize {
+        let entries = self.entries();
+        let count = |what| entries.iter().filter(|(_, entry)| *entry == what).count();
+        count(Entry::Connected) - count(Entry::Disconnected)
+    }
+
+    /// The responses of a type: the names of what was in them, sorted, and the names of what they
+    /// removed.
+    pub fn sent(&self, type_url: &TypeUrl) -> Vec<(Vec<String>, Vec<String>)> {
+        let entries = self.entries();
+        let sent = entries.iter().filter_map(|(_, entry)| match entry {
+            Entry::Sent { type_url: it, names, removed, .. } if it == type_url => {
+                Some((names.clone(), removed.clone()))
+            }
+            _ => None,
+        });
+        sent.collect()
+    }
+
+    /// How often a resource was sent.
+    pub fn times(&self, type_url: &TypeUrl, name: &str) -> usize {
+        let all = self.sent(type_url);
+        all.iter().filter(|(names, _)| names.iter().any(|it| it == name)).count()
+    }
+
+    /// How many responses of a type were accepted.
+    pub fn accepted(&self, type_url: &TypeUrl) -> usize {
+        let is_it =
+            |entry: &Entry| matches!(entry, Entry::Accepted { type_url: it, .. } if it == type_url);
+        self.entries().iter().filter(|(_, entry)| is_it(entry)).count()
+    }
+
+    /// What was rejected of a type: the names, and Envoy's words.
+    pub fn rejections(&self, type_url: &TypeUrl) -> Vec<(Vec<String>, String)> {
+        let entries = self.entries();
+        let rejections = entries.iter().filter_map(|(_, entry)| match entry {
+            Entry::Rejected { type_url: it, names, words } if it == type_url => {
+                Some((names.clone(), words.clone()))
+            }
+            _ => None,
+        });
+        rejections.collect()
+    }
+
+    /// Waits for the rejection of a type, of which there is one, and returns its names and words.
+    pub fn rejects(&self, type_url: &TypeUrl) -> (Vec<String>, String) {
+        wait_until("Envoy rejects", PATIENCE, || self.rejections(type_url).pop())
+    }
+
+    /// Waits until each response was answered that Envoy still can answer.
+    pub fn settles(&self) {
+        wait_until("all is answered", PATIENCE, || {
+            let entries = self.entries();
+            let (mut sent, mut answered) = (0, 0);
+            for (stream, entry) in entries.iter() {
+                let over = (*stream, Entry::Disconnected);
+                match entry {
+                    _ if entries.contains(&over) => {}
+                    Entry::Sent { .. } => sent += 1,
+                    Entry::Accepted { .. } | Entry::Rejected { .. } => answered += 1,
+                    _ => {}
+                }
+            }
+            (sent > 0 && sent == answered).then_some(())
+        });
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Vec<(u64, Entry)>> {
+        self.0.lock().expect("no holder of it panics")
+    }
+}
+
+impl Observer for Record {
+    fn observe(&self, client: &Client, event: &ClientEvent<'_>) {
+        let entry = match event {
+            ClientEvent::Connected => Entry::Connected,
+            ClientEvent::Sent(response) => sent(client.variant, response),
+            ClientEvent::Told(Event::Subscribed { type_url }) => {
+                Entry::Subscribed { type_url: type_url.clone() }
+            }
+            ClientEvent::Told(Event::Acknowledged { type_url, nonce, .. }) => {
+                Entry::Accepted { type_url: type_url.clone(), nonce: nonce.clone() }
+            }
+            ClientEvent::Told(Event::Rejected { type_url, names, error, .. }) => {
+                let names = names.iter().map(ToString::to_string).collect();
+                Entry::Rejected { type_url: type_url.clone(), names, words: error.message.clone() }
+            }
+            ClientEvent::Disconnected(_) => Entry::Disconnected,
+            _ => return,
+        };
+        self.entries().push((client.id, entry));
+    }
+}
+
+/// A response's body is all of it but the nonce.
+fn sent(variant: Variant, response: &Response) -> Entry {
+    let (mut names, removed) = if variant == Variant::Delta {
+        let message = DeltaDiscoveryResponse::decode(&*response.body);
+        let message = message.expect("a response can be read");
+        let names = message.resources.into_iter().map(|resource| resource.name);
+        (names.collect::<Vec<_>>(), message.removed_resources)
+    } else {
+        let message = DiscoveryResponse::decode(&*response.body);
+        let message = message.expect("a response can be read");
+        let names = message.resources.iter().map(|resource| name(&resource.value));
+        (names.collect(), Vec::new())
+    };
+    names.sort();
+    let (type_url, nonce) = (response.type_url.clone(), response.nonce.clone());
+    Entry::Sent { type_url, nonce, names, removed }
+}
+
+/// What all types here have in common: the first field is the name.
+#[derive(Clone, PartialEq, Message)]
+struct Named {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+fn name(resource: &[u8]) -> String {
+    Named::decode(resource).expect("a resource of a known type can be read").name
+}

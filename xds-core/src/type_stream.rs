@@ -141,7 +141,13 @@ impl TypeStream {
         let (subscription, owed) = (&self.subscription, &self.owed);
         let is_current = |name: &str| subscription.contains(name) && !owed.contains_key(name);
         let mut settled = self.unsettled.settle(nonce, version, error, is_current)?;
-        if let Settled::Rejected { again, awaited, .. } = &mut settled {
+        if let Settled::Rejected { names, again, awaited } = &mut settled {
+            for name in names.iter() {
+                if let Some(owed) = self.owed.get_mut(name) {
+                    // What was told was rejected: that it comes back to that is no reason to be silent.
+                    owed.reason = owed.reason.max(Reason::Again);
+                }
+            }
             self.owe_again(std::mem::take(again));
             // The failure ended the wait of whoever waited for others, with nothing (N-13).
             for name in std::mem::take(awaited) {
@@ -300,9 +306,13 @@ impl TypeStream {
         self.answer_due = true;
         let type_url = self.type_url.clone();
         let in_flight = self.unsettled.unanswered();
+        for name in &in_flight {
+            // It may arrive after the wildcard began, be it gone or not.
+            self.owe(name.clone(), None, true, Reason::Again);
+        }
         for resource in view.resources(&type_url) {
             let name = resource.name();
-            let held = self.subscription.was_told(name) || in_flight.contains(name);
+            let held = self.subscription.was_told(name);
             self.owe(name.clone(), None, held, Reason::Again);
         }
     }

@@ -224,3 +224,33 @@ fn who_is_too_late_for_the_log_starts_again_or_is_compared() {
     assert_eq!(named.expect(EDS).removed, ["b"]);
     named.silence();
 }
+
+#[test]
+fn d16_what_comes_back_is_sent_again_if_it_was_rejected_in_between() {
+    let mut client = Client::with(Variant::Delta, &[(CDS, "a", 1), (CDS, "bad", 1)]);
+    let mut transaction = Transaction::new();
+    transaction.replace("other", CDS, []);
+    client.cache.commit(transaction).unwrap();
+    client.delta(CDS, &[], &[]);
+    let got = client.expect(CDS);
+    client.see(&["other"]);
+    client.nack(&got, &[], "", "bad is bad");
+    client.see(&["default"]);
+    assert_eq!(client.expect(CDS).resources, ["a=1", "bad=1"]);
+    client.silence();
+}
+
+#[test]
+fn d16_what_arrives_after_the_wildcard_began_is_removed_if_it_is_gone() {
+    let mut client = Client::with(Variant::Delta, &[(CDS, "a", 1), (CDS, "gone", 1)]);
+    client.delta(CDS, &["gone"], &[]);
+    client.expect(CDS);
+    client.silence();
+    // The client gives it up before it reads that answer, and asks for everything.
+    client.delta(CDS, &[], &["gone"]);
+    client.delta(CDS, &["*"], &[]);
+    client.remove(&[(CDS, "gone")]);
+    assert_eq!(client.expect(CDS).resources, ["a=1"]);
+    assert_eq!(client.expect(CDS).removed, ["gone"]);
+    client.silence();
+}

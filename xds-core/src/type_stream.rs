@@ -166,7 +166,6 @@ impl TypeStream {
         }
         self.everything |= asked.everything;
         for name in asked.names {
-            self.owe_again_with(&name);
             // What is on its way may arrive after the name was given up and asked for again.
             let held = self.subscription.was_told(&name) || self.unsettled.is_in_flight(&name);
             self.owe(name, None, held, Reason::Asked);
@@ -179,7 +178,7 @@ impl TypeStream {
     /// Lets go of what is no longer subscribed. What was rejected together with it may go without it.
     fn shrink(&mut self) {
         for name in self.unsettled.rejected(|name| !self.subscription.contains(name)) {
-            self.owe_again_with(&name);
+            self.release(&name);
         }
         let subscription = &self.subscription;
         match &mut self.claim {
@@ -296,7 +295,6 @@ impl TypeStream {
             .map(|(name, told, _)| (name, told.is_some()))
             .collect();
         for (name, held) in names {
-            self.owe_again_with(&name);
             self.owe(name, None, held, Reason::Again);
         }
         Ok(())
@@ -320,7 +318,6 @@ impl TypeStream {
     /// Takes up a change of what is subscribed by this name, or alias. What was owed and came back to what was told is no
     /// longer owed, as if nothing had happened (D-16).
     fn note(&mut self, name: &Arc<str>, change: &Change) {
-        self.owe_again_with(name);
         if let Some(owed) = self.owed.get(name)
             && owed.reason == Reason::Changed
             && owed.told == change.after
@@ -341,13 +338,14 @@ impl TypeStream {
 
     /// Owes a name; what is known of it from before stays.
     fn owe(&mut self, name: Arc<str>, told: Option<Resource>, may_hold: bool, reason: Reason) {
+        self.release(&name);
         let owed = self.owed.entry(name).or_insert_with(|| Owed { told, ..Owed::default() });
         owed.may_hold |= may_hold;
         owed.reason = owed.reason.max(reason);
     }
 
     /// If a name is rejected, owes its whole group again, since one of it is about to go out (N-06).
-    fn owe_again_with(&mut self, name: &str) {
+    fn release(&mut self, name: &str) {
         let again = self.unsettled.release(name);
         self.owe_again(again);
     }

@@ -254,3 +254,25 @@ fn d16_what_arrives_after_the_wildcard_began_is_removed_if_it_is_gone() {
     assert_eq!(client.expect(CDS).removed, ["gone"]);
     client.silence();
 }
+
+#[test]
+fn n06_whatever_sends_a_rejected_name_again_sends_what_was_rejected_with_it() {
+    let with_rejection = || {
+        let mut client = Client::with(Variant::Delta, &[(CDS, "bad", 1), (CDS, "good", 1)]);
+        client.delta(CDS, &["*", "bad"], &[]);
+        let got = client.expect(CDS);
+        client.nack(&got, &[], "", "bad is bad");
+        client.silence();
+        client
+    };
+    let mut client = with_rejection();
+    client.delta(CDS, &[], &["bad"]);
+    assert_eq!(client.expect(CDS).resources, ["bad=1", "good=1"], "given up under the wildcard");
+    let mut client = with_rejection();
+    client.delta(CDS, &["bad"], &[]);
+    assert_eq!(client.expect(CDS).resources, ["bad=1", "good=1"], "asked for");
+    let mut client = with_rejection();
+    client.delta(CDS, &[], &["*"]);
+    client.delta(CDS, &["*"], &[]);
+    assert_eq!(client.expect(CDS).resources, ["bad=1", "good=1"], "everything asked for");
+}

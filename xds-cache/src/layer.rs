@@ -28,7 +28,7 @@ impl Layer {
             aliases: OrdMap::new(),
             version: TypeVersion::default(),
             filled,
-            log: Log { begin: Revision(0), commits: Vector::new(), entries: 0 },
+            log: Log { begin: Revision(0), commits: Vector::new(), entries: 0, bytes: 0 },
         }
     }
 
@@ -130,6 +130,8 @@ struct Log {
     begin: Revision,
     commits: Vector<LoggedCommit>,
     entries: usize,
+    /// How many bytes it keeps of what was replaced.
+    bytes: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -142,13 +144,29 @@ struct LoggedCommit {
 /// every connected client too late for it.
 const COMMITS_KEPT: usize = 64;
 
+/// Whatever their number, older changes are forgotten when what they replaced takes more than this many
+/// bytes.
+const BYTES_KEPT: usize = 128 << 20;
+
+impl LoggedCommit {
+    /// How many bytes it keeps of what was replaced.
+    fn bytes(&self) -> usize {
+        let replaced = self.changes.iter().filter_map(|change| change.before.as_ref());
+        replaced.map(|resource| resource.value().len()).sum()
+    }
+}
+
 impl Log {
     fn push(&mut self, commit: LoggedCommit, limit: usize) {
         self.entries += commit.changes.len();
+        self.bytes += commit.bytes();
         self.commits.push_back(commit);
-        while self.entries > limit && self.commits.len() > COMMITS_KEPT {
+        while (self.entries > limit && self.commits.len() > COMMITS_KEPT)
+            || (self.bytes > BYTES_KEPT && self.commits.len() > 1)
+        {
             let Some(oldest) = self.commits.pop_front() else { return };
             self.entries -= oldest.changes.len();
+            self.bytes -= oldest.bytes();
             self.begin = oldest.revision;
         }
     }

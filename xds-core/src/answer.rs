@@ -87,7 +87,7 @@ impl Answer {
 impl TypeStream {
     /// What is there and owed, and the answers to names that are not there. Removals wait.
     pub(crate) fn additions<V: View>(&mut self, view: &V) -> Option<Answer> {
-        self.cursor?;
+        self.cursor.filter(|_| view.is_known(&self.type_url))?;
         let mut answer = self.owed_additions(view);
         if answer.sent.is_empty() && !self.answer_due {
             return None;
@@ -99,7 +99,7 @@ impl TypeStream {
 
     /// What is gone and the client may still hold.
     pub(crate) fn removals<V: View>(&mut self, view: &V) -> Option<Answer> {
-        self.cursor?;
+        self.cursor.filter(|_| view.is_known(&self.type_url))?;
         let is_gone = |name: &&Arc<str>| view.resolve(&self.type_url, name).is_none();
         let gone: Vec<_> = self.owed.keys().filter(is_gone).cloned().collect();
         if self.variant == Variant::Sotw && !self.policy.full_state {
@@ -134,6 +134,9 @@ impl TypeStream {
                 }
                 answer.push(name, resource);
             } else if self.answers_missing(owed.reason, owed.may_hold) {
+                if may_split && answer.is_full(name.len()) {
+                    break;
+                }
                 answer.push_removed(name.clone(), None);
             } else if !owed.may_hold {
                 done.push(name.clone());

@@ -39,6 +39,9 @@ impl Default for StreamLimits {
     }
 }
 
+/// How long a type URL may be, in bytes.
+const TYPE_URL_LENGTH: usize = 1024;
+
 /// A request that ends its stream: the client is at fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -65,6 +68,14 @@ pub enum RequestError {
         /// The type.
         type_url: TypeUrl,
         /// The name's length.
+        length: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A type URL longer than any that there is.
+    #[error("a type_url may have {limit} bytes, and this one has {length}")]
+    TypeUrlTooLong {
+        /// Its length.
         length: usize,
         /// The limit.
         limit: usize,
@@ -194,7 +205,8 @@ impl<V: View> Machine<V> {
     ///
     /// # Errors
     /// If the client broke the protocol in a way that ends the stream.
-    pub fn handle_request(&mut self, request: Request) -> Result<(), RequestError> {
+    pub fn handle_request(&mut self, mut request: Request) -> Result<(), RequestError> {
+        request.cut_error();
         if request.type_url().is_empty() {
             // Envoy answers so what it never subscribed to.
             let known = self.was_sent(request.response_nonce());
@@ -279,7 +291,15 @@ impl<V: View> Machine<V> {
         if is_new && self.types.len() >= self.limits.types {
             return Err(RequestError::TooManyTypes { limit: self.limits.types });
         }
+        if request.longest_list() > self.limits.names {
+            let (type_url, limit) = (type_url.clone(), self.limits.names);
+            return Err(RequestError::TooManyNames { type_url, limit });
+        }
         let limit = self.limits.name_length;
+        if type_url.len() > TYPE_URL_LENGTH {
+            let (length, limit) = (type_url.len(), TYPE_URL_LENGTH);
+            return Err(RequestError::TypeUrlTooLong { length, limit });
+        }
         match request.names().map(str::len).find(|length| *length > limit) {
             Some(length) => {
                 Err(RequestError::NameTooLong { type_url: type_url.clone(), length, limit })

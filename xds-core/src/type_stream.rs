@@ -165,9 +165,11 @@ impl TypeStream {
             self.shrink();
         }
         self.everything |= asked.everything;
+        let in_flight =
+            if asked.names.is_empty() { BTreeSet::new() } else { self.unsettled.unanswered() };
         for name in asked.names {
             // What is on its way may arrive after the name was given up and asked for again.
-            let held = self.subscription.was_told(&name) || self.unsettled.is_in_flight(&name);
+            let held = self.subscription.was_told(&name) || in_flight.contains(&name);
             self.owe(name, None, held, Reason::Asked);
         }
         for name in asked.released {

@@ -102,6 +102,7 @@ pub(crate) fn message_name(type_url: &str) -> &str {
 #[non_exhaustive]
 pub struct TypePolicy {
     /// In State of the World every response is the whole set, and absence is deletion (S-02, S-03).
+    /// The specification says so of listeners and clusters; Envoy reads scoped routes so, too.
     pub full_state: bool,
     /// What it takes to subscribe to everything (W-01, W-14).
     pub wildcard: Wildcard,
@@ -193,7 +194,13 @@ const POLICIES: &[(TypeUrl, TypePolicy)] = &[
     ),
     (
         TypeUrl::SCOPED_ROUTE,
-        TypePolicy { wildcard: Wildcard::Nameless, order: 40, removal_order: 20, ..NAMED },
+        TypePolicy {
+            full_state: true,
+            wildcard: Wildcard::Nameless,
+            order: 40,
+            removal_order: 20,
+            ..NAMED
+        },
     ),
     (
         TypeUrl::ROUTE,
@@ -337,7 +344,10 @@ mod tests {
 
     #[test]
     fn each_type_is_treated_as_its_clients_do() {
-        assert_eq!(those(|policy| policy.full_state), ["Cluster", "Listener"]);
+        assert_eq!(
+            those(|policy| policy.full_state),
+            ["Cluster", "Listener", "ScopedRouteConfiguration"]
+        );
         let nameless = ["Cluster", "Listener", "ScopedRouteConfiguration"];
         assert_eq!(those(|policy| policy.wildcard == Wildcard::Nameless), nameless);
         assert!(those(|policy| policy.wildcard == Wildcard::Explicit).is_empty());

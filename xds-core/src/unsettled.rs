@@ -145,8 +145,9 @@ impl Unsettled {
             // The client accepted all that was repeated, so what was not withheld is rejected no longer.
             self.rejected.retain(|name, _| newest.withheld.contains(name));
         }
+        let in_flight = self.unanswered();
         for Sent { name, content } in settled.into_iter().flat_map(|response| response.sent) {
-            if self.is_in_flight(&name) || self.rejected.contains_key(&name) {
+            if in_flight.contains(&name) || self.rejected.contains_key(&name) {
                 self.acknowledged.insert(name, content);
             } else {
                 self.acknowledged.remove(&name);
@@ -169,7 +170,8 @@ impl Unsettled {
             awaited.extend(response.awaited);
         }
         let names: Vec<_> = sent.keys().cloned().collect();
-        let is_parked = |name: &Arc<str>| is_current(name) && !self.is_in_flight(name);
+        let in_flight = self.unanswered();
+        let is_parked = |name: &Arc<str>| is_current(name) && !in_flight.contains(name);
         let parked: Vec<_> = sent.into_iter().filter(|(name, _)| is_parked(name)).collect();
         let is_whole = parked.len() == names.len();
         let mut again = Vec::new();
@@ -243,10 +245,6 @@ impl Unsettled {
         }
         let blamed = self.rejected.iter().filter(|(_, rejected)| rejected.blamed);
         blamed.map(|(name, _)| name.clone()).collect()
-    }
-
-    pub(crate) fn is_in_flight(&self, name: &str) -> bool {
-        self.sent().any(|sent| &*sent.name == name)
     }
 
     /// The names in flight.

@@ -141,6 +141,9 @@ impl TypeVersion {
     }
 }
 
+/// How many hexadecimal digits a sum has.
+const SUM_DIGITS: usize = 16;
+
 impl PartialEq for TypeVersion {
     fn eq(&self, other: &Self) -> bool {
         self.sum == other.sum
@@ -175,7 +178,9 @@ impl FromStr for TypeVersion {
             Some((revision, sum)) => (Some(revision.parse()?), sum),
             None => (None, version),
         };
-        Ok(Self { revision, label, sum: u64::from_str_radix(sum, 16)? })
+        // Another server's versions may be short numbers, which must not be taken for sums.
+        let sum = if sum.len() == SUM_DIGITS { u64::from_str_radix(sum, 16)? } else { "".parse()? };
+        Ok(Self { revision, label, sum })
     }
 }
 
@@ -198,5 +203,7 @@ mod tests {
         assert_eq!(read, bare.parse().unwrap());
         assert!("v1".parse::<TypeVersion>().is_err());
         assert!("".parse::<TypeVersion>().is_err());
+        assert!("0".parse::<TypeVersion>().is_err());
+        assert!("1.0".parse::<TypeVersion>().is_err());
     }
 }

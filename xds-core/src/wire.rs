@@ -126,6 +126,31 @@ impl Request {
         self
     }
 
+    /// Cuts the client's words to a length that is worth reading; Envoy's have 4,096 bytes at most (N-10).
+    pub(crate) fn cut_error(&mut self) {
+        let error = match self {
+            Request::Sotw(request) => &mut request.error_detail,
+            Request::Delta(request) => &mut request.error_detail,
+        };
+        if let Some(error) = error {
+            let end = (0..=MOST_WORDS.min(error.message.len()))
+                .rev()
+                .find(|end| error.message.is_char_boundary(*end));
+            error.message.truncate(end.unwrap_or(0));
+        }
+    }
+
+    /// The length of its longest list of names.
+    pub(crate) fn longest_list(&self) -> usize {
+        match self {
+            Request::Sotw(request) => request.resource_names.len(),
+            Request::Delta(request) => {
+                let held = request.initial_resource_versions.len();
+                request.resource_names_subscribe.len().max(held)
+            }
+        }
+    }
+
     /// All names in it, in whichever list.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         let (sotw, delta) = match self {
@@ -259,6 +284,9 @@ impl Response {
         field_len(NONCE, self.nonce.len()) + self.body.len()
     }
 }
+
+/// How many bytes of a client's words are kept.
+const MOST_WORDS: usize = 4096;
 
 /// The tags of the responses' fields; they agree in both variants where both have the field.
 const VERSION: u32 = 1;

@@ -134,6 +134,9 @@ impl XdsStream {
         if !self.outlet.has_room(cx) {
             return Ok(false);
         }
+        if self.kind == Kind::Fetch && self.answered {
+            return Err(self.end_of_fetch());
+        }
         let response = self.next_response()?;
         if response.is_none() && self.kind == Kind::Fetch {
             return Err(self.end_of_fetch());
@@ -346,9 +349,9 @@ impl Rate {
 fn refuse(error: RequestError) -> Status {
     let message = error.to_string();
     match error {
-        RequestError::NoTypeUrl | RequestError::NameTooLong { .. } => {
-            Status::invalid_argument(message)
-        }
+        RequestError::NoTypeUrl
+        | RequestError::NameTooLong { .. }
+        | RequestError::TypeUrlTooLong { .. } => Status::invalid_argument(message),
         RequestError::TooManyNames { .. } | RequestError::TooManyTypes { .. } => {
             Status::resource_exhausted(message)
         }

@@ -188,7 +188,7 @@ impl World {
         let old = self.cache.view(&self.scopes);
         self.machine.change_view(&old, &old.through(&scopes)).unwrap();
         self.scopes = scopes;
-        self.witness.breathe();
+        self.witness.look_away();
     }
 
     fn is_wildcard_type(type_at: usize) -> bool {

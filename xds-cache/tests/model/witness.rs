@@ -21,6 +21,7 @@ pub(crate) struct Witness {
     asked_for_all: BTreeSet<String>,
     /// Types of which something was rejected: what of them is sent again is another property's matter.
     rejected: BTreeSet<String>,
+    moved: bool,
     /// What was said of one revision since a request was heard: the order of the last addition, and
     /// whether something was removed.
     revision: Revision,
@@ -87,9 +88,16 @@ impl Witness {
         self.said.insert(heard.nonce.clone(), said);
     }
 
+    /// The client sees something else: what of it was said before may be said again.
+    pub(crate) fn look_away(&mut self) {
+        self.breathe();
+        self.moved = true;
+    }
+
     fn is_excused(&self, heard: &Heard, key: &Key) -> bool {
         let type_url = &*heard.type_url;
-        self.asked.contains(key)
+        self.moved
+            || self.asked.contains(key)
             || self.asked_for_all.contains(type_url)
             || self.rejected.contains(type_url)
     }

@@ -93,8 +93,9 @@ impl EnvoyControlPlane {
         assert!(self.runtime.is_none(), "only what was cut off can be resumed");
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("threads can be had");
-        let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", self.port)));
-        let listener = listener.expect("the port is this control plane's own");
+        // Another process may be trying whether the port is free.
+        let bind = || runtime.block_on(TcpListener::bind(("127.0.0.1", self.port))).ok();
+        let listener = wait_until("the port is this control plane's own", PATIENCE, bind);
         let server = self.server.clone();
         runtime.spawn(async move { server.serve(listener, std::future::pending()).await });
         self.runtime = Some(runtime);

@@ -40,3 +40,36 @@ proptest! {
         converges(if delta { Variant::Delta } else { Variant::Sotw }, &operations);
     }
 }
+
+/// The client rejects what a change of view takes from it at once, and the next gives back.
+#[test]
+fn what_was_rejected_is_sent_when_a_view_takes_it_and_gives_it_back() {
+    let operations = [
+        Operation::Wildcard { type_at: 0, on: true },
+        Operation::Commit(vec![(0, 0, 2, Some(BAD)), (0, 0, 1, Some(0))]),
+        Operation::Hear,
+        Operation::Say(1),
+        Operation::Read { part: 0 },
+        Operation::Answer,
+        Operation::View(1),
+        Operation::Hear,
+        Operation::View(2),
+    ];
+    converges(Variant::Delta, &operations);
+}
+
+/// What was sent for a name arrives after a wildcard began, which never mentions it.
+#[test]
+fn what_arrives_after_a_wildcard_began_is_removed_with_the_view() {
+    let operations = [
+        Operation::Subscribe { type_at: 0, name: 3 },
+        Operation::Hear,
+        Operation::Unsubscribe { type_at: 0, name: 3 },
+        Operation::Hear,
+        Operation::Wildcard { type_at: 0, on: true },
+        Operation::Commit(vec![(0, 0, 3, Some(0)), (1, 0, 2, Some(0))]),
+        Operation::Say(1),
+        Operation::View(1),
+    ];
+    converges(Variant::Delta, &operations);
+}

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use deltaplane_core::Revision;
+use deltaplane_core::{Resource, Revision};
 
 use crate::{
     CacheView, Commit, CommitError, Scope, Transaction, Watch,
@@ -86,6 +86,15 @@ impl Cache {
     #[must_use]
     pub fn known_layers(&self) -> usize {
         self.shared.state.load().known_layers
+    }
+
+    /// Whether the version that its caller gave a resource denotes another content of that name in this
+    /// scope, now or as far back as the log reaches. A commit would refuse it.
+    #[must_use]
+    pub fn reuses_version(&self, scope: &Scope, resource: &Resource) -> bool {
+        let state = self.shared.state.load();
+        let layer = state.layer(scope, resource.type_url());
+        layer.is_some_and(|layer| layer.denotes_another(resource))
     }
 
     /// What a client sees that is given these scopes, the first over the others.

@@ -28,7 +28,7 @@ impl Layer {
             aliases: OrdMap::new(),
             version: TypeVersion::default(),
             filled,
-            log: Log { begin: Revision(0), commits: Vector::new(), entries: 0, bytes: 0 },
+            log: Log::default(),
         }
     }
 
@@ -85,6 +85,17 @@ impl Layer {
         self.aliases.get(alias).and_then(|name| self.resources.get(name))
     }
 
+    /// Whether the version of a resource, which its caller brought, denotes another content of that name,
+    /// now or as far back as the log reaches.
+    pub(crate) fn denotes_another(&self, resource: &Resource) -> bool {
+        let is_another = |hash: u64| hash != resource.hash();
+        let now = self.resources.get(resource.name());
+        let now = now.filter(|now| now.version() == resource.version());
+        resource.has_own_version()
+            && (now.is_some_and(|now| is_another(now.hash()))
+                || self.log.denoted(resource).is_some_and(is_another))
+    }
+
     fn forget_aliases(&mut self, resource: &Resource) {
         for alias in resource.aliases() {
             // It may have gone to another resource in the meantime.
@@ -124,7 +135,7 @@ pub(crate) struct Origin {
 }
 
 /// The commits that changed a layer, back to some revision.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Log {
     /// The revision back to which the log reaches: changes after it are here.
     begin: Revision,
@@ -132,6 +143,14 @@ struct Log {
     entries: usize,
     /// How many bytes it keeps of what was replaced.
     bytes: usize,
+    /// What was replaced and had a version of its caller's: by name and version, the hash of the content,
+    /// and when it was replaced last.
+    denoted: OrdMap<(Arc<str>, Arc<str>), (u64, Revision)>,
+}
+
+/// Name and version of a resource.
+fn denotation(resource: &Resource) -> (Arc<str>, Arc<str>) {
+    (resource.name().clone(), resource.version().into())
 }
 
 #[derive(Debug, Clone)]
@@ -151,15 +170,30 @@ const BYTES_KEPT: usize = 128 << 20;
 impl LoggedCommit {
     /// How many bytes it keeps of what was replaced.
     fn bytes(&self) -> usize {
-        let replaced = self.changes.iter().filter_map(|change| change.before.as_ref());
-        replaced.map(|resource| resource.value().len()).sum()
+        self.replaced().map(|resource| resource.value().len()).sum()
+    }
+
+    fn replaced(&self) -> impl Iterator<Item = &Resource> {
+        self.changes.iter().filter_map(|change| change.before.as_ref())
+    }
+
+    /// What was replaced and had a version of its caller's.
+    fn own(&self) -> impl Iterator<Item = &Resource> {
+        self.replaced().filter(|resource| resource.has_own_version())
     }
 }
 
 impl Log {
+    /// The hash of the content that the version of a resource, its caller's own, denoted.
+    fn denoted(&self, resource: &Resource) -> Option<u64> {
+        self.denoted.get(&denotation(resource)).map(|(hash, _)| *hash)
+    }
+
     fn push(&mut self, commit: LoggedCommit, limit: usize) {
         self.entries += commit.changes.len();
         self.bytes += commit.bytes();
+        let denoted = commit.own().map(|own| (denotation(own), (own.hash(), commit.revision)));
+        self.denoted.extend(denoted);
         self.commits.push_back(commit);
         while (self.entries > limit && self.commits.len() > COMMITS_KEPT)
             || (self.bytes > BYTES_KEPT && self.commits.len() > 1)
@@ -167,6 +201,11 @@ impl Log {
             let Some(oldest) = self.commits.pop_front() else { return };
             self.entries -= oldest.changes.len();
             self.bytes -= oldest.bytes();
+            for denotation in oldest.own().map(denotation) {
+                if self.denoted.get(&denotation).is_some_and(|(_, last)| *last == oldest.revision) {
+                    self.denoted.remove(&denotation);
+                }
+            }
             self.begin = oldest.revision;
         }
     }

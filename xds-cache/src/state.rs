@@ -61,7 +61,7 @@ impl State {
                 None => Layer::new(true),
             };
             let changes = layer.difference(&edit);
-            check_versions(&scope, &type_url, &changes)?;
+            check_versions(&scope, &type_url, &layer, &changes)?;
             if changes.is_empty() && (was_known || !edit.replace) {
                 continue;
             }
@@ -76,17 +76,15 @@ impl State {
 }
 
 /// A version never denotes two contents: a caller's own is refused for another content than it
-/// denotes now.
+/// denotes now, or denoted as far back as the log reaches.
 fn check_versions(
     scope: &Scope,
     type_url: &TypeUrl,
+    layer: &Layer,
     changes: &[Change],
 ) -> Result<(), CommitError> {
-    let reused = changes.iter().find_map(|change| {
-        let (before, after) = (change.before.as_ref()?, change.after.as_ref()?);
-        (before.version() == after.version()).then_some(after)
-    });
-    match reused {
+    let mut news = changes.iter().filter_map(|change| change.after.as_ref());
+    match news.find(|resource| layer.denotes_another(resource)) {
         None => Ok(()),
         Some(resource) => Err(CommitError::VersionReused {
             scope: scope.clone(),

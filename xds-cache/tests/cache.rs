@@ -4,7 +4,7 @@
 use std::{
     pin::pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
 };
 
 use deltaplane_cache::{Cache, CacheView, CommitError, Scope, Transaction, Watch};
@@ -174,9 +174,59 @@ fn r03_a_version_of_the_callers_denotes_one_content() {
     assert_eq!(versioned(1, "v1").unwrap().changes, 0);
     assert!(matches!(versioned(2, "v1"), Err(CommitError::VersionReused { .. })));
     assert_eq!(versioned(2, "v2").unwrap().changes, 1);
+    assert!(
+        matches!(versioned(3, "v1"), Err(CommitError::VersionReused { .. })),
+        "it was another's"
+    );
     let view = cache.view(&scopes(&["s"]));
     assert_eq!(view.get(&CDS, "a").unwrap().version(), "v2");
     assert!(view.version(&CDS).to_string().ends_with("+spring"));
+    let mut transaction = Transaction::new();
+    cache.commit(transaction.remove("s", CDS, "a").clone()).unwrap();
+    assert!(
+        matches!(versioned(3, "v2"), Err(CommitError::VersionReused { .. })),
+        "who is gone had it"
+    );
+    let again = |content: u8| Resource::raw(CDS, "a", vec![content]).version("v1").build();
+    assert!(cache.reuses_version(&"s".into(), &again(3)));
+    assert!(!cache.reuses_version(&"s".into(), &again(1)), "its own content may come back to it");
+    assert!(!cache.reuses_version(&"t".into(), &again(3)), "another scope's versions are others");
+    assert_eq!(versioned(1, "v1").unwrap().changes, 1);
+}
+
+#[test]
+fn r03_versions_of_the_callers_are_forgotten_with_the_log() {
+    let cache = Cache::new();
+    let put = |name: &str, content: u8, version: &str| {
+        let mut transaction = Transaction::new();
+        transaction.upsert("s", Resource::raw(CDS, name, vec![content]).version(version).build());
+        cache.commit(transaction).unwrap();
+    };
+    let reuses = |version: &str| {
+        let resource = Resource::raw(CDS, "a", vec![9]).version(version).build();
+        cache.reuses_version(&"s".into(), &resource)
+    };
+    put("a", 1, "v1");
+    put("a", 2, "v2");
+    put("a", 1, "v1");
+    put("a", 3, "v3");
+    assert!(reuses("v1") && reuses("v2") && reuses("v3"));
+    let mut large = Transaction::new();
+    for i in 0..65_535 {
+        large.upsert("s", Resource::raw(CDS, format!("n{i}"), vec![]).build());
+    }
+    cache.commit(large).unwrap();
+    for content in 0..61 {
+        put("b", content, &format!("{content}"));
+    }
+    assert!(
+        !reuses("v0") && reuses("v1") && reuses("v2"),
+        "replaced by the last commits that are kept"
+    );
+    put("b", 61, "61");
+    assert!(reuses("v1") && !reuses("v2"), "v1 was replaced again, later");
+    put("b", 62, "62");
+    assert!(!reuses("v1") && reuses("v3"));
 }
 
 #[test]
@@ -201,7 +251,8 @@ fn a_cache_tells_its_revision_and_what_it_knows() {
     assert_eq!(commit(&|t| t.upsert("t", resource(CDS, "a", 1))), (6, 3));
     assert_eq!(commit(&|t| t.remove("t", CDS, "a")), (7, 3), "and empty is known");
     assert!(cache.view(&scopes(&["t"])).is_known(&CDS));
-    assert_eq!(Scope::from("s").as_str(), "s");
+    let scope = Scope::from("s");
+    assert_eq!((scope.as_str(), scope.to_string()), ("s", "s".into()));
 }
 
 #[test]
@@ -282,6 +333,35 @@ fn the_log_forgets_the_oldest_beyond_its_limit_but_keeps_64_commits() {
 }
 
 #[test]
+fn the_log_forgets_what_keeps_more_than_128_mib_of_replaced_content() {
+    let cache = Cache::new();
+    let large: Vec<_> = (0..8)
+        .map(|i| Resource::raw(CDS, format!("large{i}"), vec![0; 16 << 20]).build())
+        .collect();
+    let small = |content| -> Vec<_> {
+        let names = large.iter().map(|large| large.name().clone());
+        names.map(|name| Resource::raw(CDS, name, vec![content]).build()).collect()
+    };
+    let tiny = |content| vec![Resource::raw(CDS, "tiny", vec![content]).build()];
+    let commit = |scope: &str, resources: Vec<Resource>| {
+        let mut transaction = Transaction::new();
+        for resource in resources {
+            transaction.upsert(scope, resource);
+        }
+        let revision = cache.commit(transaction).unwrap().revision;
+        let view = cache.view(&scopes(&[scope]));
+        let is_kept = |since: &u64| view.changes(&CDS, Revision(*since)).is_ok();
+        (0..=revision.0).find(is_kept).unwrap()
+    };
+    assert_eq!(commit("s", [large.clone(), tiny(0)].concat()), 0);
+    assert_eq!(commit("s", small(0)), 0, "exactly as much");
+    assert_eq!(commit("s", tiny(1)), 2, "a byte more");
+    assert_eq!(commit("s", tiny(2)), 2);
+    assert_eq!(commit("t", [large.clone(), tiny(0)].concat()), 0);
+    assert_eq!(commit("t", [small(0), tiny(1)].concat()), 5, "a single commit is kept");
+}
+
+#[test]
 fn what_one_commit_changed_is_shared_by_all_who_ask() {
     let cache = Cache::new();
     for content in 0..3 {
@@ -322,6 +402,23 @@ fn a_watch_is_raised_once_and_for_what_it_looks_at() {
     watch.set_scopes(scopes(&["t"]));
     commit(2);
     assert!(!is_raised(&watch), "it looks elsewhere now");
+}
+
+#[test]
+fn a_watch_that_is_gone_leaves_nothing_behind() {
+    struct Counted;
+    impl Wake for Counted {
+        fn wake(self: Arc<Self>) {}
+    }
+    let cache = Cache::new();
+    let counted = Arc::new(Counted);
+    let mut watch = cache.watch();
+    watch.set_scopes(scopes(&["s"]));
+    watch.add_type(CDS);
+    let waker = Waker::from(counted.clone());
+    assert!(watch.poll_raised(&mut Context::from_waker(&waker)).is_pending());
+    drop((watch, waker));
+    assert_eq!(Arc::strong_count(&counted), 1);
 }
 
 /// One step of a writer: scope, name, content or removal.

@@ -58,16 +58,21 @@ fn what_was_rejected_is_sent_when_a_view_takes_it_and_gives_it_back() {
     converges(Variant::Delta, &operations);
 }
 
-/// What was sent for a name arrives after a wildcard began, which never mentions it.
+/// What was sent for a name may arrive after a wildcard began, which has to tell that it is gone.
 #[test]
-fn what_arrives_after_a_wildcard_began_is_removed_with_the_view() {
+fn what_is_on_its_way_when_a_wildcard_begins_is_removed_with_the_view() {
     let operations = [
+        Operation::Subscribe { type_at: 1, name: 1 },
+        Operation::Subscribe { type_at: 2, name: 2 },
+        Operation::Subscribe { type_at: 3, name: 2 },
         Operation::Subscribe { type_at: 0, name: 3 },
+        Operation::Hear,
         Operation::Hear,
         Operation::Unsubscribe { type_at: 0, name: 3 },
         Operation::Hear,
+        Operation::Hear,
         Operation::Wildcard { type_at: 0, on: true },
-        Operation::Commit(vec![(0, 0, 3, Some(0)), (1, 0, 2, Some(0))]),
+        Operation::Commit(vec![(0, 0, 3, Some(0)), (0, 1, 1, Some(0)), (1, 0, 2, Some(0))]),
         Operation::Say(1),
         Operation::View(1),
     ];

@@ -107,13 +107,15 @@ impl TypeStream {
             gone.iter().for_each(|name| self.forget(name));
             return None;
         }
+        let (unspoken, gone): (Vec<_>, Vec<_>) =
+            gone.into_iter().partition(|name| self.is_met_with_silence(name));
+        unspoken.iter().for_each(|name| self.forget(name));
         if gone.is_empty() {
             return None;
         }
-        let may_split = self.policy.may_split(self.variant);
         let mut answer = Answer::default();
         for name in gone {
-            if may_split && answer.is_full(name.len()) {
+            if self.may_split && answer.is_full(name.len()) {
                 break;
             }
             let told = self.owed.get(&name).and_then(|owed| owed.told.as_ref());
@@ -124,17 +126,16 @@ impl TypeStream {
     }
 
     fn owed_additions<V: View>(&mut self, view: &V) -> Answer {
-        let may_split = self.policy.may_split(self.variant);
         let mut answer = Answer::default();
         let mut done = Vec::new();
         for (name, owed) in &self.owed {
             if let Some(resource) = view.resolve(&self.type_url, name) {
-                if may_split && answer.is_full(resource.delta_entry().len()) {
+                if self.may_split && answer.is_full(resource.delta_entry().len()) {
                     break;
                 }
                 answer.push(name, resource);
             } else if self.answers_missing(owed.reason, owed.may_hold) {
-                if may_split && answer.is_full(name.len()) {
+                if self.may_split && answer.is_full(name.len()) {
                     break;
                 }
                 answer.push_removed(name.clone(), None);
@@ -155,6 +156,13 @@ impl TypeStream {
                 Reason::Asked => !may_hold && self.policy.missing == MissingAnswer::Removed,
                 Reason::Changed | Reason::Again => false,
             }
+    }
+
+    /// Whether the absence of a name is not told: whoever has just asked for it would give up waiting,
+    /// and whoever holds it would keep it (D-04, D-19).
+    fn is_met_with_silence(&self, name: &str) -> bool {
+        let is_asked = self.owed.get(name).is_some_and(|owed| owed.reason == Reason::Asked);
+        is_asked && self.policy.missing == MissingAnswer::Silence && !self.policy.honours_removal
     }
 
     fn forget(&mut self, name: &Arc<str>) {

@@ -183,9 +183,10 @@ impl<V: View> Machine<V> {
         rejected.map(|stream| &stream.type_url)
     }
 
-    /// Answers all that was asked for, even if there is nothing to say: a unary call has to.
+    /// Answers all that was asked for, each type in one response even if there is nothing to say: a unary
+    /// call has to.
     pub fn demand_answers(&mut self) {
-        self.types.iter_mut().for_each(|stream| stream.answer_due = true);
+        self.types.iter_mut().for_each(TypeStream::demand_answer);
         self.stirred = true;
     }
 

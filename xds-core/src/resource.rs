@@ -41,6 +41,7 @@ struct Inner {
     name: Arc<str>,
     aliases: Box<[Arc<str>]>,
     version: String,
+    has_own_version: bool,
     hash: u64,
     /// `DeltaDiscoveryResponse.resources`, whose tail is `DiscoveryResponse.resources`, whose tail is
     /// the resource's own message: one buffer is all three.
@@ -102,7 +103,13 @@ impl Resource {
         &self.0.version
     }
 
-    /// The hash of the content, by which contents are compared.
+    /// Whether the caller brought the version, so that it does not follow from the content.
+    #[must_use]
+    pub fn has_own_version(&self) -> bool {
+        self.0.has_own_version
+    }
+
+    /// The hash of the content, aliases included, by which contents are compared.
     #[must_use]
     pub fn hash(&self) -> u64 {
         self.0.hash
@@ -192,6 +199,8 @@ impl<'a> ResourceBuilder<'a> {
     /// should belong to one resource only; a name goes before an alias.
     pub fn aliases<N: Into<Arc<str>>>(mut self, aliases: impl IntoIterator<Item = N>) -> Self {
         self.aliases.extend(aliases.into_iter().map(Into::into));
+        self.aliases.sort_unstable();
+        self.aliases.dedup();
         self
     }
 
@@ -208,6 +217,11 @@ impl<'a> ResourceBuilder<'a> {
             Some(schema) => schema.hash(self.type_url.message_name(), &self.value),
             None => xxh3_64_with_seed(&self.value, 0),
         };
+        // Clients are told of aliases, so another set of them is another content.
+        let hash = self
+            .aliases
+            .iter()
+            .fold(hash, |hash, alias| xxh3_64_with_seed(alias.as_bytes(), hash.rotate_left(1)));
         let version = self.version.clone().unwrap_or_else(|| format!("{hash:016x}"));
         let (entry, any_at) = self.encode_entry(&version);
         Resource(Arc::new(Inner {
@@ -215,6 +229,7 @@ impl<'a> ResourceBuilder<'a> {
             type_url: self.type_url,
             name: self.name,
             aliases: self.aliases.into(),
+            has_own_version: self.version.is_some(),
             version,
             hash,
             entry,
@@ -282,7 +297,7 @@ mod tests {
             let read = DeltaResource::decode(content(entry)).unwrap();
             let expected = Any { type_url: TypeUrl::CLUSTER.to_string(), value: value.into() };
             assert_eq!((&*read.name, &*read.version), ("name", "v"));
-            assert_eq!(read.aliases, ["other", "another"]);
+            assert_eq!(read.aliases, ["another", "other"]);
             assert_eq!(read.resource.as_ref(), Some(&expected));
             assert_eq!(Any::decode(content(any)).unwrap(), expected);
             assert_eq!(resource.value(), expected.value);
@@ -310,6 +325,14 @@ mod tests {
         assert_ne!(this, resource(&TypeUrl::CLUSTER, "b", 1));
         assert_ne!(this, resource(&TypeUrl::ENDPOINT, "a", 1));
         assert_eq!(this.version(), format!("{:016x}", this.hash()));
+        let by = |aliases: &[&str]| {
+            let resource = Resource::raw(TypeUrl::CLUSTER, "a", vec![1]);
+            resource.aliases(aliases.iter().copied()).build()
+        };
+        assert_ne!(this, by(&["x"]));
+        assert_ne!(by(&["x"]), by(&["y"]));
+        assert_ne!(by(&["x"]), by(&["x", "y"]));
+        assert_eq!(by(&["x", "y"]), by(&["y", "x", "y"]), "in whatever order");
         assert_ne!(this.hash(), resource(&TypeUrl::CLUSTER, "a", 2).hash());
     }
 

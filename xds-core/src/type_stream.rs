@@ -41,6 +41,10 @@ pub(crate) struct TypeStream {
     everything: bool,
     /// An answer is due even if there is nothing to put into it (S-14, W-12).
     pub(crate) answer_due: bool,
+    /// What is owed may be spread over several responses.
+    pub(crate) may_split: bool,
+    /// The client answered something.
+    answered: bool,
     pub(crate) owed: BTreeMap<Arc<str>, Owed>,
     pub(crate) unsettled: Unsettled,
 }
@@ -95,6 +99,8 @@ impl TypeStream {
             claim: Claim::Nothing,
             everything: false,
             answer_due: false,
+            may_split: policy.may_split(variant),
+            answered: false,
             owed: BTreeMap::new(),
             unsettled: Unsettled::new(variant, policy.repeats_everything(variant)),
         }
@@ -105,6 +111,12 @@ impl TypeStream {
         self.policy.repeats_everything(self.variant)
     }
 
+    /// The next response is due, and holds all that is owed.
+    pub(crate) fn demand_answer(&mut self) {
+        self.answer_due = true;
+        self.may_split = false;
+    }
+
     /// Reads a State of the World request: what it answers, what it claims, what it asks for.
     pub(crate) fn handle_sotw(&mut self, first: bool, request: SotwRequest) -> Answered {
         let (nonce, error) = (request.response_nonce, request.error_detail);
@@ -112,7 +124,11 @@ impl TypeStream {
         if first && !request.version_info.is_empty() {
             self.claim = Claim::Version(request.version_info);
         }
-        let asked = self.subscription.replace(request.resource_names, self.policy.wildcard);
+        let mut asked = self.subscription.replace(request.resource_names, self.policy.wildcard);
+        if nonce.is_empty() && std::mem::take(&mut self.answered) {
+            // Who answered knows a nonce; without one, the client forgot the type, and asks anew.
+            asked.names = self.subscription.names().cloned().collect();
+        }
         self.ask(asked);
         (nonce, error, settled)
     }
@@ -141,6 +157,7 @@ impl TypeStream {
         let (subscription, owed) = (&self.subscription, &self.owed);
         let is_current = |name: &str| subscription.contains(name) && !owed.contains_key(name);
         let mut settled = self.unsettled.settle(nonce, version, error, is_current)?;
+        self.answered = true;
         if let Settled::Rejected { names, again, awaited } = &mut settled {
             for name in names.iter() {
                 if let Some(owed) = self.owed.get_mut(name) {

@@ -265,16 +265,20 @@ impl Unsettled {
     }
 }
 
-/// Whether a client's words name a resource: the name stands there as a word of its own.
+/// Whether a client's words name a resource. Clients put the name before a colon, in quotes, in
+/// parentheses or behind the word "name"; elsewhere the same letters may be a word of the sentence, and a
+/// cluster may well be called "cluster".
 fn mentions(words: &str, name: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
     words.match_indices(name).any(|(at, _)| {
-        let before = words.get(..at).and_then(|s| s.chars().next_back());
+        let before = words.get(..at).unwrap_or_default();
         let after = words.get(at + name.len()..).unwrap_or_default();
-        // A full stop ends a sentence as well as it continues a name.
-        let after =
-            after.strip_prefix('.').filter(|rest| !rest.starts_with(is_part)).unwrap_or(after);
-        !before.is_some_and(is_part) && !after.starts_with(is_part)
+        let is_label = after.starts_with(':') && !before.ends_with(is_part);
+        let is_quoted =
+            ['"', '\'', '`'].iter().any(|q| before.ends_with(*q) && after.starts_with(*q));
+        let is_called = before.ends_with("name ") && !after.starts_with(is_part);
+        let is_expected = before.ends_with("(expecting ") && after.starts_with(')');
+        is_label || is_quoted || is_called || is_expected
     })
 }
 
@@ -283,11 +287,31 @@ mod tests {
     use super::mentions;
 
     #[test]
-    fn a_name_is_mentioned_only_as_a_word() {
-        assert!(mentions("Error adding/updating cluster(s) bad: Missing config source", "bad"));
-        assert!(mentions("cluster bad.", "bad"));
-        assert!(!mentions("Error adding/updating cluster(s) bad: x", "a"));
-        assert!(!mentions("cluster bad-2: x", "bad"));
-        assert!(!mentions("cluster my.bad: x", "bad"));
+    fn a_name_is_mentioned_only_where_clients_put_names() {
+        let words = "Error adding/updating cluster(s) bad: Missing config source, \"b\": x";
+        for (words, name) in [
+            (words, "bad"),
+            (words, "b"),
+            ("duplicate name d found among added/updated resources", "d"),
+            ("Unexpected EDS cluster (expecting a): other", "a"),
+            ("[resource index 1: my.bad: INVALID_ARGUMENT: x]", "my.bad"),
+            ("cluster 'x.y' is bad", "x.y"),
+            ("bad: bad and bad", "bad"),
+        ] {
+            assert!(mentions(words, name), "{name} in {words}");
+        }
+        for (words, name) in [
+            (words, "a"),
+            (words, "cluster"),
+            (words, "source"),
+            (words, "config"),
+            ("cluster bad-2: x", "bad"),
+            ("cluster my.bad: x", "bad"),
+            ("name bad-2 found", "bad"),
+            ("resource 'bad-2'", "bad"),
+            ("Unexpected EDS cluster (expecting a): other", "other"),
+        ] {
+            assert!(!mentions(words, name), "{name} in {words}");
+        }
     }
 }

@@ -130,12 +130,15 @@ impl TypeVersion {
         self.sum = self.sum.wrapping_sub(resource.fingerprint());
     }
 
-    /// The version of the union of two sets that have no resource in common.
+    /// The version of the union of two sets that have no resource in common. Its label is that of the
+    /// newer one.
     #[must_use]
     pub fn union(self, other: Self) -> Self {
+        let (newer, older) =
+            if other.revision > self.revision { (&other, &self) } else { (&self, &other) };
         Self {
-            revision: self.revision.max(other.revision),
-            label: self.label.or(other.label),
+            revision: newer.revision,
+            label: newer.label.clone().or_else(|| older.label.clone()),
             sum: self.sum.wrapping_add(other.sum),
         }
     }
@@ -205,5 +208,23 @@ mod tests {
         assert!("".parse::<TypeVersion>().is_err());
         assert!("0".parse::<TypeVersion>().is_err());
         assert!("1.0".parse::<TypeVersion>().is_err());
+    }
+
+    #[test]
+    fn a_union_is_called_as_its_newer_part() {
+        let version = |revision, label: &str| TypeVersion {
+            revision,
+            label: (!label.is_empty()).then(|| label.into()),
+            sum: 1,
+        };
+        let union = |this: &TypeVersion, other: &TypeVersion| {
+            let union = this.clone().union(other.clone());
+            (union.revision, union.label.as_deref().unwrap_or("").to_owned(), union.sum)
+        };
+        let (old, new) = (version(Some(1), "old"), version(Some(2), "new"));
+        assert_eq!(union(&old, &new), (Some(2), "new".into(), 2));
+        assert_eq!(union(&new, &old), (Some(2), "new".into(), 2));
+        assert_eq!(union(&old, &version(Some(2), "")), (Some(2), "old".into(), 2));
+        assert_eq!(union(&version(None, "x"), &old), (Some(1), "old".into(), 2));
     }
 }

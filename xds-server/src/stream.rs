@@ -41,6 +41,17 @@ pub(crate) enum Kind {
     Fetch,
 }
 
+/// What became of an attempt to respond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// There was something to say, and it was said.
+    Responded,
+    /// There is nothing to say.
+    InStep,
+    /// The client has not taken the last response yet.
+    Full,
+}
+
 /// One stream.
 pub(crate) struct XdsStream {
     shared: Arc<Shared>,
@@ -53,6 +64,8 @@ pub(crate) struct XdsStream {
     client: Client,
     /// The first request was read, and with it the node.
     introduced: bool,
+    /// The client has closed its half of the stream: there will be no further requests.
+    asked_all: bool,
     /// The types of which the client is not believed what it runs.
     distrusted: Vec<TypeUrl>,
     outlet: Outlet,
@@ -80,6 +93,7 @@ impl XdsStream {
             known_layers: 0,
             client: Client { id, node: Node::default(), variant, peer, scopes: Arc::default() },
             introduced: false,
+            asked_all: false,
             distrusted: Vec::new(),
             outlet: Outlet::default(),
             answered: false,
@@ -109,8 +123,11 @@ impl XdsStream {
             // What happens from here on raises the watch again; so nothing is missed by looking now.
             let raised = self.watch.poll_raised(cx).is_ready();
             match self.respond(cx) {
-                Ok(true) => continue,
-                Ok(false) => {}
+                Ok(Progress::Responded) => continue,
+                Ok(Progress::InStep) if self.asked_all => {
+                    return Poll::Ready(Status::ok("the client closed the stream"));
+                }
+                Ok(Progress::InStep | Progress::Full) => {}
                 Err(status) => return Poll::Ready(status),
             }
             match (more, raised) {
@@ -125,14 +142,14 @@ impl XdsStream {
         }
     }
 
-    /// Leaves the next response in the outlet, if there is one and room for it; tells whether it did.
-    fn respond(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
+    /// Leaves the next response in the outlet, if there is one and room for it.
+    fn respond(&mut self, cx: &mut Context<'_>) -> Result<Progress, Status> {
         if !self.introduced {
-            return Ok(false);
+            return Ok(Progress::InStep);
         }
         self.choose_view()?;
         if !self.outlet.has_room(cx) {
-            return Ok(false);
+            return Ok(Progress::Full);
         }
         if self.kind == Kind::Fetch && self.answered {
             return Err(self.end_of_fetch());
@@ -141,24 +158,23 @@ impl XdsStream {
         if response.is_none() && self.kind == Kind::Fetch {
             return Err(self.end_of_fetch());
         }
-        let responds = response.is_some();
-        if let Some(response) = response {
-            self.send(response);
-        }
-        Ok(responds)
+        let Some(response) = response else { return Ok(Progress::InStep) };
+        self.send(response);
+        Ok(Progress::Responded)
     }
 
     /// Reads what the client said; tells whether it may have said more.
     fn read_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
         for _ in 0..REQUESTS_PER_TURN {
-            if self.kind == Kind::Fetch && self.introduced {
+            if self.asked_all || (self.kind == Kind::Fetch && self.introduced) {
                 return Ok(false);
             }
             match Pin::new(&mut self.requests).poll_next(cx) {
                 Poll::Ready(Some(request)) => {
                     self.handle(request.map_err(|status| self.unreadable(status))?)?;
                 }
-                Poll::Ready(None) => return Err(Status::ok("the client closed the stream")),
+                // It is answered all the same, and then the stream ends.
+                Poll::Ready(None) => self.asked_all = true,
                 Poll::Pending => return Ok(false),
             }
         }

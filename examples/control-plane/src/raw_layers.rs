@@ -1,9 +1,8 @@
 //! Raw resources in the cache: a layer of its own over each scope.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use deltaplane_server::{Cache, Resource, Scope, Transaction, TypeUrl, View as _};
+use deltaplane_server::{Cache, Resource, Scope, Transaction, TypeUrl};
 
 use crate::changes::Snapshot;
 use crate::raw::{RawChange, RawResource};
@@ -103,13 +102,7 @@ impl RawLayers {
     /// known by its content.
     fn build(&self, scope: &Scope, resource: &RawResource) -> Resource {
         let built = resource.build();
-        let scopes: Arc<[Scope]> = Arc::from([scope.clone()]);
-        let known = resource.version.as_ref().and_then(|_| {
-            let view = self.cache.view(&scopes);
-            view.get(built.type_url(), built.name())
-        });
-        let reused = |known: &Resource| known.version() == built.version() && *known != built;
-        if !known.as_ref().is_some_and(reused) {
+        if !self.cache.reuses_version(scope, &built) {
             return built;
         }
         tracing::warn!(

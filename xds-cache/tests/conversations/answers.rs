@@ -24,7 +24,7 @@ fn n02_n03_n06_a_rejected_response_goes_out_again_when_one_of_it_changes() {
     let mut client = delta(&[(EDS, "bad", 1), (EDS, "good", 1), (EDS, "other", 1)]);
     client.delta(EDS, &["bad", "good"], &[]);
     let got = client.expect(EDS);
-    client.nack(&got, &[], "", "bad is bad");
+    client.nack(&got, &[], "", "bad: no");
     client.silence();
     client.delta(EDS, &["other"], &[]);
     assert_eq!(client.expect(EDS).resources, ["other=1"]);
@@ -99,7 +99,7 @@ fn n05_a_rollback_to_what_was_acknowledged_is_sent_in_delta() {
     client.drain(&[]);
     client.put(&[(CDS, "a", 2), (CDS, "bad", 1)]);
     let got = client.expect(CDS);
-    client.nack(&got, &[], "", "bad is bad");
+    client.nack(&got, &[], "", "bad: no");
     client.commit(&[(CDS, "a", 1)], &[(CDS, "bad")]);
     assert_eq!(client.expect(CDS).resources, ["a=1"]);
     assert_eq!(client.expect(CDS).removed, ["bad"]);
@@ -126,7 +126,7 @@ fn n06_what_was_rejected_together_goes_out_again_together_in_sotw() {
     let mut client = sotw(&names.map(|name| (EDS, name, 1)));
     client.sotw(EDS, &names[..2], "", "");
     let got = client.expect(EDS);
-    client.nack(&got, &names[..2], "", "bad is bad");
+    client.nack(&got, &names[..2], "", "bad: no");
     client.silence();
     client.sotw(EDS, &names, "", &got.nonce);
     let other = client.expect(EDS);
@@ -145,7 +145,7 @@ fn n06_a_fix_that_crosses_its_nack_strands_nobody() {
     client.put(&[(EDS, "bad", 2)]);
     let fix = client.expect(EDS);
     assert_eq!(fix.resources, ["bad=2"]);
-    client.nack(&rejected, &[], "", "bad is bad");
+    client.nack(&rejected, &[], "", "bad: no");
     assert_eq!(client.expect(EDS).resources, ["good=1"]);
     client.ack(&fix, &[]);
     client.silence();
@@ -263,7 +263,7 @@ fn n14_what_was_ever_sent_is_removed_whatever_the_answer() {
             let got = client.expect(CDS);
             match answer {
                 "acknowledged" => client.ack(&got, &[]),
-                "rejected" => client.nack(&got, &[], &good.version, "bad is bad"),
+                "rejected" => client.nack(&got, &[], &good.version, "bad: no"),
                 _ => {}
             }
             client.remove(&[(CDS, "bad"), (CDS, "c")]);

@@ -363,3 +363,23 @@ fn k05_removals_are_split_too() {
     assert!(sizes.iter().all(|size| *size < 4 << 20), "{sizes:?}");
     assert_eq!(sizes.iter().sum::<usize>(), 5_000_000);
 }
+
+/// Envoy never finishes starting a listener whose routes are answered as removed.
+#[test]
+fn d04_routes_that_went_while_they_were_asked_for_again_are_met_with_silence() {
+    let mut client = delta(&[(RDS, "r", 1)]);
+    client.delta(RDS, &["r"], &[]);
+    let in_flight = client.expect(RDS);
+    client.silence();
+    client.remove(&[(RDS, "r")]);
+    client.delta(RDS, &[], &["r"]);
+    client.delta(RDS, &["r"], &[]);
+    client.silence();
+    client.ack(&in_flight, &[]);
+    client.silence();
+    client.put(&[(RDS, "r", 2)]);
+    assert_eq!(client.expect(RDS).resources, ["r=2"]);
+    let held = client.remove(&[(RDS, "r")]);
+    assert_eq!(held.changes, 1);
+    assert_eq!(client.expect(RDS).removed, ["r"], "D-07");
+}

@@ -158,7 +158,7 @@ fn o11_the_newest_answer_settles_all_before_it() {
     client.expect(CDS);
     client.put(&[(CDS, "a", 3)]);
     let newest = client.expect(CDS);
-    client.nack(&newest, &[], "", "cluster a is bad");
+    client.nack(&newest, &[], "", "cluster a: bad");
     client.put(&[(CDS, "b", 1)]);
     let got = client.expect(CDS);
     assert_eq!(got.resources, ["b=1"], "nothing of a was ever acknowledged");

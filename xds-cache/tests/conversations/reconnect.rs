@@ -165,7 +165,7 @@ fn r13_who_is_not_believed_is_sent_everything() {
         first.ack(&good, &[]);
         first.put(&[(CDS, "a", 2), (CDS, "bad", 1)]);
         let bad = first.expect(CDS);
-        first.nack(&bad, &[], &good.version, "bad is bad");
+        first.nack(&bad, &[], &good.version, "bad: no");
         assert!(first.machine.rejected_types().next().is_some());
         first.commit(&[(CDS, "a", 1)], &[(CDS, "bad")]);
         let mut second = Client::of(first.cache.clone(), variant);

@@ -256,3 +256,20 @@ fn k05_endpoints_are_split_and_what_is_unanswered_does_not_add_up() {
     client.ack(parts.last().unwrap(), &names);
     client.silence();
 }
+
+/// tonic's client forgets a type that nobody watches any more, and later asks for it as if it never had.
+#[test]
+fn s10_a_request_without_a_nonce_after_an_answer_asks_anew() {
+    for type_url in [EDS, CDS] {
+        let mut client = sotw(&[(type_url.clone(), "a", 1)]);
+        client.sotw(type_url.clone(), &["a"], "", "");
+        let first = client.expect(type_url.clone());
+        client.sotw(type_url.clone(), &["a"], "", "");
+        client.silence(); // S-20: it crossed the response
+        client.ack(&first, &["a"]);
+        client.silence();
+        client.sotw(type_url.clone(), &["a"], "", "");
+        assert_eq!(client.expect(type_url).resources, ["a=1"]);
+        client.silence();
+    }
+}

@@ -234,7 +234,7 @@ fn d16_what_comes_back_is_sent_again_if_it_was_rejected_in_between() {
     client.delta(CDS, &[], &[]);
     let got = client.expect(CDS);
     client.see(&["other"]);
-    client.nack(&got, &[], "", "bad is bad");
+    client.nack(&got, &[], "", "bad: no");
     client.see(&["default"]);
     assert_eq!(client.expect(CDS).resources, ["a=1", "bad=1"]);
     client.silence();
@@ -261,7 +261,7 @@ fn n06_whatever_sends_a_rejected_name_again_sends_what_was_rejected_with_it() {
         let mut client = Client::with(Variant::Delta, &[(CDS, "bad", 1), (CDS, "good", 1)]);
         client.delta(CDS, &["*", "bad"], &[]);
         let got = client.expect(CDS);
-        client.nack(&got, &[], "", "bad is bad");
+        client.nack(&got, &[], "", "bad: no");
         client.silence();
         client
     };

@@ -404,6 +404,7 @@ impl World {
                 watched.started = false;
                 watched.running.clear();
                 watched.versions.clear();
+                watched.version.clear();
                 continue;
             }
             let wildcard = watched.wildcard.then(|| "*".to_owned());

@@ -8,13 +8,14 @@ use deltaplane_server::{
             DeltaDiscoveryRequest, DiscoveryRequest, DiscoveryResponse,
             aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
         },
+        endpoint::v3::endpoint_discovery_service_client::EndpointDiscoveryServiceClient,
     },
 };
 use prost::Message as _;
 use tokio::net::TcpListener;
 use tonic::Code;
 
-use crate::served::{CDS, ask, call, next_delta, node, serve, subscribe};
+use crate::served::{CDS, ask, call, next, next_delta, node, serve, subscribe};
 
 #[tokio::test]
 async fn b02_a_method_that_is_not_there_is_unimplemented() {
@@ -106,6 +107,36 @@ async fn fetching_is_answered_once_whatever_the_client_holds() {
     request.resource_names = vec!["missing".into()];
     let none = client.fetch_clusters(request).await.unwrap().into_inner();
     assert_eq!(none.resources, []);
+}
+
+#[tokio::test]
+async fn fetching_is_answered_in_one_message_however_large() {
+    let served = serve().await;
+    let names = ["a", "b", "c"];
+    let mut transaction = Transaction::new();
+    for name in names {
+        transaction.upsert("c", Resource::raw(TypeUrl::ENDPOINT, name, vec![7; 2 << 20]).build());
+    }
+    served.cache.commit(transaction).unwrap();
+    let client = EndpointDiscoveryServiceClient::new(served.channel().await);
+    let mut client = client.max_decoding_message_size(usize::MAX);
+    let resource_names = names.map(String::from).into();
+    let request = DiscoveryRequest { node: node("n", "c"), resource_names, ..Default::default() };
+    let all = client.fetch_endpoints(request).await.unwrap().into_inner();
+    assert_eq!(all.resources.len(), 3);
+}
+
+#[tokio::test]
+async fn who_has_no_more_to_ask_is_answered_and_then_left() {
+    let served = serve().await;
+    served.put("c", "a", "1");
+    let mut client = served.connect().await;
+    let requests = tokio_stream::once(subscribe(node("n", "c")));
+    let responses = client.delta_aggregated_resources(requests).await.unwrap();
+    let mut responses = responses.into_inner();
+    assert_eq!(next_delta(&mut responses).await.resources.len(), 1);
+    assert_eq!(next(&mut responses).await.unwrap(), None);
+    served.heard.expect("n: disconnected None").await;
 }
 
 #[tokio::test]

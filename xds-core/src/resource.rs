@@ -49,6 +49,7 @@ struct Inner {
     any_at: usize,
     value_at: usize,
     references: Box<[Key]>,
+    warms_unseen: bool,
 }
 
 impl Resource {
@@ -75,6 +76,7 @@ impl Resource {
             version: None,
             schema: None,
             references: Vec::new(),
+            warms_unseen: false,
         }
     }
 
@@ -127,6 +129,13 @@ impl Resource {
         &self.0.references
     }
 
+    /// Whether a client needs more than what this refers to before it can use it, such as the result of
+    /// a health check: that it has all of that is then no proof, only its ACK of this is (O-12).
+    #[must_use]
+    pub fn warms_unseen(&self) -> bool {
+        self.0.warms_unseen
+    }
+
     /// The hash of name and content, for sums over sets of resources.
     pub(crate) fn fingerprint(&self) -> u64 {
         xxh3_64_with_seed(self.0.name.as_bytes(), self.0.hash)
@@ -177,6 +186,7 @@ pub struct ResourceBuilder<'a> {
     version: Option<String>,
     schema: Option<&'a Schema>,
     references: Vec<Key>,
+    warms_unseen: bool,
 }
 
 impl<'a> ResourceBuilder<'a> {
@@ -192,6 +202,13 @@ impl<'a> ResourceBuilder<'a> {
     /// What the resource refers to.
     pub fn references(mut self, references: impl IntoIterator<Item = Key>) -> Self {
         self.references.extend(references);
+        self
+    }
+
+    /// A client needs more than what the resource refers to before it can use it: see
+    /// [`Resource::warms_unseen`].
+    pub fn warming_unseen(mut self, warms_unseen: bool) -> Self {
+        self.warms_unseen = warms_unseen;
         self
     }
 
@@ -235,6 +252,7 @@ impl<'a> ResourceBuilder<'a> {
             entry,
             any_at,
             references: self.references.into(),
+            warms_unseen: self.warms_unseen,
         }))
     }
 

@@ -25,6 +25,7 @@
 //! * `subscription`: what a client subscribes to
 //! * `type_stream`: one type on one stream: what it subscribes to, and what it is owed
 //! * `unsettled`: what was sent and is not accepted: in flight, rejected
+//! * `limits`: what a stream may ask for
 //! * `answer`: what goes into the next response
 //! * `machine`: one stream: all its types, in order
 //!
@@ -32,6 +33,7 @@
 //! [`deltaplane-server`]: https://docs.rs/deltaplane-server
 
 mod answer;
+mod limits;
 mod machine;
 mod resource;
 mod schema;
@@ -42,7 +44,8 @@ mod unsettled;
 mod view;
 mod wire;
 
-pub use machine::{Event, Machine, RequestError, StreamLimits, Variant};
+pub use limits::{RequestError, StreamLimits};
+pub use machine::{Event, Machine, Variant};
 pub use resource::{Key, Resource, ResourceBuilder};
 pub use schema::{Schema, SchemaError};
 pub use subscription::Subscription;

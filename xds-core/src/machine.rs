@@ -3,7 +3,8 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
-    ErrorDetail, LogTruncated, Request, Resource, Response, Revision, Subscription, TypeUrl, View,
+    ErrorDetail, LogTruncated, Request, RequestError, Resource, Response, Revision, StreamLimits,
+    Subscription, TypeUrl, View,
     answer::Answer,
     type_stream::TypeStream,
     unsettled::{InFlight, Settled},
@@ -17,75 +18,6 @@ pub enum Variant {
     Sotw,
     /// Delta, also called incremental.
     Delta,
-}
-
-/// What a stream may ask of the server. Beyond it, the stream ends and its client is told which limit it
-/// met.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct StreamLimits {
-    /// How many names of one type a stream may subscribe to. An Envoy names every cluster that gets its
-    /// endpoints by EDS. 100,000 unless set.
-    pub names: usize,
-    /// How long a name may be, in bytes. 4,096 unless set.
-    pub name_length: usize,
-    /// How many types a stream may ask for. 64 unless set.
-    pub types: usize,
-}
-
-impl Default for StreamLimits {
-    fn default() -> Self {
-        Self { names: 100_000, name_length: 4096, types: 64 }
-    }
-}
-
-/// How long a type URL may be, in bytes.
-const TYPE_URL_LENGTH: usize = 1024;
-
-/// A request that ends its stream: the client is at fault.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RequestError {
-    /// A request names no type, and answers nothing that was sent (B-03).
-    #[error(
-        "the request has no type_url: on an aggregated stream, every request must name its type"
-    )]
-    NoTypeUrl,
-    /// A request of the other variant.
-    #[error("a {0:?} stream cannot carry a request of the other variant")]
-    WrongVariant(Variant),
-    /// More names than [`StreamLimits::names`].
-    #[error("a stream may name {limit} resources of {type_url}, and this one names more")]
-    TooManyNames {
-        /// The type.
-        type_url: TypeUrl,
-        /// The limit.
-        limit: usize,
-    },
-    /// A name longer than [`StreamLimits::name_length`].
-    #[error("a resource name may have {limit} bytes, and one of {type_url} has {length}")]
-    NameTooLong {
-        /// The type.
-        type_url: TypeUrl,
-        /// The name's length.
-        length: usize,
-        /// The limit.
-        limit: usize,
-    },
-    /// A type URL longer than any that there is.
-    #[error("a type_url may have {limit} bytes, and this one has {length}")]
-    TypeUrlTooLong {
-        /// Its length.
-        length: usize,
-        /// The limit.
-        limit: usize,
-    },
-    /// More types than [`StreamLimits::types`].
-    #[error("a stream may ask for {limit} types, and this one asks for more")]
-    TooManyTypes {
-        /// The limit.
-        limit: usize,
-    },
 }
 
 /// What a request told about its client.
@@ -214,7 +146,8 @@ impl<V: View> Machine<V> {
             return if known { Ok(()) } else { Err(RequestError::NoTypeUrl) };
         }
         let type_url = TypeUrl::from(request.type_url());
-        self.check(&type_url, &request)?;
+        let known = self.types.iter().any(|stream| stream.type_url == type_url);
+        self.limits.check(&type_url, &request, self.types.len() + usize::from(!known))?;
         let (at, first) = self.type_at(&type_url);
         let Some(stream) = self.types.get_mut(at) else { return Ok(()) };
         let request = if first && self.distrusted.contains(&type_url) {
@@ -284,29 +217,6 @@ impl<V: View> Machine<V> {
         self.delivering = None;
         self.stirred = true;
         Ok(())
-    }
-
-    /// Checks a request against the limits, before anything is kept of it.
-    fn check(&self, type_url: &TypeUrl, request: &Request) -> Result<(), RequestError> {
-        let is_new = !self.types.iter().any(|stream| stream.type_url == *type_url);
-        if is_new && self.types.len() >= self.limits.types {
-            return Err(RequestError::TooManyTypes { limit: self.limits.types });
-        }
-        if request.longest_list() > self.limits.names {
-            let (type_url, limit) = (type_url.clone(), self.limits.names);
-            return Err(RequestError::TooManyNames { type_url, limit });
-        }
-        let limit = self.limits.name_length;
-        if type_url.len() > TYPE_URL_LENGTH {
-            let (length, limit) = (type_url.len(), TYPE_URL_LENGTH);
-            return Err(RequestError::TypeUrlTooLong { length, limit });
-        }
-        match request.names().map(str::len).find(|length| *length > limit) {
-            Some(length) => {
-                Err(RequestError::NameTooLong { type_url: type_url.clone(), length, limit })
-            }
-            None => Ok(()),
-        }
     }
 
     /// Where a type's state lies, and whether this is the first that was heard of it.

@@ -32,7 +32,7 @@ impl<'a> Arbitrary<'a> for Run {
 
 fn operation(u: &mut Unstructured<'_>) -> Result<Operation> {
     let type_at = |u: &mut Unstructured<'_>| u.choose_index(TYPES.len());
-    Ok(match u.int_in_range(0..=9u8)? {
+    Ok(match u.int_in_range(0..=10u8)? {
         0 => Operation::Commit(
             (0..u.int_in_range(1..=3u8)?).map(|_| change(u)).collect::<Result<_>>()?,
         ),
@@ -44,6 +44,7 @@ fn operation(u: &mut Unstructured<'_>) -> Result<Operation> {
         6 => Operation::Read { part: u.arbitrary()? },
         7 => Operation::Answer,
         8 => Operation::Reconnect,
+        9 => Operation::Wait,
         _ => Operation::View(u.choose_index(VIEWS.len())?),
     })
 }

@@ -96,6 +96,16 @@ impl Layer {
                 || self.log.denoted(resource).is_some_and(is_another))
     }
 
+    /// What had this name before it was removed, as far back as the log reaches.
+    pub(crate) fn tombstone(&self, name: &str) -> Option<&Resource> {
+        self.log.gone.get(name).filter(|_| !self.resources.contains_key(name)).map(|(last, _)| last)
+    }
+
+    /// The revisions at which this layer changed, the last one first.
+    pub(crate) fn revisions(&self) -> impl Iterator<Item = Revision> {
+        self.log.commits.iter().rev().map(|commit| commit.revision)
+    }
+
     fn forget_aliases(&mut self, resource: &Resource) {
         for alias in resource.aliases() {
             // It may have gone to another resource in the meantime.
@@ -146,6 +156,8 @@ struct Log {
     /// What was replaced and had a version of its caller's: by name and version, the hash of the content,
     /// and when it was replaced last.
     denoted: OrdMap<(Arc<str>, Arc<str>), (u64, Revision)>,
+    /// What was removed, and when it was last.
+    gone: OrdMap<Arc<str>, (Resource, Revision)>,
 }
 
 /// Name and version of a resource.
@@ -177,6 +189,12 @@ impl LoggedCommit {
         self.changes.iter().filter_map(|change| change.before.as_ref())
     }
 
+    /// What was removed.
+    fn removed(&self) -> impl Iterator<Item = (&Arc<str>, &Resource)> {
+        let removed = self.changes.iter().filter(|change| change.after.is_none());
+        removed.filter_map(|change| Some((&change.name, change.before.as_ref()?)))
+    }
+
     /// What was replaced and had a version of its caller's.
     fn own(&self) -> impl Iterator<Item = &Resource> {
         self.replaced().filter(|resource| resource.has_own_version())
@@ -194,6 +212,9 @@ impl Log {
         self.bytes += commit.bytes();
         let denoted = commit.own().map(|own| (denotation(own), (own.hash(), commit.revision)));
         self.denoted.extend(denoted);
+        let gone =
+            commit.removed().map(|(name, last)| (name.clone(), (last.clone(), commit.revision)));
+        self.gone.extend(gone);
         self.commits.push_back(commit);
         while (self.entries > limit && self.commits.len() > COMMITS_KEPT)
             || (self.bytes > BYTES_KEPT && self.commits.len() > 1)
@@ -204,6 +225,11 @@ impl Log {
             for denotation in oldest.own().map(denotation) {
                 if self.denoted.get(&denotation).is_some_and(|(_, last)| *last == oldest.revision) {
                     self.denoted.remove(&denotation);
+                }
+            }
+            for (name, _) in oldest.removed() {
+                if self.gone.get(name).is_some_and(|(_, last)| *last == oldest.revision) {
+                    self.gone.remove(name);
                 }
             }
             self.begin = oldest.revision;

@@ -96,6 +96,53 @@ impl View for CacheView {
         })
     }
 
+    fn tombstone(&self, type_url: &TypeUrl, name: &str) -> Option<Resource> {
+        self.layers(type_url).find_map(|layer| layer.tombstone(name)).cloned()
+    }
+
+    /// Looks for the version among those of the last [`RECALLED`] revisions, each as it was, and with what
+    /// was removed by it or a few before it still there.
+    fn changes_from(&self, type_url: &TypeUrl, version: &TypeVersion) -> Option<Arc<[Change]>> {
+        let mut revisions: Vec<_> =
+            self.layers(type_url).flat_map(|layer| layer.revisions().take(RECALLED)).collect();
+        revisions.sort_unstable();
+        revisions.dedup();
+        revisions.reverse();
+        let now = self.version(type_url);
+        let before = |revision: &Revision| Revision(revision.0.saturating_sub(1));
+        // The newest set is that of now; each commit that is taken back shows the one before it.
+        let mut sets = vec![Revision(u64::MAX)];
+        sets.extend(revisions.iter().take(RECALLED).map(before));
+        for (at, since) in sets.iter().enumerate() {
+            let changes = match since.0 {
+                u64::MAX => Arc::default(),
+                _ => self.changes(type_url, *since).ok()?,
+            };
+            let mut then = now.clone();
+            for change in changes.iter() {
+                change.after.iter().for_each(|after| then.subtract(after));
+                change.before.iter().for_each(|before| then.add(before));
+            }
+            if then == *version {
+                return Some(changes);
+            }
+            // In the middle of a swap: with what the commits that led here removed.
+            for earlier in sets.get(at + 1..)?.iter().take(SWAPS_RECALLED) {
+                let undone = self.changes(type_url, *earlier).ok()?;
+                let is_gone = |change: &&Change| {
+                    change.after.is_none() && !changes.iter().any(|c| c.name == change.name)
+                };
+                let held: Vec<_> = undone.iter().filter(is_gone).cloned().collect();
+                let mut union = then.clone();
+                held.iter().flat_map(|change| &change.before).for_each(|before| union.add(before));
+                if !held.is_empty() && union == *version {
+                    return Some(changes.iter().cloned().chain(held).collect());
+                }
+            }
+        }
+        None
+    }
+
     fn resources(&self, type_url: &TypeUrl) -> impl Iterator<Item = Resource> {
         let mut layers = self.layers(type_url);
         let (first, second) = (layers.next(), layers.next());
@@ -139,6 +186,12 @@ impl View for CacheView {
         })
     }
 }
+
+/// How many revisions a version is looked for in.
+const RECALLED: usize = 32;
+
+/// How many swaps may be under way at once in what a client holds, for that to be recognised.
+const SWAPS_RECALLED: usize = 4;
 
 /// The net changes of one layer over several commits.
 fn merge(unread: &Unread<'_>) -> Arc<[Change]> {

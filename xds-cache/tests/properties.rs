@@ -25,6 +25,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         4 => Just(Operation::Answer),
         1 => Just(Operation::Reconnect),
         1 => (0..VIEWS.len()).prop_map(Operation::View),
+        1 => Just(Operation::Wait),
     ]
 }
 

@@ -1,13 +1,13 @@
 //! What goes into the next response of a type: from what is owed and what the view holds.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use crate::{
     Resource, TypeVersion, Variant, View,
-    type_stream::{Reason, TypeStream},
-    type_url::MissingAnswer,
+    type_stream::{Owed, Reason, TypeStream},
+    type_url::{Lingering, MissingAnswer},
     unsettled::Sent,
     wire,
 };
@@ -27,6 +27,10 @@ pub(crate) struct Answer {
     size: usize,
     /// What of it is news, and so in flight until it is answered.
     pub(crate) sent: Vec<Sent>,
+    /// Of that, what is gone already, but in use.
+    pub(crate) kept: BTreeSet<Arc<str>>,
+    /// Of that, what the client has nothing of yet.
+    pub(crate) new: BTreeSet<Arc<str>>,
     /// The version of the whole.
     pub(crate) version: String,
 }
@@ -48,23 +52,38 @@ impl Answer {
     }
 
     /// Adds a resource that goes by this name; by several, it is in the response once (B-09).
-    fn push(&mut self, name: &Arc<str>, resource: Resource) {
+    fn push(&mut self, name: &Arc<str>, resource: Resource, owed: &Owed) {
         self.size += resource.delta_entry().len();
         if resource.aliases().is_empty() || !self.resources.contains(&resource) {
             self.resources.push(resource.clone());
         }
-        self.sent.push(Sent { name: name.clone(), content: Some(resource) });
+        if owed.told.is_none() && !owed.may_hold {
+            self.new.insert(name.clone());
+        }
+        self.sent.push(Sent {
+            name: name.clone(),
+            content: Some(resource),
+            replaces_unknown: owed.unknown,
+            since: owed.since,
+            is_void: false,
+        });
     }
 
     /// Says that what goes by this name is gone, under the name that the client knows it by: what it
     /// subscribed to by an alias has a name of its own.
-    fn push_removed(&mut self, name: Arc<str>, told: Option<&Resource>) {
-        let gone = told.map_or(&name, Resource::name);
+    fn push_removed(&mut self, name: &Arc<str>, told: Option<&Resource>, owed: &Owed) {
+        let gone = told.map_or(name, Resource::name);
         self.size += gone.len() + 4;
-        if *gone == name || !self.removed.contains(gone) {
+        if gone == name || !self.removed.contains(gone) {
             self.removed.push(gone.clone());
         }
-        self.sent.push(Sent { name, content: None });
+        self.sent.push(Sent {
+            name: name.clone(),
+            content: None,
+            replaces_unknown: owed.unknown,
+            since: owed.since,
+            is_void: false,
+        });
     }
 
     /// The resources in it that are news.
@@ -84,61 +103,108 @@ impl Answer {
     }
 }
 
+/// What of a type does not go out yet.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    /// What waits for what it refers to, or for what uses it.
+    pub(crate) names: BTreeSet<Arc<str>>,
+    /// What is gone and in use, so that who asks for it is given it.
+    pub(crate) kept: BTreeSet<Arc<str>>,
+    /// Nothing waits, and removals go with additions.
+    pub(crate) at_once: bool,
+}
+
 impl TypeStream {
     /// What is there and owed, and the answers to names that are not there. Removals wait.
-    pub(crate) fn additions<V: View>(&mut self, view: &V) -> Option<Answer> {
+    pub(crate) fn additions<V: View>(&mut self, view: &V, held: &Held) -> Option<Answer> {
         self.cursor.filter(|_| view.is_known(&self.type_url))?;
-        let mut answer = self.owed_additions(view);
+        let mut answer = self.owed_additions(view, held);
+        if held.at_once {
+            let mut gone = self.gone(view);
+            gone.retain(|name| !answer.sent.iter().any(|sent| sent.name == *name));
+            self.remove(gone, &mut answer);
+        }
         if answer.sent.is_empty() && !self.answer_due {
             return None;
         }
         self.answer_due = false;
-        self.complete(view, &mut answer, true);
+        self.complete(view, &mut answer, held);
         Some(answer)
     }
 
-    /// What is gone and the client may still hold.
-    pub(crate) fn removals<V: View>(&mut self, view: &V) -> Option<Answer> {
-        self.cursor.filter(|_| view.is_known(&self.type_url))?;
-        let is_gone = |name: &&Arc<str>| view.resolve(&self.type_url, name).is_none();
-        let gone: Vec<_> = self.owed.keys().filter(is_gone).cloned().collect();
-        if self.variant == Variant::Sotw && !self.policy.full_state {
-            // There is no word for it (S-06); that it is gone is noted, so that it is sent if it returns.
-            gone.iter().for_each(|name| self.forget(name));
-            return None;
+    /// The names that are gone and that the client may still hold.
+    pub(crate) fn gone<V: View>(&self, view: &V) -> Vec<Arc<str>> {
+        if self.cursor.is_none() || !view.is_known(&self.type_url) {
+            return Vec::new();
         }
-        let (unspoken, gone): (Vec<_>, Vec<_>) =
-            gone.into_iter().partition(|name| self.is_met_with_silence(name));
-        unspoken.iter().for_each(|name| self.forget(name));
-        if gone.is_empty() {
-            return None;
+        let is_gone = |name: &&Arc<str>| view.resolve(&self.type_url, name).is_none();
+        self.owed.keys().filter(is_gone).cloned().collect()
+    }
+
+    /// Removes what is gone, but for what is held; what the client goes on using all the same lingers.
+    pub(crate) fn removals<V: View>(
+        &mut self,
+        view: &V,
+        mut gone: Vec<Arc<str>>,
+        held: &Held,
+        (now, drained): (Duration, Duration),
+    ) -> Option<Answer> {
+        gone.retain(|name| !held.names.contains(name));
+        if self.policy.lingers == Lingering::UntilGivenUp {
+            for told in
+                gone.iter().filter_map(|name| self.owed.get(name)?.told.clone()).collect::<Vec<_>>()
+            {
+                self.linger(told, now, drained);
+            }
         }
         let mut answer = Answer::default();
-        for name in gone {
+        self.remove(gone, &mut answer);
+        if answer.sent.is_empty() {
+            return None;
+        }
+        self.complete(view, &mut answer, held);
+        Some(answer)
+    }
+
+    /// Says that names are gone, as far as there is a word for it (S-06) and room; that it is gone is noted
+    /// all the same, so that it is sent if it returns.
+    fn remove(&mut self, gone: Vec<Arc<str>>, answer: &mut Answer) {
+        let is_told = self.variant == Variant::Delta || self.policy.full_state;
+        let (unspoken, gone): (Vec<_>, Vec<_>) =
+            gone.into_iter().partition(|name| !is_told || self.is_met_with_silence(name));
+        unspoken.iter().for_each(|name| self.forget(name));
+        for name in &gone {
             if self.may_split && answer.is_full(name.len()) {
                 break;
             }
-            let told = self.owed.get(&name).and_then(|owed| owed.told.as_ref());
-            answer.push_removed(name, told);
+            if let Some(owed) = self.owed.get(name) {
+                answer.push_removed(name, owed.told.as_ref(), owed);
+            }
         }
-        self.complete(view, &mut answer, false);
-        Some(answer)
     }
 
-    fn owed_additions<V: View>(&mut self, view: &V) -> Answer {
+    fn owed_additions<V: View>(&mut self, view: &V, held: &Held) -> Answer {
         let mut answer = Answer::default();
         let mut done = Vec::new();
         for (name, owed) in &self.owed {
-            if let Some(resource) = view.resolve(&self.type_url, name) {
+            let is_kept = held.kept.contains(name);
+            let resource = view.resolve(&self.type_url, name);
+            if let Some(resource) = resource.or_else(|| owed.told.clone().filter(|_| is_kept)) {
+                if held.names.contains(name) && !is_kept {
+                    continue;
+                }
                 if self.may_split && answer.is_full(resource.delta_entry().len()) {
                     break;
                 }
-                answer.push(name, resource);
+                answer.push(name, resource, owed);
+                if is_kept {
+                    answer.kept.insert(name.clone());
+                }
             } else if self.answers_missing(owed.reason, owed.may_hold) {
                 if self.may_split && answer.is_full(name.len()) {
                     break;
                 }
-                answer.push_removed(name.clone(), None);
+                answer.push_removed(name, None, owed);
             } else if !owed.may_hold {
                 done.push(name.clone());
             }
@@ -161,59 +227,72 @@ impl TypeStream {
     /// Whether the absence of a name is not told: whoever has just asked for it would give up waiting,
     /// and whoever holds it would keep it (D-04, D-19).
     fn is_met_with_silence(&self, name: &str) -> bool {
-        let is_asked = self.owed.get(name).is_some_and(|owed| owed.reason == Reason::Asked);
-        is_asked && self.policy.missing == MissingAnswer::Silence && !self.policy.honours_removal
+        let is_asked = |owed: &Owed| owed.reason == Reason::Asked && !owed.claimed;
+        self.owed.get(name).is_some_and(is_asked)
+            && self.policy.missing == MissingAnswer::Silence
+            && !self.policy.honours_removal
     }
 
     fn forget(&mut self, name: &Arc<str>) {
         self.owed.remove(name);
+        self.unsettled.void(name);
         self.subscription.tell(name, None);
     }
 
     /// Puts into the answer what its variant demands besides the news: the version, and where responses
-    /// hold everything, everything. As long as additions are under way, that includes what is gone but
-    /// not yet told: its removal comes last (O-02).
-    fn complete<V: View>(&self, view: &V, answer: &mut Answer, hold: bool) {
+    /// hold everything, everything.
+    fn complete<V: View>(&self, view: &V, answer: &mut Answer, held: &Held) {
         let mut version = view.version(&self.type_url);
         if self.repeats_everything() {
-            answer.resources = self.everything(view, &mut version);
-            if hold {
-                self.hold(view, answer, &mut version);
-            }
+            answer.resources = self.everything(view, held, &mut version);
+            self.keep_gone(view, answer, &mut version);
         }
         answer.version = version.to_string();
     }
 
-    /// All that is subscribed, with what was acknowledged in the place of what is rejected.
-    fn everything<V: View>(&self, view: &V, version: &mut TypeVersion) -> Vec<Resource> {
+    /// All that is subscribed, with what was acknowledged in the place of what is rejected, and what was
+    /// told in the place of what is held.
+    fn everything<V: View>(
+        &self,
+        view: &V,
+        held: &Held,
+        version: &mut TypeVersion,
+    ) -> Vec<Resource> {
         let mut all = Vec::new();
-        let mut push = |resource: Resource| match self.unsettled.substitute(resource.name()) {
-            None => all.push(resource),
-            Some(substitute) => {
-                version.subtract(&resource);
-                if let Some(substitute) = substitute {
-                    version.add(&substitute);
-                    all.push(substitute);
-                }
+        let told = |name: &Arc<str>| self.owed.get(name).and_then(|owed| owed.told.clone());
+        let mut push = |resource: Resource| {
+            let name = resource.name();
+            let substitute = match held.names.contains(name) {
+                true => Some(told(name)),
+                false => self.unsettled.substitute(name),
+            };
+            let Some(substitute) = substitute else { return all.push(resource) };
+            version.subtract(&resource);
+            if let Some(substitute) = substitute {
+                version.add(&substitute);
+                all.push(substitute);
             }
         };
         if self.subscription.is_wildcard() {
             view.resources(&self.type_url).for_each(&mut push);
-        } else {
-            let names = self.subscription.names();
-            names.filter_map(|name| view.get(&self.type_url, name)).for_each(push);
+            return all;
         }
+        let names = self.subscription.names();
+        names.filter_map(|name| view.get(&self.type_url, name)).for_each(push);
+        // Who asks for a part must not be taken, when it comes back, for having the whole.
+        *version = version.of(&all);
         all
     }
 
-    fn hold<V: View>(&self, view: &V, answer: &mut Answer, version: &mut TypeVersion) {
-        for (name, owed) in &self.owed {
-            if let Some(told) = &owed.told
-                && view.get(&self.type_url, name).is_none()
-            {
-                version.add(told);
-                answer.resources.push(told.clone());
-            }
+    /// Adds what is gone and not yet told to be, since its removal comes last (O-02).
+    fn keep_gone<V: View>(&self, view: &V, answer: &mut Answer, version: &mut TypeVersion) {
+        let removed: BTreeSet<_> = answer.removed.iter().collect();
+        let kept = self.owed.iter().filter(|(name, _)| !removed.contains(*name));
+        let held = |owed: &Owed| owed.told.clone().filter(|_| owed.may_hold);
+        let kept = kept.filter_map(|(name, owed)| Some((name, held(owed)?)));
+        for (_, told) in kept.filter(|(name, _)| view.get(&self.type_url, name).is_none()) {
+            version.add(&told);
+            answer.resources.push(told);
         }
     }
 }

@@ -27,12 +27,14 @@
 //! * `unsettled`: what was sent and is not accepted: in flight, rejected
 //! * `limits`: what a stream may ask for
 //! * `answer`: what goes into the next response
+//! * `gates`: what waits, and for what
 //! * `machine`: one stream: all its types, in order
 //!
 //! [`deltaplane-cache`]: https://docs.rs/deltaplane-cache
 //! [`deltaplane-server`]: https://docs.rs/deltaplane-server
 
 mod answer;
+mod gates;
 mod limits;
 mod machine;
 mod resource;
@@ -44,12 +46,13 @@ mod unsettled;
 mod view;
 mod wire;
 
+pub use gates::Order;
 pub use limits::{RequestError, StreamLimits};
-pub use machine::{Event, Machine, Variant};
+pub use machine::{Event, Machine, Standing, Variant};
 pub use resource::{Key, Resource, ResourceBuilder};
 pub use schema::{Schema, SchemaError};
 pub use subscription::Subscription;
-pub use type_url::{MissingAnswer, TypePolicy, TypeUrl, Wildcard};
+pub use type_url::{Lingering, MissingAnswer, TypePolicy, TypeUrl, Wildcard};
 pub use view::{Change, LogTruncated, Revision, TypeVersion, View};
 pub use wire::{
     Any, DeltaRequest, DeltaResource, DeltaResponse, ErrorDetail, Request, Response, SotwRequest,

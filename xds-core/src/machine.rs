@@ -1,12 +1,18 @@
 //! The protocol machine of one stream.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
-    ErrorDetail, LogTruncated, Request, RequestError, Resource, Response, Revision, StreamLimits,
-    Subscription, TypeUrl, View,
-    answer::Answer,
+    ErrorDetail, Key, LogTruncated, Order, Request, RequestError, Resource, Response, Revision,
+    StreamLimits, Subscription, TypeUrl, View,
+    answer::{Answer, Held},
+    gates::{Arrivals, Until, Uses, later},
     type_stream::TypeStream,
+    type_url::Lingering,
     unsettled::{InFlight, Settled},
 };
 
@@ -51,12 +57,36 @@ pub enum Event {
     },
 }
 
+/// How far a client is. Each is the oldest revision of which that is so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Standing {
+    /// The log of each type that is subscribed and known was looked at up to here.
+    pub seen: Option<Revision>,
+    /// Something is not sent yet, or not answered.
+    pub pending: Option<Revision>,
+    /// Something is not removed yet, since it is in use.
+    pub draining: Option<Revision>,
+    /// Something was rejected, and has not changed since.
+    pub rejected: Option<Revision>,
+}
+
+/// How long a client that comes back may take to name all types that it had.
+const RETURNING: Duration = Duration::from_secs(1);
+
+/// The sooner of two times, of which each may be never.
+fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.into_iter().chain(other).min()
+}
+
 /// The protocol machine of one stream, without IO: requests in, responses and events out.
 ///
 /// * [`handle_request`](Machine::handle_request) takes what the client said.
 /// * [`poll_response`](Machine::poll_response) asks what the client lacks at a view. Call it until it
 ///   has nothing, after each request and after each commit that concerns the stream.
 /// * [`poll_event`](Machine::poll_event) tells what requests meant.
+/// * [`poll_timeout`](Machine::poll_timeout) says when something that waits goes on without what it waits
+///   for; at the latest then, call [`handle_timeout`](Machine::handle_timeout), and ask again.
 ///
 /// Nothing is queued for a client: what it lacks is the difference between the view and what it was
 /// told, so one that reads slowly is owed a difference and never a backlog. Once in step, a wildcard
@@ -66,6 +96,14 @@ pub struct Machine<V> {
     variant: Variant,
     limits: StreamLimits,
     distrusted: Vec<TypeUrl>,
+    order: Order,
+    /// The time since the stream opened.
+    now: Duration,
+    /// When something that waits goes on.
+    timeout: Option<Duration>,
+    arrivals: Arrivals,
+    /// When a client that held something before this stream first said so.
+    returned: Option<Duration>,
     /// In the order in which additions are sent.
     types: Vec<TypeStream>,
     /// Positions in `types`, in the order in which removals are sent.
@@ -88,6 +126,11 @@ impl<V: View> Machine<V> {
             variant,
             limits: StreamLimits::default(),
             distrusted: Vec::new(),
+            order: Order::default(),
+            now: Duration::ZERO,
+            timeout: None,
+            arrivals: Arrivals::default(),
+            returned: None,
             types: Vec::new(),
             removal_order: Vec::new(),
             delivering: None,
@@ -101,6 +144,26 @@ impl<V: View> Machine<V> {
     /// What the stream may ask for, from now on.
     pub fn set_limits(&mut self, limits: StreamLimits) {
         self.limits = limits;
+    }
+
+    /// In which order the client is told what changes, from now on.
+    pub fn set_order(&mut self, order: Order) {
+        self.order = order;
+        self.stirred = true;
+    }
+
+    /// Tells the time: how long the stream has been open. Call it before the other methods; what is sent
+    /// and asked counts from then.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        self.now = self.now.max(now);
+        self.stirred |= self.timeout.is_some_and(|timeout| timeout <= self.now);
+    }
+
+    /// When, by the time of [`handle_timeout`](Machine::handle_timeout), something that waits goes on
+    /// without what it waits for. It is valid when [`poll_response`](Machine::poll_response) has nothing.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.timeout
     }
 
     /// From now on, what first requests of these types say about what the client runs is not believed:
@@ -155,6 +218,9 @@ impl<V: View> Machine<V> {
         } else {
             request
         };
+        if first && request.claims_something() {
+            self.returned.get_or_insert(self.now);
+        }
         let (nonce, error, settled) = match (request, self.variant) {
             (Request::Sotw(request), Variant::Sotw) => stream.handle_sotw(first, request),
             (Request::Delta(request), Variant::Delta) => stream.handle_delta(first, request),
@@ -249,35 +315,216 @@ impl<V: View> Machine<V> {
             self.events.push_back(Event::Subscribed { type_url: type_url.clone() });
         }
         match (settled, error) {
-            (Some(Settled::Acknowledged { revision }), _) => {
+            (Some(Settled::Acknowledged { revision, responses, replaced }), _) => {
+                self.prove(&type_url, &responses);
+                self.linger(at, replaced);
                 self.events.push_back(Event::Acknowledged { type_url, nonce, revision });
             }
             (Some(Settled::Rejected { names, .. }), Some(error)) => {
+                for name in &names {
+                    let key = Key::new(type_url.clone(), name.clone());
+                    self.arrivals.reject(&key, type_url.policy().is_proven_first);
+                }
                 self.events.push_back(Event::Rejected { type_url, nonce, names, error });
             }
             _ => {}
         }
     }
 
+    /// Takes up what an ACK proves.
+    fn prove(&mut self, type_url: &TypeUrl, responses: &[InFlight]) {
+        if self.arrivals.is_empty() {
+            return;
+        }
+        let types = &self.types;
+        let is_asked_for = |key: &Key| {
+            let stream = types.iter().find(|stream| stream.type_url == key.type_url);
+            stream.is_some_and(|stream| stream.subscription.contains(&key.name))
+        };
+        let (is_first, repeats) = (type_url.policy().is_proven_first, self.repeats(type_url));
+        for response in responses {
+            let names = response.sent.iter().map(|sent| &sent.name);
+            if is_first && repeats {
+                // It carried everything, and so what was sent before it and not answered.
+                let mut names = self.arrivals.names();
+                names.retain(|name| !response.withheld.contains(name));
+                for name in names {
+                    self.arrivals.acknowledge(&name, response.number, is_asked_for);
+                }
+            } else if is_first {
+                names.for_each(|name| {
+                    self.arrivals.acknowledge(name, response.number, is_asked_for)
+                });
+            } else {
+                let keys = names.map(|name| Key::new(type_url.clone(), name.clone()));
+                keys.for_each(|key| self.arrivals.acknowledge_awaited(&key, response.number));
+            }
+        }
+    }
+
+    fn repeats(&self, type_url: &TypeUrl) -> bool {
+        type_url.policy().repeats_everything(self.variant)
+    }
+
+    /// Notes what the client goes on using although it accepted what replaces it.
+    fn linger(&mut self, at: usize, replaced: Vec<Resource>) {
+        let (Order::Gated { drain, .. }, Some(stream)) = (self.order, self.types.get_mut(at))
+        else {
+            return;
+        };
+        if stream.policy.lingers == Lingering::Drains {
+            let drained = self.now + drain;
+            replaced.into_iter().for_each(|old| stream.linger(old, self.now, drained));
+        }
+    }
+
     fn next_answer(&mut self, view: &V) -> Option<(usize, Answer)> {
-        for (at, stream) in self.types.iter_mut().enumerate() {
-            if let Some(answer) = stream.additions(view) {
+        self.timeout = None;
+        if let Order::Gated { patience, .. } = self.order {
+            self.arrivals.expire(self.now, patience);
+        }
+        for at in 0..self.types.len() {
+            let held = self.held_additions(at, view);
+            if let Some(answer) = self.types.get_mut(at)?.additions(view, &held) {
                 return Some((at, answer));
             }
         }
-        for at in &self.removal_order {
-            let stream = self.types.get_mut(*at)?;
-            if let Some(answer) = stream.removals(view) {
-                return Some((*at, answer));
+        let drained = match self.order {
+            Order::Gated { drain, .. } => self.now + drain,
+            _ => self.now,
+        };
+        for place in 0..self.removal_order.len() {
+            let at = *self.removal_order.get(place)?;
+            let gone = self.types.get(at)?.gone(view);
+            if gone.is_empty() {
+                continue;
+            }
+            let held = self.held_removals(at, view, &gone);
+            let stream = self.types.get_mut(at)?;
+            if let Some(answer) = stream.removals(view, gone, &held, (self.now, drained)) {
+                return Some((at, answer));
             }
         }
         None
+    }
+
+    /// What of a type waits for what it refers to; and what is gone, in use and asked for.
+    fn held_additions(&mut self, at: usize, view: &V) -> Held {
+        let mut held = Held { at_once: self.order == Order::AtOnce, ..Held::default() };
+        let (Order::Gated { patience, .. }, Some(stream)) = (self.order, self.types.get(at)) else {
+            return held;
+        };
+        let mut timeout = self.timeout;
+        if !self.arrivals.is_empty() && !stream.policy.is_proven_first && !stream.is_first {
+            for name in stream.owed.keys() {
+                let Some(resource) = view.resolve(&stream.type_url, name) else { continue };
+                if let Some(until) = self.blocked(&resource, view, patience) {
+                    timeout = sooner(timeout, until);
+                    held.names.insert(name.clone());
+                }
+            }
+        }
+        let asked: Vec<_> = stream.asked_and_gone(view).cloned().collect();
+        if !asked.is_empty() {
+            let uses = self.uses(patience);
+            let in_use =
+                |name: &Arc<str>| uses.until(&Key::new(stream.type_url.clone(), name.clone()));
+            held.kept = asked.into_iter().filter(|name| in_use(name).is_some()).collect();
+        }
+        self.timeout = timeout;
+        held
+    }
+
+    /// Until when a resource waits for a cluster that it names, itself or by a route that is new to the
+    /// client, if it does. What the client has not asked for is nothing to wait for, since gRPC asks when
+    /// the route names it; nor is what is gone again.
+    fn blocked(&self, resource: &Resource, view: &V, patience: Duration) -> Option<Until> {
+        let is_subscribed = |key: &Key| {
+            let stream = self.types.iter().find(|stream| stream.type_url == key.type_url);
+            stream.is_some_and(|stream| stream.subscription.contains(&key.name))
+        };
+        let arrives = |key: &Key| {
+            let until = self.arrivals.until(&key.name, patience)?;
+            let is_awaited = key.type_url.policy().is_proven_first && is_subscribed(key);
+            (is_awaited && view.get(&key.type_url, &key.name).is_some()).then_some(until)
+        };
+        let until = |key: &Key| {
+            if key.type_url.policy().is_proven_first || is_subscribed(key) {
+                return arrives(key);
+            }
+            let new = view.get(&key.type_url, &key.name)?;
+            new.references().iter().filter_map(arrives).reduce(later)
+        };
+        resource.references().iter().filter_map(until).reduce(later)
+    }
+
+    /// What of a type is gone, and stays because the client may use it.
+    fn held_removals(&mut self, at: usize, view: &V, gone: &[Arc<str>]) -> Held {
+        let mut held = Held::default();
+        let Order::Gated { patience, .. } = self.order else { return held };
+        let Some(type_url) = self.types.get(at).map(|stream| stream.type_url.clone()) else {
+            return held;
+        };
+        let is_effective = type_url.policy().honours_removal;
+        let (now, mut timeout) = (self.now, self.timeout);
+        let mut dangling = Vec::new();
+        let uses = self.uses(patience);
+        for name in gone {
+            let key = Key::new(type_url.clone(), name.clone());
+            let until = uses.until(&key).filter(|until| until.is_none_or(|until| until > now));
+            if let Some(until) = until {
+                timeout = sooner(timeout, until);
+                held.names.insert(name.clone());
+            } else if is_effective && view.is_referred_to(&key) {
+                dangling.push(name.clone());
+            }
+        }
+        self.timeout = timeout;
+        for name in dangling {
+            let owed = self.types.get_mut(at).and_then(|stream| stream.owed.get_mut(&name));
+            let until = owed.map(|owed| *owed.dangling_since.get_or_insert(now) + patience);
+            if until.is_some_and(|until| until > now) {
+                self.timeout = sooner(self.timeout, until);
+                held.names.insert(name);
+            }
+        }
+        held
+    }
+
+    /// All that the client may use beside what the view holds.
+    fn uses(&self, patience: Duration) -> Uses<'_> {
+        let mut uses = Uses::default();
+        for stream in &self.types {
+            for (resource, until) in stream.may_use(patience) {
+                if until.is_none_or(|until| until > self.now) {
+                    uses.add(resource, until);
+                }
+            }
+            if stream.policy.refers {
+                let unknown = stream.may_use_unknown(patience);
+                let unknown = unknown.filter(|until| until.is_none_or(|until| until > self.now));
+                uses.unknown = uses.unknown.into_iter().chain(unknown).reduce(later);
+            }
+        }
+        // Who comes back names at once all types that it had.
+        let is_asked = |type_url| self.types.iter().any(|stream| stream.type_url == type_url);
+        if let Some(returned) = self.returned
+            && returned + RETURNING > self.now
+            && !(is_asked(TypeUrl::LISTENER) && is_asked(TypeUrl::ROUTE))
+        {
+            let until = Some(Some(returned + RETURNING));
+            uses.unknown = uses.unknown.into_iter().chain(until).reduce(later);
+        }
+        uses
     }
 
     fn send(&mut self, at: usize, answer: Answer, revision: Revision) -> Option<Response> {
         self.nonces += 1;
         let type_url = self.types.get(at)?.type_url.clone();
         let awaited = self.awaited(&type_url, &answer);
+        if matches!(self.order, Order::Gated { .. }) {
+            self.note_arrivals(at, &answer);
+        }
         let stream = self.types.get_mut(at)?;
         let response = Response {
             type_url,
@@ -296,14 +543,17 @@ impl<V: View> Machine<V> {
                 .collect(),
             None => Vec::new(),
         };
-        stream.send(InFlight {
+        let in_flight = InFlight {
+            number: self.nonces,
             nonce: response.nonce.clone(),
+            sent_at: self.now,
             revision,
             version: answer.version,
             sent: answer.sent,
             awaited,
             withheld: stream.unsettled.withheld(),
-        });
+        };
+        stream.send(in_flight, &answer.kept);
         for key in followers {
             let follower = self.types.iter_mut().find(|stream| stream.type_url == key.type_url);
             if let Some(follower) = follower {
@@ -311,6 +561,50 @@ impl<V: View> Machine<V> {
             }
         }
         Some(response)
+    }
+
+    /// Notes what of an answer is new to the client and has to be proven, and what proves it.
+    fn note_arrivals(&mut self, at: usize, answer: &Answer) {
+        let Some(stream) = self.types.get(at) else { return };
+        if !stream.policy.is_proven_first {
+            if !self.arrivals.is_empty() {
+                for sent in &answer.sent {
+                    let key = Key::new(stream.type_url.clone(), sent.name.clone());
+                    self.arrivals.sent(&key, self.now);
+                }
+            }
+            return;
+        }
+        for sent in &answer.sent {
+            let is_new = answer.new.contains(&sent.name) && !stream.is_first;
+            match &sent.content {
+                Some(content) if is_new || self.arrivals.contains(&sent.name) => {
+                    let (awaits, is_known) = self.proof(content);
+                    let doubtful = content.warms_unseen() || is_known;
+                    self.arrivals.bring(content, awaits, doubtful, (self.nonces, self.now));
+                }
+                Some(_) => {}
+                None => self.arrivals.forget(&sent.name),
+            }
+        }
+    }
+
+    /// What proves that a new cluster can be used: that what it refers to is acknowledged. Endpoints that
+    /// the client knows already are sent again behind it, but prove less; other things are not.
+    fn proof(&self, content: &Resource) -> (BTreeSet<Key>, bool) {
+        let mut awaits = BTreeSet::new();
+        let mut is_known = false;
+        for key in content.references() {
+            let stream = self.types.iter().find(|stream| stream.type_url == key.type_url);
+            let was_told = stream.is_some_and(|stream| stream.subscription.was_told(&key.name));
+            let is_followed =
+                content.type_url().policy().followed_by.as_ref() == Some(&key.type_url);
+            is_known |= was_told && is_followed;
+            if key.type_url != *content.type_url() && (is_followed || !was_told) {
+                awaits.insert(key.clone());
+            }
+        }
+        (awaits, is_known)
     }
 
     /// The names of a type that the client waits for when this answer goes out: because a response that
@@ -327,6 +621,18 @@ impl<V: View> Machine<V> {
             new.map(|sent| sent.name.clone())
         });
         seen.chain(unseen).collect()
+    }
+
+    /// How far the client is: see [`Standing`].
+    pub fn standing(&self, view: &V) -> Standing {
+        let oldest =
+            |of: &dyn Fn(&TypeStream) -> Option<Revision>| self.types.iter().filter_map(of).min();
+        Standing {
+            seen: oldest(&|stream| stream.cursor),
+            pending: oldest(&|stream| stream.pending_since(view)),
+            draining: oldest(&|stream| stream.draining_since(view)),
+            rejected: oldest(&|stream| stream.unsettled.rejected_since()),
+        }
     }
 
     /// Whether a nonce was given out on this stream.

@@ -17,13 +17,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use crate::{
     Change, DeltaRequest, ErrorDetail, LogTruncated, Resource, Revision, SotwRequest, Subscription,
-    TypeUrl, Variant, View,
+    TypeUrl, TypeVersion, Variant, View,
     subscription::{Asked, WILDCARD},
-    type_url::TypePolicy,
+    type_url::{Lingering, TypePolicy},
     unsettled::{Again, InFlight, Sent, Settled, Unsettled},
 };
 
@@ -45,6 +46,14 @@ pub(crate) struct TypeStream {
     pub(crate) may_split: bool,
     /// The client answered something.
     answered: bool,
+    /// What is owed is the first answer to a client that shows no earlier state: nothing of it waits.
+    pub(crate) is_first: bool,
+    /// The client holds something from before this stream, and it is not known what.
+    holds_unknown: bool,
+    /// It asked for names, of which some may be gone.
+    asked: bool,
+    /// What the client uses although it accepted something else, and until when that is assumed.
+    lingering: Vec<(Resource, Duration)>,
     pub(crate) owed: BTreeMap<Arc<str>, Owed>,
     pub(crate) unsettled: Unsettled,
 }
@@ -56,7 +65,15 @@ pub(crate) struct Owed {
     pub(crate) told: Option<Resource>,
     /// The client may hold something of that name: its absence must be told (N-14).
     pub(crate) may_hold: bool,
+    /// It says that it has something of that name from before this stream.
+    pub(crate) claimed: bool,
+    /// What it may hold is not known: it has it from before this stream.
+    pub(crate) unknown: bool,
     pub(crate) reason: Reason,
+    /// The revision before which nothing of this was news.
+    pub(crate) since: Revision,
+    /// Since when its removal is held back for something in the view itself.
+    pub(crate) dangling_since: Option<Duration>,
 }
 
 /// Why something is owed. A later reason replaces an earlier one.
@@ -84,6 +101,9 @@ enum Claim {
     Version(String),
 }
 
+/// How much that lingers is remembered: what is older is no longer waited for.
+const MOST_LINGERING: usize = 1024;
+
 /// The nonce that a request names, its error, and what that response was, if it was one.
 pub(crate) type Answered = (String, Option<ErrorDetail>, Option<Settled>);
 
@@ -101,6 +121,10 @@ impl TypeStream {
             answer_due: false,
             may_split: policy.may_split(variant),
             answered: false,
+            is_first: false,
+            holds_unknown: false,
+            asked: false,
+            lingering: Vec::new(),
             owed: BTreeMap::new(),
             unsettled: Unsettled::new(variant, policy.repeats_everything(variant)),
         }
@@ -184,9 +208,12 @@ impl TypeStream {
         self.everything |= asked.everything;
         let in_flight =
             if asked.names.is_empty() { BTreeSet::new() } else { self.unsettled.unanswered() };
+        // Where responses repeat everything, any of them may bring it.
+        let may_come = self.repeats_everything() && !in_flight.is_empty();
+        self.asked |= !asked.names.is_empty();
         for name in asked.names {
             // What is on its way may arrive after the name was given up and asked for again.
-            let held = self.subscription.was_told(&name) || in_flight.contains(&name);
+            let held = may_come || self.subscription.was_told(&name) || in_flight.contains(&name);
             self.owe(name, None, held, Reason::Asked);
         }
         for name in asked.released {
@@ -200,6 +227,9 @@ impl TypeStream {
             self.release(&name);
         }
         let subscription = &self.subscription;
+        self.lingering.retain(|(resource, _)| {
+            self.policy.lingers == Lingering::Drains || subscription.contains(resource.name())
+        });
         match &mut self.claim {
             Claim::Nothing => {}
             Claim::Versions(versions) => versions.retain(|name, _| subscription.contains(name)),
@@ -238,8 +268,21 @@ impl TypeStream {
         if std::mem::take(&mut self.everything) {
             self.owe_everything(view);
         }
+        if std::mem::take(&mut self.asked) {
+            self.recall(view);
+        }
         self.cursor = Some(view.revision());
         Ok(())
+    }
+
+    /// Finds what was there of the names that were asked for and are gone: it may still be in use.
+    fn recall<V: View>(&mut self, view: &V) {
+        let asked = self.owed.iter_mut().filter(|(_, owed)| owed.reason == Reason::Asked);
+        for (name, owed) in asked.filter(|(_, owed)| owed.told.is_none()) {
+            if view.resolve(&self.type_url, name).is_none() {
+                owed.told = view.tombstone(&self.type_url, name);
+            }
+        }
     }
 
     /// Takes up changes, of which those count that are subscribed.
@@ -261,21 +304,44 @@ impl TypeStream {
 
     /// The first look: what the client claims to hold is compared, once.
     fn begin<V: View>(&mut self, view: &V) {
+        self.is_first = self.claim.is_nothing();
         match std::mem::take(&mut self.claim) {
             Claim::Versions(versions) if !versions.is_empty() => {
                 self.everything = false;
                 self.compare_claimed(view, versions);
             }
-            Claim::Version(version) if self.repeats_everything() => {
-                let is_current = version.parse() == Ok(view.version(&self.type_url));
-                if is_current && self.subscription.names().next().is_none() {
-                    self.everything = false;
-                } else {
-                    // It holds something, and only an answer tells what of that is gone.
-                    self.answer_due = true;
+            Claim::Version(version) => self.compare_version(view, version.parse().ok().as_ref()),
+            _ => {}
+        }
+    }
+
+    /// Compares the version that a State of the World client says its set has. Where that set is still
+    /// known, what differs from it is all that is news.
+    fn compare_version<V: View>(&mut self, view: &V, version: Option<&TypeVersion>) {
+        let is_current = version == Some(&view.version(&self.type_url));
+        if self.repeats_everything() && is_current && self.subscription.names().next().is_none() {
+            self.everything = false;
+            return;
+        }
+        // It holds something, and of a whole set only an answer tells what is gone.
+        self.answer_due |= self.repeats_everything();
+        match version.and_then(|version| view.changes_from(&self.type_url, version)) {
+            Some(changes) => {
+                self.everything &= !self.repeats_everything();
+                self.take_up(changes.iter());
+                for Change { name, before, .. } in changes.iter() {
+                    // What it also asks for by name is owed already.
+                    if let (Some(owed), Some(before)) = (self.owed.get_mut(name), before) {
+                        owed.told.get_or_insert_with(|| before.clone());
+                        owed.may_hold = true;
+                    }
                 }
             }
-            _ => {}
+            None if !is_current => {
+                self.holds_unknown = self.everything;
+                self.owed.values_mut().for_each(|owed| owed.unknown = true);
+            }
+            None => {}
         }
     }
 
@@ -286,14 +352,28 @@ impl TypeStream {
             for resource in view.resources(&type_url) {
                 let claimed = versions.remove(&**resource.name());
                 if claimed.as_deref() != Some(resource.version()) {
-                    self.owe(resource.name().clone(), None, claimed.is_some(), Reason::Changed);
+                    self.owe_claimed(resource.name().clone(), None, claimed.is_some());
                 }
             }
         }
-        for name in versions.into_keys() {
+        for (name, version) in versions {
             if self.subscription.contains(&name) {
-                self.owe(name.into(), None, true, Reason::Changed);
+                let now = view.resolve(&type_url, &name);
+                let known = match &now {
+                    Some(now) => Some(now).filter(|now| now.version() == version).cloned(),
+                    None => view.tombstone(&type_url, &name),
+                };
+                self.owe_claimed(name.into(), known, true);
             }
+        }
+    }
+
+    /// Owes what a client has, or has not, from before this stream.
+    fn owe_claimed(&mut self, name: Arc<str>, known: Option<Resource>, held: bool) {
+        let unknown = held && known.is_none();
+        self.owe(name.clone(), known, held, Reason::Changed);
+        if let Some(owed) = self.owed.get_mut(&name) {
+            (owed.claimed, owed.unknown) = (held, unknown);
         }
     }
 
@@ -327,10 +407,14 @@ impl TypeStream {
             // It may arrive after the wildcard began, be it gone or not.
             self.owe(name.clone(), None, true, Reason::Again);
         }
+        let unknown = std::mem::take(&mut self.holds_unknown);
         for resource in view.resources(&type_url) {
             let name = resource.name();
-            let held = self.subscription.was_told(name);
+            let held = unknown || self.subscription.was_told(name);
             self.owe(name.clone(), None, held, Reason::Again);
+            if unknown && let Some(owed) = self.owed.get_mut(name) {
+                owed.unknown = owed.told.is_none();
+            }
         }
     }
 
@@ -358,7 +442,9 @@ impl TypeStream {
     /// Owes a name; what is known of it from before stays.
     fn owe(&mut self, name: Arc<str>, told: Option<Resource>, may_hold: bool, reason: Reason) {
         self.release(&name);
-        let owed = self.owed.entry(name).or_insert_with(|| Owed { told, ..Owed::default() });
+        let since = self.cursor.map_or(Revision(0), |cursor| Revision(cursor.0 + 1));
+        let new = || Owed { told, since, ..Owed::default() };
+        let owed = self.owed.entry(name).or_insert_with(new);
         owed.may_hold |= may_hold;
         owed.reason = owed.reason.max(reason);
     }
@@ -370,18 +456,96 @@ impl TypeStream {
     }
 
     fn owe_again(&mut self, again: Vec<Again>) {
-        for (name, holds) in again {
-            self.owe(name, holds, true, Reason::Again);
+        for Again { name, holds, since } in again {
+            self.owe(name.clone(), holds, true, Reason::Again);
+            if let Some(owed) = self.owed.get_mut(&name) {
+                owed.since = owed.since.min(since);
+            }
         }
     }
 
-    /// Notes that a response goes out.
-    pub(crate) fn send(&mut self, response: InFlight) {
-        for Sent { name, content } in &response.sent {
+    /// Notes that a response goes out. Of these names it held what is gone already, but in use: they are
+    /// still to be removed.
+    pub(crate) fn send(&mut self, response: InFlight, kept: &BTreeSet<Arc<str>>) {
+        for Sent { name, content, since, .. } in &response.sent {
             let told = self.owed.remove(name).and_then(|owed| owed.told);
             self.unsettled.leave(name, told);
             self.subscription.tell(name, content.as_ref().map(Resource::hash));
+            if content.is_some() {
+                self.lingering.retain(|(resource, _)| resource.name() != name);
+            }
+            if kept.contains(name) {
+                let (told, since) = (content.clone(), *since);
+                let owed = Owed { told, may_hold: true, since, ..Owed::default() };
+                self.owed.insert(name.clone(), owed);
+            }
         }
+        self.is_first &= !self.owed.is_empty();
         self.unsettled.send(response);
+    }
+
+    /// Notes that the client uses something that it was told to replace or remove, until then at most.
+    pub(crate) fn linger(&mut self, resource: Resource, now: Duration, until: Duration) {
+        self.lingering.retain(|(_, until)| *until > now);
+        if resource.references().is_empty() {
+            return;
+        }
+        if self.lingering.len() == MOST_LINGERING {
+            self.lingering.remove(0);
+        }
+        self.lingering.push((resource, until));
+    }
+
+    /// What the client may use beside what the view holds, and until when that is assumed: what it was
+    /// last told of names that are owed, what it has not answered or rejected, and what lingers.
+    pub(crate) fn may_use(
+        &self,
+        patience: Duration,
+    ) -> impl Iterator<Item = (&Resource, Option<Duration>)> {
+        let held = self.owed.values().filter(|owed| owed.may_hold);
+        let told = held.filter_map(|owed| Some((owed.told.as_ref()?, None)));
+        let lingering = self.lingering.iter().map(|(resource, until)| (resource, Some(*until)));
+        told.chain(self.unsettled.may_run(patience)).chain(lingering)
+    }
+
+    /// Until when the client may use what is not known, if it does.
+    pub(crate) fn may_use_unknown(&self, patience: Duration) -> Option<Option<Duration>> {
+        if self.holds_unknown || self.owed.values().any(|owed| owed.unknown) {
+            return Some(None);
+        }
+        self.unsettled.may_run_unknown(patience)
+    }
+
+    /// The names that the client asks for and that are gone, but were there of late: of types whose
+    /// absence it does not take for a removal.
+    pub(crate) fn asked_and_gone<V: View>(&self, view: &V) -> impl Iterator<Item = &Arc<str>> {
+        let is_asked = |owed: &Owed| owed.reason == Reason::Asked && !self.policy.honours_removal;
+        let asked = self.owed.iter().filter(move |(_, owed)| is_asked(owed));
+        let was_there = asked.filter(|(_, owed)| owed.told.is_some()).map(|(name, _)| name);
+        was_there.filter(|name| view.resolve(&self.type_url, name).is_none())
+    }
+
+    /// The oldest revision of which the client was not told something, or has not answered it; but for
+    /// removals that are held back.
+    pub(crate) fn pending_since<V: View>(&self, view: &V) -> Option<Revision> {
+        let is_due = |name: &Arc<str>| view.resolve(&self.type_url, name).is_some();
+        let owed = self.owed.iter().filter(|(name, _)| is_due(name)).map(|(_, owed)| owed.since);
+        owed.chain(self.unsettled.unanswered_since()).min()
+    }
+
+    /// The oldest revision of which something is not removed yet, since it is in use.
+    pub(crate) fn draining_since<V: View>(&self, view: &V) -> Option<Revision> {
+        let is_gone = |name: &Arc<str>| view.resolve(&self.type_url, name).is_none();
+        self.owed.iter().filter(|(name, _)| is_gone(name)).map(|(_, owed)| owed.since).min()
+    }
+}
+
+impl Claim {
+    fn is_nothing(&self) -> bool {
+        match self {
+            Claim::Nothing => true,
+            Claim::Versions(versions) => versions.is_empty(),
+            Claim::Version(_) => false,
+        }
     }
 }

@@ -118,9 +118,29 @@ pub struct TypePolicy {
     /// Whoever asks for a resource of this type waits for it, without withholding an answer that would
     /// show it: a listener waits so for its routes (N-13).
     pub is_awaited_unseen: bool,
+    /// Whatever refers to a new resource of this type waits until the client shows that it can use it
+    /// (O-03, O-12): Envoy does not wait for the clusters of a route.
+    pub is_proven_first: bool,
+    /// What a client may have of it from before a stream may use clusters and what they need: as long as
+    /// that is not known, none of these is removed.
+    pub refers: bool,
+    /// How long a client uses what it was told to replace or remove, after it accepted that.
+    pub lingers: Lingering,
     /// A resource of this type that was sent is followed by what it refers to of this type, even if
     /// unchanged: Envoy waits for it before it puts a changed cluster to use (O-04).
     pub followed_by: Option<TypeUrl>,
+}
+
+/// How long a client uses a resource after it accepted that it is replaced or removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Lingering {
+    /// Not at all.
+    No,
+    /// What is removed, until the client gives its name up (O-12).
+    UntilGivenUp,
+    /// Both, until the connections that came in by it are drained: for as long as a setting says.
+    Drains,
 }
 
 /// How delta answers a subscription to a name that does not exist (D-04, as measured on Envoy).
@@ -154,6 +174,9 @@ const OPAQUE: TypePolicy = TypePolicy {
     removal_order: 0,
     honours_removal: true,
     is_awaited_unseen: false,
+    is_proven_first: false,
+    refers: false,
+    lingers: Lingering::No,
     followed_by: None,
 };
 
@@ -171,6 +194,7 @@ const POLICIES: &[(TypeUrl, TypePolicy)] = &[
             wildcard: Wildcard::Nameless,
             order: 0,
             removal_order: 40,
+            is_proven_first: true,
             followed_by: Some(TypeUrl::ENDPOINT),
             ..NAMED
         },
@@ -189,6 +213,8 @@ const POLICIES: &[(TypeUrl, TypePolicy)] = &[
             wildcard: Wildcard::Nameless,
             order: 30,
             removal_order: 30,
+            lingers: Lingering::Drains,
+            refers: true,
             ..NAMED
         },
     ),
@@ -199,6 +225,7 @@ const POLICIES: &[(TypeUrl, TypePolicy)] = &[
             wildcard: Wildcard::Nameless,
             order: 40,
             removal_order: 20,
+            refers: true,
             ..NAMED
         },
     ),
@@ -210,12 +237,20 @@ const POLICIES: &[(TypeUrl, TypePolicy)] = &[
             order: 50,
             removal_order: 10,
             honours_removal: false,
+            lingers: Lingering::UntilGivenUp,
+            refers: true,
             ..NAMED
         },
     ),
     (
         TypeUrl::VIRTUAL_HOST,
-        TypePolicy { missing: MissingAnswer::Silence, order: 60, removal_order: 5, ..NAMED },
+        TypePolicy {
+            missing: MissingAnswer::Silence,
+            order: 60,
+            removal_order: 5,
+            refers: true,
+            ..NAMED
+        },
     ),
     (TypeUrl::RUNTIME, TypePolicy { order: 70, removal_order: 70, ..NAMED }),
 ];
@@ -357,6 +392,10 @@ mod tests {
         assert_eq!(those(|policy| !policy.honours_removal), deaf);
         assert_eq!(those(|policy| policy.followed_by.is_some()), ["Cluster"]);
         assert_eq!(TypeUrl::CLUSTER.policy().followed_by, Some(TypeUrl::ENDPOINT));
+        assert_eq!(those(|policy| policy.is_proven_first), ["Cluster"]);
+        assert_eq!(those(|policy| policy.lingers == Lingering::Drains), ["Listener"]);
+        let given_up = those(|policy| policy.lingers == Lingering::UntilGivenUp);
+        assert_eq!(given_up, ["RouteConfiguration"]);
         let other = TypeUrl::from("type.googleapis.com/example.Other").policy();
         assert_eq!((other.wildcard, other.missing), (Wildcard::Explicit, MissingAnswer::Removed));
         assert!(!TypeUrl::CLUSTER.policy().may_split(Variant::Sotw));

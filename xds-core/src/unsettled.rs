@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use crate::{ErrorDetail, Resource, Revision, TypeUrl, Variant};
@@ -21,15 +22,19 @@ pub(crate) struct Unsettled {
     /// Names that were rejected and have not changed since: nothing is sent for them (N-02).
     rejected: BTreeMap<Arc<str>, Rejected>,
     rejections: u64,
-    /// The content last acknowledged, of names that are in flight or rejected. Kept where a response
-    /// repeats everything, so that it need not repeat what was rejected.
+    /// The content last acknowledged, of names that are in flight or rejected: what the client may still
+    /// use. Kept where that refers to something, and where a response repeats everything, so that it need
+    /// not repeat what was rejected.
     acknowledged: BTreeMap<Arc<str>, Option<Resource>>,
 }
 
 /// A response that was not answered yet.
 #[derive(Debug)]
 pub(crate) struct InFlight {
+    /// Its place among all responses of the stream.
+    pub(crate) number: u64,
     pub(crate) nonce: String,
+    pub(crate) sent_at: Duration,
     pub(crate) revision: Revision,
     pub(crate) version: String,
     pub(crate) sent: Vec<Sent>,
@@ -44,6 +49,12 @@ pub(crate) struct InFlight {
 pub(crate) struct Sent {
     pub(crate) name: Arc<str>,
     pub(crate) content: Option<Resource>,
+    /// The client may run something of that name, and what is not known: it had it before this stream.
+    pub(crate) replaces_unknown: bool,
+    /// The revision before which nothing of this was news.
+    pub(crate) since: Revision,
+    /// It is gone since, and there was no word for that.
+    pub(crate) is_void: bool,
 }
 
 /// A name that was rejected: the others of its group were in the same response, and go with it when one
@@ -53,18 +64,35 @@ struct Rejected {
     group: u64,
     /// What the client holds instead, as far as that is known.
     holds: Option<Resource>,
+    /// What it rejected, and may run in part.
+    sent: Sent,
     /// The client's words name it.
     blamed: bool,
 }
 
-/// A name that is to be sent again, with what the client holds of it, as far as that is known.
-pub(crate) type Again = (Arc<str>, Option<Resource>);
+impl Rejected {
+    fn again(self) -> Again {
+        Again { name: self.sent.name, holds: self.holds, since: self.sent.since }
+    }
+}
+
+/// A name that is to be sent again.
+#[derive(Debug)]
+pub(crate) struct Again {
+    pub(crate) name: Arc<str>,
+    /// What the client holds of it, as far as that is known.
+    pub(crate) holds: Option<Resource>,
+    pub(crate) since: Revision,
+}
 
 /// What an answered response was.
 #[derive(Debug)]
 pub(crate) enum Settled {
     Acknowledged {
         revision: Revision,
+        responses: Vec<InFlight>,
+        /// What the client had in the place of what it now accepts, as far as that was kept.
+        replaced: Vec<Resource>,
     },
     Rejected {
         names: Vec<Arc<str>>,
@@ -89,7 +117,9 @@ impl Unsettled {
 
     /// Notes that something of a name goes out, of which the client was told this before.
     pub(crate) fn leave(&mut self, name: &Arc<str>, told: Option<Resource>) {
-        if self.repeats_everything {
+        if self.repeats_everything
+            || told.as_ref().is_some_and(|told| !told.references().is_empty())
+        {
             self.acknowledged.entry(name.clone()).or_insert(told);
         }
     }
@@ -130,29 +160,35 @@ impl Unsettled {
         };
         Some(match error {
             None => {
-                self.acknowledge(settled);
-                Settled::Acknowledged { revision }
+                let replaced = self.acknowledge(&settled);
+                Settled::Acknowledged { revision, responses: settled, replaced }
             }
             Some(error) => self.reject(settled, error, is_current),
         })
     }
 
-    fn acknowledge(&mut self, settled: Vec<InFlight>) {
-        if !self.repeats_everything {
-            return;
-        }
-        if let Some(newest) = settled.last() {
+    /// Takes up what the client accepted, and returns what it had instead.
+    fn acknowledge(&mut self, settled: &[InFlight]) -> Vec<Resource> {
+        if self.repeats_everything
+            && let Some(newest) = settled.last()
+        {
             // The client accepted all that was repeated, so what was not withheld is rejected no longer.
             self.rejected.retain(|name, _| newest.withheld.contains(name));
         }
+        if self.acknowledged.is_empty() {
+            return Vec::new();
+        }
         let in_flight = self.unanswered();
-        for Sent { name, content } in settled.into_iter().flat_map(|response| response.sent) {
-            if in_flight.contains(&name) || self.rejected.contains_key(&name) {
-                self.acknowledged.insert(name, content);
+        let mut replaced = Vec::new();
+        for Sent { name, content, .. } in settled.iter().flat_map(|response| &response.sent) {
+            let Some(acknowledged) = self.acknowledged.get_mut(name) else { continue };
+            if in_flight.contains(name) || self.rejected.contains_key(name) {
+                replaced.extend(std::mem::replace(acknowledged, content.clone()));
             } else {
-                self.acknowledged.remove(&name);
+                replaced.extend(self.acknowledged.remove(name).flatten());
             }
         }
+        replaced
     }
 
     /// Parks the names of rejected responses. If one of them was sent again, changed or was given up
@@ -163,29 +199,49 @@ impl Unsettled {
         error: &ErrorDetail,
         is_current: impl Fn(&str) -> bool,
     ) -> Settled {
-        let mut sent = BTreeMap::new();
+        let mut sent = BTreeMap::<Arc<str>, Sent>::new();
         let mut awaited = Vec::new();
         for response in settled {
-            sent.extend(response.sent.into_iter().map(|sent| (sent.name, sent.content)));
+            for mut news in response.sent {
+                let earlier = sent.get(&news.name);
+                if let Some(Sent { replaces_unknown, since, .. }) = earlier {
+                    news.replaces_unknown |= replaces_unknown;
+                    news.since = news.since.min(*since);
+                }
+                sent.insert(news.name.clone(), news);
+            }
             awaited.extend(response.awaited);
         }
         let names: Vec<_> = sent.keys().cloned().collect();
         let in_flight = self.unanswered();
-        let is_parked = |name: &Arc<str>| is_current(name) && !in_flight.contains(name);
-        let parked: Vec<_> = sent.into_iter().filter(|(name, _)| is_parked(name)).collect();
+        let is_parked = |name: &Arc<str>, sent: &Sent| {
+            is_current(name) && !in_flight.contains(name) && !sent.is_void
+        };
+        let parked: Vec<_> =
+            sent.into_iter().filter(|(name, sent)| is_parked(name, sent)).collect();
         let is_whole = parked.len() == names.len();
         let mut again = Vec::new();
         self.rejections += 1;
-        for (name, told) in parked {
+        for (name, sent) in parked {
             let blamed = mentions(&error.message, &name);
-            let holds = if blamed { self.acknowledged.get(&name).cloned().flatten() } else { told };
+            let holds = match blamed {
+                true => self.acknowledged.get(&name).cloned().flatten(),
+                false => sent.content.clone(),
+            };
+            let rejected = Rejected { group: self.rejections, holds, sent, blamed };
             if is_whole {
-                self.rejected.insert(name, Rejected { group: self.rejections, holds, blamed });
+                self.rejected.insert(name, rejected);
             } else {
-                again.push((name, holds));
+                again.push(rejected.again());
             }
         }
         Settled::Rejected { names, again, awaited }
+    }
+
+    /// Notes that a name is gone without a word.
+    pub(crate) fn void(&mut self, name: &str) {
+        let sent = self.in_flight.iter_mut().flat_map(|response| &mut response.sent);
+        sent.filter(|sent| *sent.name == *name).for_each(|sent| sent.is_void = true);
     }
 
     /// Frees the group of a rejected name, since one of it is about to go out again (N-06).
@@ -197,7 +253,7 @@ impl Unsettled {
         let (freed, rest): (BTreeMap<_, _>, _) =
             rejected.partition(|(_, rejected)| rejected.group == group);
         self.rejected = rest;
-        freed.into_iter().map(|(name, rejected)| (name, rejected.holds)).collect()
+        freed.into_values().map(Rejected::again).collect()
     }
 
     /// Frees a single name, if it may go out without its group: the client's words name others than it.
@@ -258,6 +314,44 @@ impl Unsettled {
         let references = contents.flat_map(Resource::references);
         let followers = references.filter(|key| key.type_url == *follower);
         followers.map(|key| key.name.clone()).collect()
+    }
+
+    /// What the client may run beside what it was told last, and when its silence counts as the answer to
+    /// what replaces that: never, where it rejected it.
+    pub(crate) fn may_run(
+        &self,
+        patience: Duration,
+    ) -> impl Iterator<Item = (&Resource, Option<Duration>)> {
+        let in_flight = self.in_flight.iter().flat_map(move |response| {
+            let until = Some(response.sent_at + patience);
+            response.sent.iter().map(move |sent| (sent, until))
+        });
+        let rejected = self.rejected.values().map(|rejected| (&rejected.sent, None));
+        in_flight.chain(rejected).flat_map(|(sent, until)| {
+            let before = self.acknowledged.get(&sent.name).and_then(Option::as_ref);
+            before.into_iter().chain(&sent.content).map(move |resource| (resource, until))
+        })
+    }
+
+    /// Until when the client may run what is not known: as in [`may_run`](Unsettled::may_run), if it does.
+    pub(crate) fn may_run_unknown(&self, patience: Duration) -> Option<Option<Duration>> {
+        if self.rejected.values().any(|rejected| rejected.sent.replaces_unknown) {
+            return Some(None);
+        }
+        let replaces_unknown =
+            |response: &&InFlight| response.sent.iter().any(|sent| sent.replaces_unknown);
+        let last = self.in_flight.iter().rev().find(replaces_unknown)?;
+        Some(Some(last.sent_at + patience))
+    }
+
+    /// The oldest revision of which something is unanswered.
+    pub(crate) fn unanswered_since(&self) -> Option<Revision> {
+        self.sent().map(|sent| sent.since).min()
+    }
+
+    /// The oldest revision of which something is rejected.
+    pub(crate) fn rejected_since(&self) -> Option<Revision> {
+        self.rejected.values().map(|rejected| rejected.sent.since).min()
     }
 
     fn sent(&self) -> impl Iterator<Item = &Sent> {

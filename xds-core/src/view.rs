@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use crate::{Resource, TypeUrl};
+use crate::{Key, Resource, TypeUrl};
 
 /// The number of a commit. It grows with every change, over all types and scopes of one cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,6 +68,19 @@ pub trait View: Clone {
         self.get(type_url, name)
     }
 
+    /// Whether something that is here refers to what has this key. A view that keeps no account of that
+    /// may say no: then what is removed too early is not held back.
+    fn is_referred_to(&self, key: &Key) -> bool {
+        let _ = key;
+        false
+    }
+
+    /// What had this name before it was removed, if that is still known.
+    fn tombstone(&self, type_url: &TypeUrl, name: &str) -> Option<Resource> {
+        let _ = (type_url, name);
+        None
+    }
+
     /// All resources of a type, in the order of their names.
     fn resources(&self, type_url: &TypeUrl) -> impl Iterator<Item = Resource>;
 
@@ -79,6 +92,14 @@ pub trait View: Clone {
     /// # Errors
     /// If the log no longer reaches back that far.
     fn changes(&self, type_url: &TypeUrl, since: Revision) -> Result<Arc<[Change]>, LogTruncated>;
+
+    /// What differs for a client whose set of this type has this version, if it is still known which set
+    /// that is: one that this view showed of late, or one with what a later commit removed still in it,
+    /// as in the middle of a swap.
+    fn changes_from(&self, type_url: &TypeUrl, version: &TypeVersion) -> Option<Arc<[Change]>> {
+        let _ = (type_url, version);
+        None
+    }
 
     /// What differs for a client that moves from this view to `other`: costs both views' sizes.
     fn difference(&self, other: &Self, type_url: &TypeUrl) -> Vec<Change> {
@@ -128,6 +149,14 @@ impl TypeVersion {
     /// Takes a resource out of the set.
     pub fn subtract(&mut self, resource: &Resource) {
         self.sum = self.sum.wrapping_sub(resource.fingerprint());
+    }
+
+    /// The version of these resources, which are a part of the set.
+    #[must_use]
+    pub fn of(&self, part: &[Resource]) -> Self {
+        let mut version = Self { sum: 0, ..self.clone() };
+        part.iter().for_each(|resource| version.add(resource));
+        version
     }
 
     /// The version of the union of two sets that have no resource in common. Its label is that of the

@@ -111,6 +111,14 @@ impl Request {
         }
     }
 
+    /// Whether the client says that it holds something.
+    pub(crate) fn claims_something(&self) -> bool {
+        match self {
+            Request::Sotw(request) => !request.version_info.is_empty(),
+            Request::Delta(request) => !request.initial_resource_versions.is_empty(),
+        }
+    }
+
     /// The same request, with no version that equals one of ours: that something is held stays said, so
     /// that it can be removed.
     pub(crate) fn without_claims(mut self) -> Self {

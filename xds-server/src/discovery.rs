@@ -167,7 +167,9 @@ impl<D: Discovery> DiscoveryService<D> {
         let limit = Some(self.shared.limits.request_size);
         let requests = Streaming::new_request(decoder, request.into_body(), None, limit);
         let shared = self.shared.clone();
-        let stream = XdsStream::new(shared, requests, method.variant, method.kind, peer);
+        let is_aggregated = D::TYPE_URL.is_none();
+        let (variant, kind) = (method.variant, method.kind);
+        let stream = XdsStream::new(shared, requests, variant, kind, is_aggregated, peer);
         let mut response = http::Response::new(Body::new(stream.body()));
         tokio::spawn(stream);
         let content_type = HeaderValue::from_static("application/grpc");

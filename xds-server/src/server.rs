@@ -11,7 +11,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use deltaplane_cache::{Cache, Scope};
-use deltaplane_core::{StreamLimits, Variant};
+use deltaplane_core::{Order, StreamLimits, Variant};
 use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Node};
 use tokio::{net::TcpListener, sync::oneshot};
 use tonic::{
@@ -46,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) streams: AtomicU64,
     pub(crate) limits: Limits,
     pub(crate) rejections: Rejections,
+    pub(crate) order: Order,
     keepalive: Keepalive,
     view: Box<ViewRule>,
     /// The encoded `control_plane` of both responses, whose tags differ.
@@ -109,6 +110,7 @@ pub struct XdsServerBuilder {
     view: Box<ViewRule>,
     observer: Arc<dyn Observer>,
     limits: Limits,
+    order: Order,
     keepalive: Keepalive,
     identifier: String,
 }
@@ -140,6 +142,7 @@ impl XdsServer {
             view: Box::new(|_, _| vec![Scope::from("default")]),
             observer: Arc::new(()),
             limits: Limits::default(),
+            order: Order::default(),
             keepalive: Keepalive::default(),
             identifier: String::new(),
         }
@@ -238,6 +241,13 @@ impl XdsServerBuilder {
         self
     }
 
+    /// In which order clients are told what changes, on aggregated streams; gated unless set. On a stream
+    /// of one type there is nothing to wait for but that removals come last.
+    pub fn order(mut self, order: Order) -> Self {
+        self.order = order;
+        self
+    }
+
     /// How a client that is gone without a word is noticed.
     pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
         self.keepalive = keepalive;
@@ -260,6 +270,7 @@ impl XdsServerBuilder {
                 closing: AtomicBool::new(false),
                 streams: AtomicU64::new(0),
                 limits: self.limits,
+                order: self.order,
                 keepalive: self.keepalive,
                 rejections: Rejections::default(),
                 view: self.view,

@@ -8,15 +8,16 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 use deltaplane_cache::{CacheView, Watch};
-use deltaplane_core::{Event, Machine, Request, RequestError, Response, TypeUrl, Variant};
+use deltaplane_core::{Event, Machine, Order, Request, RequestError, Response, TypeUrl, Variant};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use futures::Stream;
 use prost::Message;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status, Streaming};
 
 use crate::{
@@ -58,6 +59,9 @@ pub(crate) struct XdsStream {
     kind: Kind,
     requests: Streaming<Request>,
     machine: Machine<CacheView>,
+    opened: Instant,
+    /// Wakes the driver when something that waits goes on.
+    alarm: Option<Pin<Box<Sleep>>>,
     watch: Watch,
     /// How much was known when the client's scopes were last chosen.
     known_layers: usize,
@@ -80,15 +84,21 @@ impl XdsStream {
         requests: Streaming<Request>,
         variant: Variant,
         kind: Kind,
+        is_aggregated: bool,
         peer: Option<SocketAddr>,
     ) -> Self {
         let id = shared.streams.fetch_add(1, Ordering::Relaxed);
         let mut machine = Machine::new(variant);
         machine.set_limits(shared.limits.stream);
+        // Gates are between types.
+        let order = if is_aggregated { shared.order } else { Order::InOneBreath };
+        machine.set_order(order);
         Self {
             kind,
             requests,
             machine,
+            opened: Instant::now(),
+            alarm: None,
             watch: shared.cache.watch(),
             known_layers: 0,
             client: Client { id, node: Node::default(), variant, peer, scopes: Arc::default() },
@@ -116,6 +126,7 @@ impl XdsStream {
             if self.shared.closing.load(Ordering::Acquire) {
                 return Poll::Ready(Status::unavailable("the server shuts down: reconnect"));
             }
+            self.machine.handle_timeout(self.opened.elapsed());
             let more = match self.read_requests(cx) {
                 Ok(more) => more,
                 Err(status) => return Poll::Ready(status),
@@ -137,9 +148,24 @@ impl XdsStream {
                     return Poll::Pending;
                 }
                 (false, true) => {}
+                (false, false) if self.is_time(cx) => {}
                 (false, false) => return Poll::Pending,
             }
         }
+    }
+
+    /// Whether something that waited goes on now; if not, the task is woken when it does.
+    fn is_time(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(timeout) = self.machine.poll_timeout() else {
+            self.alarm = None;
+            return false;
+        };
+        let deadline = self.opened + timeout;
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if alarm.deadline() != deadline {
+            alarm.as_mut().reset(deadline);
+        }
+        alarm.as_mut().poll(cx).is_ready()
     }
 
     /// Leaves the next response in the outlet, if there is one and room for it.

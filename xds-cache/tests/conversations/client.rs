@@ -1,6 +1,6 @@
 //! A scripted client over a machine and a cache: what it asks, what it gets, what it answers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use deltaplane_cache::{Cache, CacheView, Commit, Scope, Transaction};
@@ -48,6 +48,7 @@ pub fn delta(resources: &[(TypeUrl, &str, u32)]) -> Client {
 pub struct Client {
     pub cache: Cache,
     pub machine: Machine<CacheView>,
+    now: Duration,
     scopes: Arc<[Scope]>,
 }
 
@@ -76,7 +77,7 @@ impl Client {
     /// A further stream over a cache.
     pub fn of(cache: Cache, variant: Variant) -> Self {
         let scopes = Arc::from([Scope::from("upper"), Scope::from("default")]);
-        Self { cache, machine: Machine::new(variant), scopes }
+        Self { cache, machine: Machine::new(variant), now: Duration::ZERO, scopes }
     }
 
     /// A stream over a cache that holds these.
@@ -174,6 +175,12 @@ impl Client {
         if let Some(got) = self.poll() {
             panic!("silence was expected, but not {got:?}");
         }
+    }
+
+    /// Time passes.
+    pub fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.machine.handle_timeout(self.now);
     }
 
     pub fn poll(&mut self) -> Option<Got> {

@@ -1,6 +1,6 @@
 //! Delta, statement by statement.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use deltaplane_cache::Transaction;
 use deltaplane_core::{Event, Resource, Variant};
@@ -357,6 +357,7 @@ fn k05_removals_are_split_too() {
     let held: Vec<_> = names.iter().map(|name| (name.as_str(), "1")).collect();
     client.delta_from(CDS, &[], &[], &held);
     assert_eq!(client.expect(CDS).resources, ["a=1"]);
+    client.pass(Duration::from_secs(1));
     let parts = client.read_all();
     let size = |got: &Got| got.removed.iter().map(String::len).sum::<usize>();
     let sizes: Vec<_> = parts.iter().map(size).collect();

@@ -5,6 +5,7 @@
 mod answers;
 mod client;
 mod delta;
+mod gates;
 mod order;
 mod reconnect;
 mod sotw;

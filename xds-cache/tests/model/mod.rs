@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::BytesMut;
@@ -59,6 +60,8 @@ pub(crate) enum Operation {
     Reconnect,
     /// The client is to see the scopes in another order, or fewer of them.
     View(usize),
+    /// Nothing happens, for so long that nothing is waited for any more.
+    Wait,
 }
 
 /// What a client may see.
@@ -76,6 +79,22 @@ pub(crate) fn converges(variant: Variant, operations: &[Operation]) {
     world.repair();
     world.settle();
     world.check();
+}
+
+/// What a route of this content sends its requests to.
+fn cluster_of(content: u8) -> &'static str {
+    NAMES[usize::from(content) % NAMES.len()]
+}
+
+/// What a resource of this type, name and content refers to: clusters to their endpoints, listeners to
+/// their routes, routes to a cluster that depends on their content.
+fn references(type_url: &TypeUrl, name: &str, content: u8) -> Option<Key> {
+    match type_url {
+        url if *url == TypeUrl::CLUSTER => Some(Key::new(TypeUrl::ENDPOINT, name)),
+        url if *url == TypeUrl::LISTENER => Some(Key::new(TypeUrl::ROUTE, name)),
+        url if *url == TypeUrl::ROUTE => Some(Key::new(TypeUrl::CLUSTER, cluster_of(content))),
+        _ => None,
+    }
 }
 
 /// A response, as far as a client cares.
@@ -126,6 +145,10 @@ struct World {
     watched: BTreeMap<TypeUrl, Watched>,
     requests: VecDeque<Request>,
     responses: VecDeque<Heard>,
+    now: Duration,
+    /// Something happened after which a route may lose its cluster: silence had its time, what the client
+    /// sees was chosen anew, or a commit itself took a cluster from a route.
+    excused: bool,
 }
 
 impl World {
@@ -147,6 +170,8 @@ impl World {
             watched: TYPES.map(|type_url| (type_url, Watched::default())).into(),
             requests: VecDeque::new(),
             responses: VecDeque::new(),
+            now: Duration::ZERO,
+            excused: false,
         }
     }
 
@@ -162,6 +187,7 @@ impl World {
             Operation::Answer => TYPES.iter().for_each(|type_url| self.answer(type_url)),
             Operation::Reconnect => self.reconnect(),
             Operation::View(at) => self.view(VIEWS[*at]),
+            Operation::Wait => self.wait(Duration::from_secs(1000)),
         }
     }
 
@@ -171,8 +197,7 @@ impl World {
             let (scope, type_url, name) = (SCOPES[*scope], TYPES[*type_at].clone(), NAMES[*name]);
             match content {
                 Some(content) => {
-                    let endpoints = Key::new(TypeUrl::ENDPOINT, name);
-                    let references = (type_url == TypeUrl::CLUSTER).then_some(endpoints);
+                    let references = references(&type_url, name, *content);
                     let value = format!("{name}{content}");
                     let resource = Resource::raw(type_url, name, value).references(references);
                     transaction.upsert(scope, resource.build());
@@ -181,6 +206,18 @@ impl World {
             }
         }
         self.cache.commit(transaction).unwrap();
+        let view = self.cache.view(&self.scopes);
+        self.excused |= view.resources(&TypeUrl::ROUTE).any(|route| {
+            let used = route.references().iter();
+            used.into_iter().any(|key| view.get(&key.type_url, &key.name).is_none())
+        });
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now += time;
+        self.machine.handle_timeout(self.now);
+        self.witness.breathe();
+        self.excused = true;
     }
 
     fn view(&mut self, scopes: &[&str]) {
@@ -189,6 +226,7 @@ impl World {
         self.machine.change_view(&old, &old.through(&scopes)).unwrap();
         self.scopes = scopes;
         self.witness.look_away();
+        self.excused = true;
     }
 
     fn is_wildcard_type(type_at: usize) -> bool {
@@ -323,6 +361,7 @@ impl World {
     /// Reads a response: a good one is applied, and of a bad one the part that the bits name.
     fn read(&mut self, part: u8) -> Option<()> {
         let heard = self.responses.pop_front()?;
+        let served = self.served();
         let names: BTreeSet<_> = heard.resources.iter().map(|(name, ..)| name).collect();
         assert_eq!(names.len(), heard.resources.len(), "B-09: {heard:?}");
         assert!(heard.removed.iter().all(|name| !names.contains(name)), "B-09: {heard:?}");
@@ -354,7 +393,24 @@ impl World {
         }
         watched.nonce.clone_from(&heard.nonce);
         watched.unanswered.push_back(heard);
+        self.check_routes(&served);
         Some(())
+    }
+
+    /// The routes of the client whose cluster it has.
+    fn served(&self) -> BTreeSet<String> {
+        let clusters = &self.watched[&TypeUrl::CLUSTER].running;
+        let routes = self.watched[&TypeUrl::ROUTE].running.iter();
+        let served = routes.filter(|(_, content)| clusters.contains_key(cluster_of(**content)));
+        served.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// What a response changes never takes its cluster from a route (O-02, O-03).
+    fn check_routes(&self, served: &BTreeSet<String>) {
+        let routes = &self.watched[&TypeUrl::ROUTE].running;
+        let still = served.iter().filter(|name| routes.contains_key(*name));
+        let lost: Vec<_> = still.filter(|name| !self.served().contains(*name)).collect();
+        assert!(self.excused || lost.is_empty(), "without a cluster: {lost:?}");
     }
 
     fn answer(&mut self, type_url: &TypeUrl) {
@@ -387,6 +443,7 @@ impl World {
     /// or with nothing to show if that is in doubt.
     fn reconnect(&mut self) {
         self.machine = Machine::new(self.variant);
+        self.now = Duration::ZERO;
         self.witness = Witness::default();
         self.requests.clear();
         self.responses.clear();
@@ -427,7 +484,7 @@ impl World {
 
     /// Lets everything under way arrive and be answered, until nothing moves.
     fn settle(&mut self) {
-        for _ in 0..1000 {
+        for _ in 0..10_000 {
             while !self.requests.is_empty() {
                 self.hear();
             }
@@ -438,7 +495,8 @@ impl World {
             while self.read(0xaa).is_some() {}
             TYPES.iter().for_each(|type_url| self.answer(type_url));
             if !moved && self.requests.is_empty() {
-                return;
+                let Some(timeout) = self.machine.poll_timeout() else { return };
+                self.wait(timeout.saturating_sub(self.now));
             }
         }
         panic!("it never comes to rest");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use deltaplane_core::{Request, Revision, TypeUrl};
 
-use super::Heard;
+use super::{Heard, NAMES};
 
 type Key = (String, String);
 
@@ -18,7 +18,6 @@ pub(crate) struct Witness {
     acknowledged: BTreeMap<Key, Option<u8>>,
     /// What may be said again, since the client asked for it.
     asked: BTreeSet<Key>,
-    asked_for_all: BTreeSet<String>,
     /// Types of which something was rejected: what of them is sent again is another property's matter.
     rejected: BTreeSet<String>,
     moved: bool,
@@ -42,10 +41,9 @@ impl Witness {
         let type_url = &request.type_url;
         let names = request.resource_names_subscribe.iter();
         for name in names.chain(&request.resource_names_unsubscribe) {
-            self.asked.insert((type_url.clone(), name.clone()));
-            if name == "*" {
-                self.asked_for_all.insert(type_url.clone());
-            }
+            let all = if name == "*" { &NAMES[..] } else { &[] };
+            let names = all.iter().copied().chain([name.as_str()]);
+            self.asked.extend(names.map(|name| (type_url.clone(), name.to_owned())));
         }
         if request.error_detail.is_some() {
             self.rejected.insert(type_url.clone());
@@ -83,7 +81,6 @@ impl Witness {
         for (key, _) in &said {
             self.asked.remove(key);
         }
-        self.asked_for_all.remove(&*heard.type_url);
         self.told.extend(said.iter().cloned());
         self.said.insert(heard.nonce.clone(), said);
     }
@@ -96,10 +93,7 @@ impl Witness {
 
     fn is_excused(&self, heard: &Heard, key: &Key) -> bool {
         let type_url = &*heard.type_url;
-        self.moved
-            || self.asked.contains(key)
-            || self.asked_for_all.contains(type_url)
-            || self.rejected.contains(type_url)
+        self.moved || self.asked.contains(key) || self.rejected.contains(type_url)
     }
 
     /// Additions in the order of their types, and what is removed after all of them (O-01, O-02).

@@ -1,0 +1,555 @@
+//! Make before break on one aggregated stream, statement by statement.
+
+use std::time::Duration;
+
+use deltaplane_cache::Transaction;
+use deltaplane_core::{Key, Order, Resource, TypeUrl, Variant};
+
+use crate::client::{
+    BOTH, CDS, Client, ECDS, EDS, Got, LDS, RDS, SDS, delta, resource as plain, sotw,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const DRAIN: Duration = Duration::from_secs(600);
+const INSTANT: Duration = Duration::from_millis(1);
+
+/// A resource that refers to others.
+fn resource(
+    type_url: &TypeUrl,
+    name: &str,
+    content: u32,
+    references: &[(TypeUrl, &str)],
+) -> Resource {
+    let references = references.iter().map(|(type_url, name)| Key::new(type_url.clone(), *name));
+    let value = format!("{name}={content}");
+    Resource::raw(type_url.clone(), name, value).references(references).build()
+}
+
+fn cluster(name: &str, content: u32) -> Resource {
+    plain(CDS, name, content)
+}
+
+fn endpoints(name: &str) -> Resource {
+    plain(EDS, name, 1)
+}
+
+/// A route configuration that sends requests to a cluster.
+fn route(name: &str, content: u32, cluster: &str) -> Resource {
+    resource(&RDS, name, content, &[(CDS, cluster)])
+}
+
+fn commit(client: &Client, upserts: &[Resource], removes: &[(TypeUrl, &str)]) {
+    let mut transaction = Transaction::new();
+    for resource in upserts {
+        transaction.upsert("default", resource.clone());
+    }
+    for (type_url, name) in removes {
+        transaction.remove("default", type_url.clone(), *name);
+    }
+    client.cache.commit(transaction).unwrap();
+}
+
+/// A client in step that runs a listener, a route to the cluster x, and that.
+fn running(variant: Variant) -> Client {
+    let mut client = Client::new(variant);
+    let listener = resource(&LDS, "l", 1, &[(RDS, "r")]);
+    commit(&client, &[cluster("x", 1), endpoints("x"), listener, route("r", 1, "x")], &[]);
+    client.ask(CDS, &[]);
+    client.ask(EDS, &["x"]);
+    client.ask(LDS, &[]);
+    client.ask(RDS, &["r"]);
+    while let Some(got) = client.poll() {
+        accept(&mut client, &got);
+    }
+    client
+}
+
+/// Acknowledges, with the names that the client subscribes to.
+fn accept(client: &mut Client, got: &Got) {
+    let subscriptions = client.machine.subscriptions();
+    let of_type = subscriptions.filter(|(type_url, _)| got.type_url == type_url.as_str());
+    let names: Vec<_> = of_type.flat_map(|(_, subscribed)| subscribed.names().cloned()).collect();
+    let names: Vec<_> = names.iter().map(|name| &**name).collect();
+    client.ack(got, &names);
+}
+
+/// The swap of cluster x for y under route r, in one transaction.
+fn swap(client: &Client) {
+    let upserts = [cluster("y", 1), endpoints("y"), route("r", 2, "y")];
+    commit(client, &upserts, &[(CDS, "x"), (EDS, "x")]);
+}
+
+/// The client asks for the endpoints of y, as Envoy does when it has been told of the cluster.
+fn ask_for_y(client: &mut Client, newest: &Got) {
+    match client.machine.variant() {
+        Variant::Sotw => client.sotw(EDS, &["x", "y"], &newest.version, &newest.nonce),
+        _ => client.delta(EDS, &["y"], &[]),
+    }
+}
+
+#[test]
+fn o02_o03_o12_a_route_waits_for_its_cluster_and_the_old_one_for_the_route() {
+    for variant in BOTH {
+        let mut client = running(variant);
+        swap(&client);
+        let clusters = client.expect(CDS);
+        let both: &[_] = if variant == Variant::Sotw { &["y=1", "x=1"] } else { &["y=1"] };
+        assert_eq!(clusters.resources, both, "the old one is still there");
+        client.silence();
+        ask_for_y(&mut client, &clusters);
+        let loads = client.expect(EDS);
+        assert_eq!(loads.resources, ["y=1"]);
+        client.silence();
+        // An Envoy withholds the ACK of the clusters; that of the endpoints is evidence enough.
+        accept(&mut client, &loads);
+        let routes = client.expect(RDS);
+        assert_eq!(routes.resources, ["r=2"]);
+        client.silence();
+        accept(&mut client, &clusters);
+        client.silence();
+        accept(&mut client, &routes);
+        let last = client.expect(CDS);
+        match variant {
+            Variant::Sotw => assert_eq!(last.resources, ["y=1"]),
+            _ => assert_eq!(last.removed, ["x"]),
+        }
+        client.silence();
+        accept(&mut client, &last);
+        if variant == Variant::Delta {
+            assert_eq!(
+                client.expect(EDS).removed,
+                ["x"],
+                "endpoints go when their cluster is gone"
+            );
+        }
+        client.silence();
+        assert_eq!(client.machine.poll_timeout(), None);
+    }
+}
+
+#[test]
+fn o03_where_the_order_is_off_nothing_waits() {
+    for variant in BOTH {
+        let mut client = running(variant);
+        client.machine.set_order(Order::AtOnce);
+        swap(&client);
+        let clusters = client.expect(CDS);
+        assert_eq!(clusters.resources, ["y=1"]);
+        assert_eq!(clusters.removed.len(), usize::from(variant == Variant::Delta));
+        let rest: Vec<_> = client.read_all().into_iter().map(|got| got.type_url).collect();
+        assert!(rest.contains(&RDS.to_string()), "{rest:?}");
+    }
+}
+
+#[test]
+fn o12_where_endpoints_leave_doubt_the_clusters_ack_is_needed_too() {
+    for variant in BOTH {
+        let mut client = running(variant);
+        let checked = Resource::raw(CDS, "y", "y=1").references([Key::new(EDS, "y")]);
+        let checked = checked.warming_unseen(true).build();
+        commit(&client, &[checked, endpoints("y"), route("r", 2, "y")], &[]);
+        let clusters = client.expect(CDS);
+        ask_for_y(&mut client, &clusters);
+        let loads = client.expect(EDS);
+        accept(&mut client, &loads);
+        client.silence();
+        accept(&mut client, &clusters);
+        assert_eq!(client.expect(RDS).resources, ["r=2"]);
+    }
+}
+
+#[test]
+fn o12_a_service_name_that_is_known_already_proves_nothing_by_itself() {
+    let mut client = running(Variant::Delta);
+    let shared = resource(&CDS, "y", 1, &[(EDS, "x")]);
+    commit(&client, &[shared, route("r", 2, "y")], &[]);
+    let clusters = client.expect(CDS);
+    let loads = client.expect(EDS);
+    assert_eq!(loads.resources, ["x=1"], "sent again behind the cluster");
+    accept(&mut client, &loads);
+    client.silence();
+    accept(&mut client, &clusters);
+    assert_eq!(client.expect(RDS).resources, ["r=2"]);
+}
+
+#[test]
+fn o12_secrets_are_waited_for_as_endpoints_are() {
+    let mut client = running(Variant::Delta);
+    let tls = resource(&CDS, "y", 1, &[(EDS, "y"), (SDS, "s")]);
+    let secret = plain(SDS, "s", 1);
+    commit(&client, &[tls, endpoints("y"), secret, route("r", 2, "y")], &[]);
+    client.expect(CDS);
+    client.delta(EDS, &["y"], &[]);
+    client.delta(SDS, &["s"], &[]);
+    let (loads, secrets) = (client.expect(EDS), client.expect(SDS));
+    accept(&mut client, &loads);
+    client.silence();
+    client.ack(&secrets, &["s"]);
+    assert_eq!(client.expect(RDS).resources, ["r=2"]);
+}
+
+#[test]
+fn o12_endpoints_that_do_not_come_by_this_stream_are_not_waited_for() {
+    let mut client = delta(&[(CDS, "x", 1)]);
+    commit(&client, &[route("r", 1, "x")], &[]);
+    client.delta(CDS, &[], &[]);
+    client.delta(RDS, &["r"], &[]);
+    client.drain(&[]);
+    commit(&client, &[cluster("y", 1), endpoints("y"), route("r", 2, "y")], &[]);
+    let clusters = client.expect(CDS);
+    client.silence();
+    client.ack(&clusters, &[]);
+    assert_eq!(client.expect(RDS).resources, ["r=2"]);
+}
+
+#[test]
+fn o03_a_cluster_that_is_only_asked_for_by_name_is_not_waited_for() {
+    for variant in BOTH {
+        let mut client = Client::new(variant);
+        commit(&client, &[cluster("x", 1), route("r", 1, "x")], &[]);
+        client.ask(RDS, &["r"]);
+        client.ask(CDS, &["x"]);
+        while let Some(got) = client.poll() {
+            client.ack(&got, if got.type_url == CDS.to_string() { &["x"] } else { &["r"] });
+        }
+        commit(&client, &[cluster("y", 1), route("r", 2, "y")], &[]);
+        assert_eq!(client.expect(RDS).resources, ["r=2"], "gRPC asks for y when r names it");
+    }
+}
+
+#[test]
+fn o08_silence_has_a_deadline_and_independent_changes_have_none() {
+    for variant in BOTH {
+        let mut client = running(variant);
+        swap(&client);
+        client.expect(CDS);
+        client.silence();
+        commit(&client, &[plain(LDS, "other", 1)], &[]);
+        let listeners = client.expect(LDS);
+        assert!(listeners.resources.contains(&"other=1".into()));
+        client.pass(PATIENCE - INSTANT);
+        client.silence();
+        assert_eq!(client.machine.poll_timeout(), Some(PATIENCE));
+        client.pass(INSTANT);
+        assert_eq!(client.expect(RDS).resources, ["r=2"]);
+        client.silence();
+        // The ACK of the route is waited for as long, from when that was sent.
+        client.pass(PATIENCE - INSTANT);
+        client.silence();
+        client.pass(INSTANT);
+        let last = client.expect(CDS);
+        match variant {
+            Variant::Sotw => assert_eq!(last.resources, ["y=1"]),
+            _ => assert_eq!(last.removed, ["x"]),
+        }
+    }
+}
+
+#[test]
+fn o09_a_rejected_cluster_holds_its_routes_without_a_deadline() {
+    for variant in BOTH {
+        let mut client = running(variant);
+        commit(&client, &[cluster("y", 1), endpoints("y"), route("r", 2, "y")], &[(CDS, "x")]);
+        let clusters = client.expect(CDS);
+        client.nack(&clusters, &[], "", "y: no");
+        for _ in 0..3 {
+            client.pass(PATIENCE * 2);
+            client.silence();
+        }
+        commit(&client, &[cluster("y", 2)], &[]);
+        let clusters = client.expect(CDS);
+        assert!(clusters.resources.contains(&"y=2".into()));
+        ask_for_y(&mut client, &clusters);
+        let loads = client.expect(EDS);
+        accept(&mut client, &loads);
+        assert_eq!(client.expect(RDS).resources, ["r=2"]);
+    }
+}
+
+#[test]
+fn o09_rejected_endpoints_hold_the_routes_of_a_new_cluster() {
+    let mut client = running(Variant::Delta);
+    commit(&client, &[cluster("y", 1), endpoints("y"), route("r", 2, "y")], &[]);
+    client.expect(CDS);
+    client.delta(EDS, &["y"], &[]);
+    let loads = client.expect(EDS);
+    client.nack(&loads, &[], "", "y: no such locality");
+    client.read_all();
+    client.pass(PATIENCE * 2);
+    client.silence();
+    commit(&client, &[plain(EDS, "y", 2)], &[]);
+    let loads = client.expect(EDS);
+    accept(&mut client, &loads);
+    assert_eq!(client.expect(RDS).resources, ["r=2"]);
+}
+
+#[test]
+fn o02_a_rejected_route_holds_the_cluster_that_it_used() {
+    for variant in BOTH {
+        let mut client = running(variant);
+        commit(&client, &[cluster("y", 1), endpoints("y"), route("r", 2, "y")], &[]);
+        let clusters = client.expect(CDS);
+        ask_for_y(&mut client, &clusters);
+        let loads = client.expect(EDS);
+        accept(&mut client, &loads);
+        let routes = client.expect(RDS);
+        client.nack(&routes, &["r"], "", "r: no");
+        accept(&mut client, &clusters);
+        commit(&client, &[], &[(CDS, "x")]);
+        client.pass(PATIENCE * 2);
+        client.silence();
+        commit(&client, &[route("r", 3, "y")], &[]);
+        let routes = client.expect(RDS);
+        accept(&mut client, &routes);
+        let last = client.expect(CDS);
+        assert!(!last.resources.contains(&"x=1".into()), "{last:?}");
+    }
+}
+
+#[test]
+fn o02_a_cluster_that_comes_back_is_not_removed() {
+    for variant in BOTH {
+        let mut client = running(variant);
+        swap(&client);
+        let clusters = client.expect(CDS);
+        client.silence();
+        // Back to x before y is in use; y goes at once, since nothing ever used it.
+        commit(&client, &[cluster("x", 1), endpoints("x"), route("r", 1, "x")], &[(CDS, "y")]);
+        let got = client.expect(CDS);
+        match variant {
+            Variant::Sotw => assert_eq!(got.resources, ["x=1"]),
+            _ => assert_eq!(got.removed, ["y"]),
+        }
+        client.silence();
+        accept(&mut client, &clusters);
+        accept(&mut client, &got);
+        client.silence();
+    }
+}
+
+#[test]
+fn o02_two_quick_swaps_keep_what_the_client_runs_until_the_last() {
+    for variant in BOTH {
+        let mut client = running(variant);
+        swap(&client);
+        client.expect(CDS);
+        let upserts = [cluster("z", 1), endpoints("z"), route("r", 3, "z")];
+        commit(&client, &upserts, &[(CDS, "y"), (EDS, "y")]);
+        let clusters = client.expect(CDS);
+        assert!(clusters.resources.contains(&"z=1".into()));
+        if variant == Variant::Delta {
+            assert_eq!(client.expect(CDS).removed, ["y"], "no route that the client has names it");
+            client.delta(EDS, &["z"], &[]);
+        } else {
+            assert!(clusters.resources.contains(&"x=1".into()));
+            client.expect(CDS);
+            client.sotw(EDS, &["x", "z"], "", &clusters.nonce);
+        }
+        let loads = client.expect(EDS);
+        client.ack(&loads, &["x", "z"]);
+        let routes = client.expect(RDS);
+        assert_eq!(routes.resources, ["r=3"]);
+        client.silence();
+        accept(&mut client, &routes);
+        let last = client.expect(CDS);
+        match variant {
+            Variant::Sotw => assert_eq!(last.resources, ["z=1"]),
+            _ => assert_eq!(last.removed, ["x"]),
+        }
+    }
+}
+
+#[test]
+fn o02_what_a_current_route_still_names_is_held_for_a_while() {
+    for variant in BOTH {
+        let mut client = running(variant);
+        commit(&client, &[], &[(CDS, "x")]);
+        client.silence();
+        client.pass(PATIENCE - INSTANT);
+        client.silence();
+        client.pass(INSTANT);
+        let last = client.expect(CDS);
+        assert_eq!(
+            (last.resources.len(), last.removed.len()),
+            (0, usize::from(variant == Variant::Delta))
+        );
+        client.silence();
+    }
+}
+
+#[test]
+fn o12_a_route_that_a_listener_no_longer_names_is_in_use_until_it_is_given_up() {
+    for variant in BOTH {
+        let mut client = running(variant);
+        let listener = resource(&LDS, "l", 2, &[(RDS, "s")]);
+        let upserts = [listener, route("s", 1, "y"), cluster("y", 1), endpoints("y")];
+        commit(&client, &upserts, &[(RDS, "r"), (CDS, "x")]);
+        let clusters = client.expect(CDS);
+        if variant == Variant::Delta {
+            let gone = client.expect(RDS);
+            assert_eq!(gone.removed, ["r"], "which Envoy ignores");
+            client.ack(&gone, &[]);
+        }
+        client.silence(); // The listener waits too: its route is new, and names y.
+        ask_for_y(&mut client, &clusters);
+        let loads = client.expect(EDS);
+        accept(&mut client, &loads);
+        accept(&mut client, &clusters);
+        let listeners = client.expect(LDS);
+        accept(&mut client, &listeners);
+        match variant {
+            Variant::Sotw => client.sotw(RDS, &["r", "s"], "", ""),
+            _ => client.delta(RDS, &["s"], &[]),
+        }
+        let routes = client.expect(RDS);
+        assert_eq!(routes.resources, ["s=1"]);
+        client.ack(&routes, &["r", "s"]);
+        client.pass(PATIENCE * 2);
+        client.silence();
+        match variant {
+            Variant::Sotw => client.sotw(RDS, &["s"], &routes.version, &routes.nonce),
+            _ => client.delta(RDS, &[], &["r"]),
+        }
+        let last = client.expect(CDS);
+        match variant {
+            Variant::Sotw => assert_eq!(last.resources, ["y=1"]),
+            _ => assert_eq!(last.removed, ["x"]),
+        }
+    }
+}
+
+#[test]
+fn o12_what_a_listener_itself_names_is_in_use_until_it_is_drained() {
+    for (variant, drains) in
+        [(Variant::Sotw, true), (Variant::Delta, true), (Variant::Delta, false)]
+    {
+        let mut client = Client::new(variant);
+        commit(&client, &[cluster("x", 1), resource(&LDS, "l", 1, &[(CDS, "x")])], &[]);
+        client.ask(CDS, &[]);
+        client.ask(LDS, &[]);
+        client.drain(&[]);
+        commit(&client, &[cluster("y", 1), resource(&LDS, "l", 2, &[(CDS, "y")])], &[(CDS, "x")]);
+        let clusters = client.expect(CDS);
+        client.silence();
+        client.ack(&clusters, &[]);
+        let listeners = client.expect(LDS);
+        client.silence();
+        client.pass(PATIENCE / 2);
+        if drains {
+            client.ack(&listeners, &[]);
+            client.pass(DRAIN - INSTANT);
+            client.silence();
+            client.pass(INSTANT);
+        } else {
+            client.pass(PATIENCE / 2); // It never answers.
+        }
+        let last = client.expect(CDS);
+        match variant {
+            Variant::Sotw => assert_eq!(last.resources, ["y=1"]),
+            _ => assert_eq!(last.removed, ["x"]),
+        }
+    }
+}
+
+#[test]
+fn d20_a_filter_stays_until_no_listener_uses_it() {
+    let mut client = Client::new(Variant::Delta);
+    let listener = |content, filter| resource(&LDS, "l", content, &[(ECDS, filter)]);
+    commit(&client, &[plain(ECDS, "f", 1), listener(1, "f")], &[]);
+    client.delta(LDS, &[], &[]);
+    client.delta(ECDS, &["f"], &[]);
+    client.drain(&[]);
+    commit(&client, &[plain(ECDS, "g", 1), listener(2, "g")], &[(ECDS, "f")]);
+    client.delta(ECDS, &["g"], &[]);
+    assert_eq!(client.expect(ECDS).resources, ["g=1"]);
+    let listeners = client.expect(LDS);
+    client.silence();
+    client.ack(&listeners, &[]);
+    client.silence();
+    client.pass(DRAIN);
+    assert_eq!(client.expect(ECDS).removed, ["f"]);
+}
+
+#[test]
+fn r14_in_delta_a_removal_found_at_reconnect_waits_for_the_routes() {
+    let first = running(Variant::Delta);
+    let held: Vec<_> = [(CDS, "x"), (EDS, "x"), (LDS, "l"), (RDS, "r")]
+        .map(|(type_url, name)| {
+            let view = first.view();
+            let resource = deltaplane_core::View::get(&view, &type_url, name).unwrap();
+            (type_url, name, resource.version().to_owned())
+        })
+        .into();
+    swap(&first);
+    for returns_at_once in [true, false] {
+        let mut client = Client::of(first.cache.clone(), Variant::Delta);
+        let come_back = |client: &mut Client, at: usize| {
+            let (type_url, name, version) = &held[at];
+            let named: &[_] = if at % 2 == 0 { &[] } else { std::slice::from_ref(name) };
+            client.delta_from(type_url.clone(), named, &[], &[(name, version)]);
+        };
+        come_back(&mut client, 0);
+        if !returns_at_once {
+            assert_eq!(client.expect(CDS).resources, ["y=1"]);
+            client.silence();
+        }
+        (1..4).for_each(|at| come_back(&mut client, at));
+        if returns_at_once {
+            assert_eq!(client.expect(CDS).resources, ["y=1"]);
+        }
+        assert_eq!(client.expect(EDS).resources, ["x=1"], "still in use, and answered (R-10)");
+        client.silence();
+        client.delta(EDS, &["y"], &[]);
+        let loads = client.expect(EDS);
+        assert_eq!(loads.resources, ["y=1"]);
+        client.ack(&loads, &[]);
+        let routes = client.expect(RDS);
+        assert_eq!(routes.resources, ["r=2"]);
+        client.silence();
+        client.ack(&routes, &[]);
+        assert_eq!(client.expect(CDS).removed, ["x"]);
+    }
+}
+
+#[test]
+fn r14_in_sotw_a_client_that_comes_back_in_the_middle_of_a_swap_keeps_the_old_cluster() {
+    let mut first = running(Variant::Sotw);
+    let version = |client: &Client, type_url: &TypeUrl| {
+        deltaplane_core::View::version(&client.view(), type_url).to_string()
+    };
+    let before: Vec<_> = [CDS, EDS, LDS, RDS].map(|type_url| version(&first, &type_url)).into();
+    swap(&first);
+    let both = first.expect(CDS);
+    assert_eq!(both.resources, ["y=1", "x=1"]);
+    // With what it had before the swap, or with both clusters.
+    for clusters in [&before[0], &both.version] {
+        let mut client = Client::of(first.cache.clone(), Variant::Sotw);
+        client.sotw(CDS, &[], clusters, "");
+        client.sotw(EDS, &["x"], &before[1], "");
+        client.sotw(LDS, &[], &before[2], "");
+        client.sotw(RDS, &["r"], &before[3], "");
+        let again = client.expect(CDS);
+        assert_eq!(again.resources, ["y=1", "x=1"]);
+        assert_eq!(client.expect(EDS).resources, ["x=1"], "from what is left of it, never empty");
+        client.sotw(EDS, &["x", "y"], "", "");
+        let loads = client.expect(EDS);
+        client.ack(&loads, &["x", "y"]);
+        client.ack(&again, &[]);
+        let routes = client.expect(RDS);
+        assert_eq!(routes.resources, ["r=2"]);
+        client.silence();
+        client.ack(&routes, &["r"]);
+        assert_eq!(client.expect(CDS).resources, ["y=1"]);
+        client.silence();
+    }
+}
+
+#[test]
+fn o08_first_answers_wait_for_nothing() {
+    let mut client = sotw(&[(CDS, "x", 1), (EDS, "x", 1)]);
+    commit(&client, &[route("r", 1, "x")], &[]);
+    client.sotw(CDS, &[], "", "");
+    client.sotw(RDS, &["r"], "", "");
+    client.expect(CDS);
+    assert_eq!(client.expect(RDS).resources, ["r=1"]);
+}

@@ -1,10 +1,12 @@
 //! What this crate knows of the Envoy API: which fields are maps, which resources refer to which, and
 //! where a resource has its name.
 
+mod references;
+
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use deltaplane_core::{Key, Resource, ResourceBuilder, Schema, TypeUrl};
+use deltaplane_core::{Resource, ResourceBuilder, Schema, TypeUrl};
 use envoy_types::pb::envoy::{
     config::{
         cluster::v3::Cluster as EnvoyCluster,
@@ -17,6 +19,8 @@ use envoy_types::pb::envoy::{
     service::runtime::v3::Runtime,
 };
 use prost::{Message, Name};
+
+pub use references::{references, warms_unseen};
 
 /// A message of the Envoy API that is a resource, which has its own name in it.
 pub trait EnvoyResource: Message + Name {
@@ -61,15 +65,19 @@ pub fn resource<M: EnvoyResource>(message: &M) -> Resource {
 }
 
 /// Starts a resource from an encoded message of the Envoy API, or of any other type, which then is
-/// hashed as it is encoded. What this crate knows of the type, it applies: references and schema.
+/// hashed as it is encoded. What this crate knows of the type, it applies: the schema, what the resource
+/// refers to, and whether it [`warms_unseen`].
 pub fn raw(
     type_url: impl Into<TypeUrl>,
     name: &str,
     value: impl Into<Bytes>,
 ) -> ResourceBuilder<'static> {
     let (type_url, value) = (type_url.into(), value.into());
-    let references = references(&type_url, &value);
-    Resource::raw(type_url, name, value).schema(schema()).references(references)
+    let found = references::read(&type_url, &value);
+    Resource::raw(type_url, name, value)
+        .schema(schema())
+        .references(found.references)
+        .warming_unseen(found.warms_unseen)
 }
 
 /// Made from the protos in the package of `envoy-types`; `tests/schema.rs` keeps it up to date.
@@ -87,56 +95,9 @@ pub fn schema() -> &'static Schema {
     &SCHEMA
 }
 
-/// The resources that the encoded message `value` of this type refers to by name.
-///
-/// So far a cluster refers to its endpoints, if it gets them by EDS. What cannot be decoded refers to
-/// nothing. Costs one pass over the top level of the message, and nothing for other types.
-#[must_use]
-pub fn references(type_url: &str, value: &[u8]) -> Vec<Key> {
-    if type_url != TypeUrl::CLUSTER.as_str() {
-        return Vec::new();
-    }
-    let cluster = Cluster::decode(value).unwrap_or_default();
-    cluster.endpoints().map(|name| Key::new(TypeUrl::ENDPOINT, name)).into_iter().collect()
-}
-
-/// As much of `envoy.config.cluster.v3.Cluster` as it takes to find its endpoints: the whole message
-/// has some fifty fields, and decoding them costs far more than reading past them.
-#[derive(Clone, PartialEq, Message)]
-struct Cluster {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(int32, tag = "2")]
-    discovery_type: i32,
-    #[prost(message, optional, tag = "3")]
-    eds: Option<EdsClusterConfig>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct EdsClusterConfig {
-    #[prost(string, tag = "2")]
-    service_name: String,
-}
-
-impl Cluster {
-    /// The name of the `ClusterLoadAssignment` that Envoy asks for.
-    fn endpoints(self) -> Option<String> {
-        /// `Cluster.DiscoveryType.EDS`.
-        const EDS: i32 = 3;
-        if self.discovery_type != EDS {
-            return None;
-        }
-        let service_name = self.eds.map(|eds| eds.service_name);
-        Some(service_name.filter(|name| !name.is_empty()).unwrap_or(self.name))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use envoy_types::pb::envoy::config::cluster::v3::{
-        Cluster,
-        cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType, EdsClusterConfig},
-    };
+    use deltaplane_core::Key;
 
     use super::*;
 
@@ -145,44 +106,18 @@ mod tests {
         Schema::parse(SCHEMA_TEXT).unwrap();
     }
 
-    fn endpoints(discovery: Option<ClusterDiscoveryType>, service_name: &str) -> Vec<Key> {
-        let cluster = Cluster {
-            name: "cluster".into(),
-            cluster_discovery_type: discovery,
-            eds_cluster_config: Some(EdsClusterConfig {
-                service_name: service_name.into(),
-                ..EdsClusterConfig::default()
-            }),
-            alt_stat_name: "another field".into(),
-            ..Cluster::default()
-        };
-        references(&TypeUrl::of::<Cluster>(), &cluster.encode_to_vec())
-    }
-
     #[test]
-    fn only_eds_clusters_refer_to_endpoints() {
-        let of = |discovery: DiscoveryType| Some(ClusterDiscoveryType::Type(discovery as i32));
-        let endpoint = |name: &str| vec![Key::new(TypeUrl::ENDPOINT, name)];
-        assert_eq!(endpoints(of(DiscoveryType::Eds), "service"), endpoint("service"));
-        assert_eq!(endpoints(of(DiscoveryType::Eds), ""), endpoint("cluster"));
-        assert_eq!(endpoints(of(DiscoveryType::Static), "service"), []);
-        assert_eq!(endpoints(of(DiscoveryType::StrictDns), "service"), []);
-        let custom = ClusterDiscoveryType::ClusterType(CustomClusterType::default());
-        assert_eq!(endpoints(Some(custom), "service"), []);
-        assert_eq!(endpoints(None, "service"), []);
-    }
-
-    #[test]
-    fn other_types_and_malformed_clusters_refer_to_nothing() {
-        let cluster = Cluster {
-            name: "cluster".into(),
-            cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
-            ..Cluster::default()
+    fn what_is_known_of_a_type_is_applied_to_its_resources() {
+        let cluster = EnvoyCluster { name: "cluster".into(), ..EnvoyCluster::default() };
+        let bytes = cluster.encode_to_vec();
+        // A cluster without a type is `STATIC`.
+        assert!(resource(&cluster).warms_unseen());
+        assert!(!raw(TypeUrl::LISTENER, "listener", bytes).build().warms_unseen());
+        let scope = ScopedRouteConfiguration {
+            name: "scope".into(),
+            route_configuration_name: "routes".into(),
+            ..ScopedRouteConfiguration::default()
         };
-        let mut bytes = cluster.encode_to_vec();
-        assert_eq!(references(&TypeUrl::LISTENER, &bytes), []);
-        assert_eq!(references(&TypeUrl::CLUSTER, &bytes).len(), 1);
-        bytes.push(0xff);
-        assert_eq!(references(&TypeUrl::CLUSTER, &bytes), []);
+        assert_eq!(resource(&scope).references(), [Key::new(TypeUrl::ROUTE, "routes")]);
     }
 }

@@ -8,12 +8,15 @@ use std::{
 use deltaplane_core::{Change, LogTruncated, Resource, Revision, TypeVersion};
 use imbl::{OrdMap, Vector};
 
+use crate::references::References;
+
 /// One type in one scope. Immutable once published; a clone shares all that an edit leaves alone.
 #[derive(Debug, Clone)]
 pub(crate) struct Layer {
     pub(crate) resources: OrdMap<Arc<str>, Resource>,
     /// The name of the resource that has an alias.
     aliases: OrdMap<Arc<str>, Arc<str>>,
+    pub(crate) references: References,
     pub(crate) version: TypeVersion,
     /// Its source said what is in it. Until then it is unknown, which is not the same as empty.
     pub(crate) filled: bool,
@@ -26,6 +29,7 @@ impl Layer {
         Self {
             resources: OrdMap::new(),
             aliases: OrdMap::new(),
+            references: References::default(),
             version: TypeVersion::default(),
             filled,
             log: Log::default(),
@@ -49,7 +53,7 @@ impl Layer {
         changes
     }
 
-    /// Makes changes, at a revision, and logs them. Costs what changes.
+    /// Makes changes, at a revision, and logs them. Costs what changes, and what that refers to.
     pub(crate) fn apply(
         &mut self,
         changes: Vec<Change>,
@@ -58,6 +62,7 @@ impl Layer {
         log_limit: usize,
     ) {
         for change in &changes {
+            self.references.follow(change);
             if let Some(before) = &change.before {
                 self.version.subtract(before);
                 self.forget_aliases(before);

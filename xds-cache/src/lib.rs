@@ -32,6 +32,7 @@
 //!
 //! * `transaction`: what a writer says
 //! * `layer`: one type in one scope, with its log
+//! * `references`: who in a layer refers to whom
 //! * `state`: everything at one revision, and how a transaction makes the next
 //! * `cache`: the current state, and who may replace it
 //! * `view`: what one client sees
@@ -39,6 +40,7 @@
 
 mod cache;
 mod layer;
+mod references;
 mod state;
 mod transaction;
 mod view;

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use deltaplane_core::{Change, LogTruncated, Resource, Revision, TypeUrl, TypeVersion, View};
+use deltaplane_core::{Change, Key, LogTruncated, Resource, Revision, TypeUrl, TypeVersion, View};
 
 use crate::{
     Scope,
@@ -44,6 +44,28 @@ impl CacheView {
         let mut known =
             self.scopes.iter().filter_map(|scope| self.state.scopes.get(scope)).peekable();
         known.peek().is_some() && known.flat_map(|layers| layers.values()).all(|layer| layer.filled)
+    }
+
+    /// The resources that refer to a key, as they are seen: who is masked by a scope above does not count.
+    /// The key itself need not be there. Costs as many look-ups as there are types in the scopes, and what
+    /// it yields.
+    pub fn referrers(&self, key: &Key) -> impl Iterator<Item = Key> {
+        let scopes = self.scopes.iter().enumerate();
+        scopes.flat_map(move |(depth, scope)| {
+            let layers = self.state.scopes.get(scope).into_iter().flat_map(|layers| layers.iter());
+            layers.flat_map(move |(type_url, layer)| {
+                let names = layer.references.to(key);
+                let seen = names.filter(move |name| !self.is_masked(depth, type_url, name));
+                seen.map(|name| Key::new(type_url.clone(), name.clone()))
+            })
+        })
+    }
+
+    /// Whether a scope above the one at `depth` has a resource of that name.
+    fn is_masked(&self, depth: usize, type_url: &TypeUrl, name: &str) -> bool {
+        let above = self.scopes.iter().take(depth);
+        let mut above = above.filter_map(|scope| self.state.layer(scope, type_url));
+        above.any(|layer| layer.resources.contains_key(name))
     }
 
     fn layers(&self, type_url: &TypeUrl) -> impl DoubleEndedIterator<Item = &Layer> {
@@ -154,6 +176,10 @@ impl View for CacheView {
         let single = if merged.is_none() { first } else { None };
         let single = single.into_iter().flat_map(|layer| layer.resources.values().cloned());
         single.chain(merged.into_iter().flat_map(BTreeMap::into_values))
+    }
+
+    fn is_referred_to(&self, key: &Key) -> bool {
+        self.referrers(key).next().is_some()
     }
 
     /// The version of what is seen through all layers. One layer's is at hand; with several, what the

@@ -68,13 +68,6 @@ pub trait View: Clone {
         self.get(type_url, name)
     }
 
-    /// Whether something that is here refers to what has this key. A view that keeps no account of that
-    /// may say no: then what is removed too early is not held back.
-    fn is_referred_to(&self, key: &Key) -> bool {
-        let _ = key;
-        false
-    }
-
     /// What had this name before it was removed, if that is still known.
     fn tombstone(&self, type_url: &TypeUrl, name: &str) -> Option<Resource> {
         let _ = (type_url, name);
@@ -83,6 +76,12 @@ pub trait View: Clone {
 
     /// All resources of a type, in the order of their names.
     fn resources(&self, type_url: &TypeUrl) -> impl Iterator<Item = Resource>;
+
+    /// Whether a resource of this view refers to that key, be the key there or not. A view that does not
+    /// keep references need not say, and then nothing waits for one to go.
+    fn is_referred_to(&self, _key: &Key) -> bool {
+        false
+    }
 
     /// The version of a type: what the whole set is called.
     fn version(&self, type_url: &TypeUrl) -> TypeVersion;

@@ -38,6 +38,14 @@ impl CacheView {
         CacheView::new(self.state.clone(), scopes.clone())
     }
 
+    /// Whether something of a type changed after one revision, and not after another.
+    #[must_use]
+    pub fn changed_between(&self, type_url: &TypeUrl, after: Revision, until: Revision) -> bool {
+        let is_between = |revision: Revision| revision > after && revision <= until;
+        self.layers(type_url)
+            .any(|layer| layer.revisions().take_while(|revision| *revision > after).any(is_between))
+    }
+
     /// Whether everything in it is known: at least one scope is, and no type waits for its source.
     #[must_use]
     pub fn is_complete(&self) -> bool {

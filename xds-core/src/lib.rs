@@ -28,7 +28,7 @@
 //! * `limits`: what a stream may ask for
 //! * `answer`: what goes into the next response
 //! * `gates`: what waits, and for what
-//! * `machine`: one stream: all its types, in order
+//! * `machine`: one stream: all its types, in order; in `gating`, what of them waits
 //!
 //! [`deltaplane-cache`]: https://docs.rs/deltaplane-cache
 //! [`deltaplane-server`]: https://docs.rs/deltaplane-server

@@ -1,18 +1,15 @@
 //! The protocol machine of one stream.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+mod gating;
 
 use crate::{
     ErrorDetail, Key, LogTruncated, Order, Request, RequestError, Resource, Response, Revision,
     StreamLimits, Subscription, TypeUrl, View,
-    answer::{Answer, Held},
-    gates::{Arrivals, Until, Uses, later},
+    answer::Answer,
+    gates::Arrivals,
     type_stream::TypeStream,
-    type_url::Lingering,
     unsettled::{InFlight, Settled},
 };
 
@@ -57,26 +54,18 @@ pub enum Event {
     },
 }
 
-/// How far a client is. Each is the oldest revision of which that is so.
+/// How far a client is. But for the first, each is the oldest revision of which something is so.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Standing {
-    /// The log of each type that is subscribed and known was looked at up to here.
-    pub seen: Option<Revision>,
+    /// What changed up to here was looked at, and what of it can be sent was.
+    pub looked: Option<Revision>,
     /// Something is not sent yet, or not answered.
     pub pending: Option<Revision>,
     /// Something is not removed yet, since it is in use.
     pub draining: Option<Revision>,
     /// Something was rejected, and has not changed since.
     pub rejected: Option<Revision>,
-}
-
-/// How long a client that comes back may take to name all types that it had.
-const RETURNING: Duration = Duration::from_secs(1);
-
-/// The sooner of two times, of which each may be never.
-fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
-    one.into_iter().chain(other).min()
 }
 
 /// The protocol machine of one stream, without IO: requests in, responses and events out.
@@ -331,53 +320,6 @@ impl<V: View> Machine<V> {
         }
     }
 
-    /// Takes up what an ACK proves.
-    fn prove(&mut self, type_url: &TypeUrl, responses: &[InFlight]) {
-        if self.arrivals.is_empty() {
-            return;
-        }
-        let types = &self.types;
-        let is_asked_for = |key: &Key| {
-            let stream = types.iter().find(|stream| stream.type_url == key.type_url);
-            stream.is_some_and(|stream| stream.subscription.contains(&key.name))
-        };
-        let (is_first, repeats) = (type_url.policy().is_proven_first, self.repeats(type_url));
-        for response in responses {
-            let names = response.sent.iter().map(|sent| &sent.name);
-            if is_first && repeats {
-                // It carried everything, and so what was sent before it and not answered.
-                let mut names = self.arrivals.names();
-                names.retain(|name| !response.withheld.contains(name));
-                for name in names {
-                    self.arrivals.acknowledge(&name, response.number, is_asked_for);
-                }
-            } else if is_first {
-                names.for_each(|name| {
-                    self.arrivals.acknowledge(name, response.number, is_asked_for)
-                });
-            } else {
-                let keys = names.map(|name| Key::new(type_url.clone(), name.clone()));
-                keys.for_each(|key| self.arrivals.acknowledge_awaited(&key, response.number));
-            }
-        }
-    }
-
-    fn repeats(&self, type_url: &TypeUrl) -> bool {
-        type_url.policy().repeats_everything(self.variant)
-    }
-
-    /// Notes what the client goes on using although it accepted what replaces it.
-    fn linger(&mut self, at: usize, replaced: Vec<Resource>) {
-        let (Order::Gated { drain, .. }, Some(stream)) = (self.order, self.types.get_mut(at))
-        else {
-            return;
-        };
-        if stream.policy.lingers == Lingering::Drains {
-            let drained = self.now + drain;
-            replaced.into_iter().for_each(|old| stream.linger(old, self.now, drained));
-        }
-    }
-
     fn next_answer(&mut self, view: &V) -> Option<(usize, Answer)> {
         self.timeout = None;
         if let Order::Gated { patience, .. } = self.order {
@@ -408,120 +350,10 @@ impl<V: View> Machine<V> {
         None
     }
 
-    /// What of a type waits for what it refers to; and what is gone, in use and asked for.
-    fn held_additions(&mut self, at: usize, view: &V) -> Held {
-        let mut held = Held { at_once: self.order == Order::AtOnce, ..Held::default() };
-        let (Order::Gated { patience, .. }, Some(stream)) = (self.order, self.types.get(at)) else {
-            return held;
-        };
-        let mut timeout = self.timeout;
-        if !self.arrivals.is_empty() && !stream.policy.is_proven_first && !stream.is_first {
-            for name in stream.owed.keys() {
-                let Some(resource) = view.resolve(&stream.type_url, name) else { continue };
-                if let Some(until) = self.blocked(&resource, view, patience) {
-                    timeout = sooner(timeout, until);
-                    held.names.insert(name.clone());
-                }
-            }
-        }
-        let asked: Vec<_> = stream.asked_and_gone(view).cloned().collect();
-        if !asked.is_empty() {
-            let uses = self.uses(patience);
-            let in_use =
-                |name: &Arc<str>| uses.until(&Key::new(stream.type_url.clone(), name.clone()));
-            held.kept = asked.into_iter().filter(|name| in_use(name).is_some()).collect();
-        }
-        self.timeout = timeout;
-        held
-    }
-
-    /// Until when a resource waits for a cluster that it names, itself or by a route that is new to the
-    /// client, if it does. What the client has not asked for is nothing to wait for, since gRPC asks when
-    /// the route names it; nor is what is gone again.
-    fn blocked(&self, resource: &Resource, view: &V, patience: Duration) -> Option<Until> {
-        let is_subscribed = |key: &Key| {
-            let stream = self.types.iter().find(|stream| stream.type_url == key.type_url);
-            stream.is_some_and(|stream| stream.subscription.contains(&key.name))
-        };
-        let arrives = |key: &Key| {
-            let until = self.arrivals.until(&key.name, patience)?;
-            let is_awaited = key.type_url.policy().is_proven_first && is_subscribed(key);
-            (is_awaited && view.get(&key.type_url, &key.name).is_some()).then_some(until)
-        };
-        let until = |key: &Key| {
-            if key.type_url.policy().is_proven_first || is_subscribed(key) {
-                return arrives(key);
-            }
-            let new = view.get(&key.type_url, &key.name)?;
-            new.references().iter().filter_map(arrives).reduce(later)
-        };
-        resource.references().iter().filter_map(until).reduce(later)
-    }
-
-    /// What of a type is gone, and stays because the client may use it.
-    fn held_removals(&mut self, at: usize, view: &V, gone: &[Arc<str>]) -> Held {
-        let mut held = Held::default();
-        let Order::Gated { patience, .. } = self.order else { return held };
-        let Some(type_url) = self.types.get(at).map(|stream| stream.type_url.clone()) else {
-            return held;
-        };
-        let is_effective = type_url.policy().honours_removal;
-        let (now, mut timeout) = (self.now, self.timeout);
-        let mut dangling = Vec::new();
-        let uses = self.uses(patience);
-        for name in gone {
-            let key = Key::new(type_url.clone(), name.clone());
-            let until = uses.until(&key).filter(|until| until.is_none_or(|until| until > now));
-            if let Some(until) = until {
-                timeout = sooner(timeout, until);
-                held.names.insert(name.clone());
-            } else if is_effective && view.is_referred_to(&key) {
-                dangling.push(name.clone());
-            }
-        }
-        self.timeout = timeout;
-        for name in dangling {
-            let owed = self.types.get_mut(at).and_then(|stream| stream.owed.get_mut(&name));
-            let until = owed.map(|owed| *owed.dangling_since.get_or_insert(now) + patience);
-            if until.is_some_and(|until| until > now) {
-                self.timeout = sooner(self.timeout, until);
-                held.names.insert(name);
-            }
-        }
-        held
-    }
-
-    /// All that the client may use beside what the view holds.
-    fn uses(&self, patience: Duration) -> Uses<'_> {
-        let mut uses = Uses::default();
-        for stream in &self.types {
-            for (resource, until) in stream.may_use(patience) {
-                if until.is_none_or(|until| until > self.now) {
-                    uses.add(resource, until);
-                }
-            }
-            if stream.policy.refers {
-                let unknown = stream.may_use_unknown(patience);
-                let unknown = unknown.filter(|until| until.is_none_or(|until| until > self.now));
-                uses.unknown = uses.unknown.into_iter().chain(unknown).reduce(later);
-            }
-        }
-        // Who comes back names at once all types that it had.
-        let is_asked = |type_url| self.types.iter().any(|stream| stream.type_url == type_url);
-        if let Some(returned) = self.returned
-            && returned + RETURNING > self.now
-            && !(is_asked(TypeUrl::LISTENER) && is_asked(TypeUrl::ROUTE))
-        {
-            let until = Some(Some(returned + RETURNING));
-            uses.unknown = uses.unknown.into_iter().chain(until).reduce(later);
-        }
-        uses
-    }
-
     fn send(&mut self, at: usize, answer: Answer, revision: Revision) -> Option<Response> {
         self.nonces += 1;
         let type_url = self.types.get(at)?.type_url.clone();
-        let awaited = self.awaited(&type_url, &answer);
+        let awaited = self.waited_for(&type_url, &answer);
         if matches!(self.order, Order::Gated { .. }) {
             self.note_arrivals(at, &answer);
         }
@@ -563,53 +395,9 @@ impl<V: View> Machine<V> {
         Some(response)
     }
 
-    /// Notes what of an answer is new to the client and has to be proven, and what proves it.
-    fn note_arrivals(&mut self, at: usize, answer: &Answer) {
-        let Some(stream) = self.types.get(at) else { return };
-        if !stream.policy.is_proven_first {
-            if !self.arrivals.is_empty() {
-                for sent in &answer.sent {
-                    let key = Key::new(stream.type_url.clone(), sent.name.clone());
-                    self.arrivals.sent(&key, self.now);
-                }
-            }
-            return;
-        }
-        for sent in &answer.sent {
-            let is_new = answer.new.contains(&sent.name) && !stream.is_first;
-            match &sent.content {
-                Some(content) if is_new || self.arrivals.contains(&sent.name) => {
-                    let (awaits, is_known) = self.proof(content);
-                    let doubtful = content.warms_unseen() || is_known;
-                    self.arrivals.bring(content, awaits, doubtful, (self.nonces, self.now));
-                }
-                Some(_) => {}
-                None => self.arrivals.forget(&sent.name),
-            }
-        }
-    }
-
-    /// What proves that a new cluster can be used: that what it refers to is acknowledged. Endpoints that
-    /// the client knows already are sent again behind it, but prove less; other things are not.
-    fn proof(&self, content: &Resource) -> (BTreeSet<Key>, bool) {
-        let mut awaits = BTreeSet::new();
-        let mut is_known = false;
-        for key in content.references() {
-            let stream = self.types.iter().find(|stream| stream.type_url == key.type_url);
-            let was_told = stream.is_some_and(|stream| stream.subscription.was_told(&key.name));
-            let is_followed =
-                content.type_url().policy().followed_by.as_ref() == Some(&key.type_url);
-            is_known |= was_told && is_followed;
-            if key.type_url != *content.type_url() && (is_followed || !was_told) {
-                awaits.insert(key.clone());
-            }
-        }
-        (awaits, is_known)
-    }
-
     /// The names of a type that the client waits for when this answer goes out: because a response that
     /// refers to them is not yet answered, or because it asked and was told nothing yet.
-    fn awaited(&self, type_url: &TypeUrl, answer: &Answer) -> Vec<Arc<str>> {
+    fn waited_for(&self, type_url: &TypeUrl, answer: &Answer) -> Vec<Arc<str>> {
         let is_followed =
             |stream: &&TypeStream| stream.policy.followed_by.as_ref() == Some(type_url);
         let followed = self.types.iter().filter(is_followed);
@@ -628,7 +416,7 @@ impl<V: View> Machine<V> {
         let oldest =
             |of: &dyn Fn(&TypeStream) -> Option<Revision>| self.types.iter().filter_map(of).min();
         Standing {
-            seen: oldest(&|stream| stream.cursor),
+            looked: self.delivered,
             pending: oldest(&|stream| stream.pending_since(view)),
             draining: oldest(&|stream| stream.draining_since(view)),
             rejected: oldest(&|stream| stream.unsettled.rejected_since()),

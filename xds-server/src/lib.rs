@@ -27,7 +27,9 @@
 //! * `stream`: the driver of one stream
 //! * `outlet`: where it leaves a response, and HTTP/2 takes it
 //! * `rejections`: who left with something rejected
-//! * `client`: who is connected, and who hears of it
+//! * `client`: a client, and who hears of it
+//! * `status`: who is connected, and what each was told and accepted
+//! * `delivery`: what became of a change
 //! * [`envoy`]: what is known of the Envoy API
 //! * `testing`: a model client, behind the feature of that name
 //!
@@ -43,16 +45,19 @@
 //! * K-03: connections do not age. At shutdown streams end in order, and clients reconnect as they see fit.
 
 mod client;
+mod delivery;
 mod discovery;
 pub mod envoy;
 mod outlet;
 mod rejections;
 mod server;
+mod status;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use client::{Client, ClientEvent, Observer};
+pub use delivery::{Delivery, Fate, HowMany};
 pub use deltaplane_cache::*;
 pub use deltaplane_core::*;
 pub use discovery::{
@@ -61,6 +66,7 @@ pub use discovery::{
 };
 pub use envoy_types;
 pub use server::{Keepalive, Limits, XdsServer, XdsServerBuilder};
+pub use status::{ClientStatus, Rejection, TypeStatus};
 
 /// The README's example, compiled and run.
 #[cfg(doctest)]

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use deltaplane_cache::{Cache, Scope};
-use deltaplane_core::{Order, StreamLimits, Variant};
+use deltaplane_core::{Order, Revision, StreamLimits, Variant};
 use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Node};
 use tokio::{net::TcpListener, sync::oneshot};
 use tonic::{
@@ -20,9 +20,11 @@ use tonic::{
 };
 
 use crate::{
-    client::Observer,
+    client::{Client, Observer},
+    delivery::{Delivery, HowMany},
     discovery::{self, Aggregated, Discovery, DiscoveryService},
     rejections::Rejections,
+    status::{ClientStatus, Clients},
 };
 
 /// Serves a cache to a fleet.
@@ -46,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) streams: AtomicU64,
     pub(crate) limits: Limits,
     pub(crate) rejections: Rejections,
+    pub(crate) clients: Clients,
     pub(crate) order: Order,
     keepalive: Keepalive,
     view: Box<ViewRule>,
@@ -202,6 +205,52 @@ impl XdsServer {
         }
     }
 
+    /// Every connected client, with what it was told and accepted. Costs what is known of each.
+    #[must_use]
+    pub fn clients(&self) -> Vec<ClientStatus> {
+        self.shared.clients.all()
+    }
+
+    /// What became of a revision at each connected client. Costs the number of clients, and not of
+    /// resources.
+    #[must_use]
+    pub fn delivery(&self, revision: Revision) -> Delivery {
+        Delivery::of(&self.shared.cache, &self.shared.clients, revision, |_| true)
+    }
+
+    /// Waits until so many of those clients have settled at a revision, or one later; until none is left
+    /// that has neither settled nor rejected it; or until the time is over. The report says who is missing,
+    /// and who rejected what.
+    ///
+    /// With none of those clients connected it returns at once. Dropping it ends the waiting.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use deltaplane_server::{Cache, HowMany, Transaction, XdsServer};
+    /// # async fn publish(cache: Cache, server: XdsServer, transaction: Transaction)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// let revision = cache.commit(transaction)?.revision;
+    /// let in_canary = |client: &deltaplane_server::Client| client.node.cluster == "canary";
+    /// let delivery = server.wait(revision, in_canary, HowMany::All, Duration::from_secs(30)).await;
+    /// for client in delivery.pending() {
+    ///     println!("{} has not answered", client.node.id);
+    /// }
+    /// for (client, rejections) in delivery.rejected() {
+    ///     println!("{} says {}", client.node.id, rejections[0].error.message);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn wait(
+        &self,
+        revision: Revision,
+        who: impl Fn(&Client) -> bool,
+        how_many: HowMany,
+        timeout: Duration,
+    ) -> Delivery {
+        let Shared { cache, clients, .. } = &*self.shared;
+        Delivery::wait((cache, clients), revision, who, how_many, timeout).await
+    }
+
     /// Ends all streams, present and future. Their clients are told to reconnect.
     pub fn shutdown(&self) {
         self.shared.closing.store(true, Ordering::Release);
@@ -273,6 +322,7 @@ impl XdsServerBuilder {
                 order: self.order,
                 keepalive: self.keepalive,
                 rejections: Rejections::default(),
+                clients: Clients::default(),
                 view: self.view,
                 identity: [6, 7].map(|tag| encode_identity(tag, &self.identifier)),
             }),

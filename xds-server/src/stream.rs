@@ -24,6 +24,7 @@ use crate::{
     client::{Client, ClientEvent},
     outlet::{Outlet, ResponseBody},
     server::Shared,
+    status::Entry,
 };
 
 /// How many requests are read before responses are looked at again, so that a client that never stops
@@ -66,8 +67,8 @@ pub(crate) struct XdsStream {
     /// How much was known when the client's scopes were last chosen.
     known_layers: usize,
     client: Client,
-    /// The first request was read, and with it the node.
-    introduced: bool,
+    /// What others see of it; there once the first request was read, and with it the node.
+    entry: Option<Arc<Entry>>,
     /// The client has closed its half of the stream: there will be no further requests.
     asked_all: bool,
     /// The types of which the client is not believed what it runs.
@@ -102,7 +103,7 @@ impl XdsStream {
             watch: shared.cache.watch(),
             known_layers: 0,
             client: Client { id, node: Node::default(), variant, peer, scopes: Arc::default() },
-            introduced: false,
+            entry: None,
             asked_all: false,
             distrusted: Vec::new(),
             outlet: Outlet::default(),
@@ -141,6 +142,7 @@ impl XdsStream {
                 Ok(Progress::InStep | Progress::Full) => {}
                 Err(status) => return Poll::Ready(status),
             }
+            self.show();
             match (more, raised) {
                 (true, _) => {
                     // Others get their turn before this client's next requests are read.
@@ -151,6 +153,32 @@ impl XdsStream {
                 (false, false) if self.is_time(cx) => {}
                 (false, false) => return Poll::Pending,
             }
+        }
+    }
+
+    /// Shows others how far the client is.
+    fn show(&self) {
+        let Some(entry) = &self.entry else { return };
+        let view = self.shared.cache.view(&self.client.scopes);
+        let standing = self.machine.standing(&view);
+        let mut status = entry.status();
+        let is_news = status.standing != standing;
+        for (type_url, subscription) in self.machine.subscriptions() {
+            let of_type = status.types.entry(type_url.clone()).or_default();
+            of_type.wildcard = subscription.is_wildcard();
+            of_type.names = subscription.names().len();
+            of_type.is_rejected = false;
+        }
+        for type_url in self.machine.rejected_types() {
+            if let Some(of_type) = status.types.get_mut(type_url) {
+                of_type.is_rejected = true;
+            }
+        }
+        status.standing = standing;
+        status.awaited = self.machine.awaited();
+        drop(status);
+        if is_news {
+            self.shared.clients.tell();
         }
     }
 
@@ -170,7 +198,7 @@ impl XdsStream {
 
     /// Leaves the next response in the outlet, if there is one and room for it.
     fn respond(&mut self, cx: &mut Context<'_>) -> Result<Progress, Status> {
-        if !self.introduced {
+        if self.entry.is_none() {
             return Ok(Progress::InStep);
         }
         self.choose_view()?;
@@ -192,7 +220,7 @@ impl XdsStream {
     /// Reads what the client said; tells whether it may have said more.
     fn read_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
         for _ in 0..REQUESTS_PER_TURN {
-            if self.asked_all || (self.kind == Kind::Fetch && self.introduced) {
+            if self.asked_all || (self.kind == Kind::Fetch && self.entry.is_some()) {
                 return Ok(false);
             }
             match Pin::new(&mut self.requests).poll_next(cx) {
@@ -222,7 +250,7 @@ impl XdsStream {
     fn handle(&mut self, mut request: Request) -> Result<(), Status> {
         self.rate.count()?;
         let node = request.take_node();
-        if !self.introduced {
+        if self.entry.is_none() {
             self.introduce(node.unwrap_or_default())?;
         }
         self.machine.handle_request(request).map_err(refuse)?;
@@ -232,6 +260,9 @@ impl XdsStream {
         while let Some(event) = self.machine.poll_event() {
             if let Event::Subscribed { type_url } = &event {
                 self.watch.add_type(type_url.clone());
+            }
+            if let Some(entry) = &self.entry {
+                entry.told(&event);
             }
             self.observe(&ClientEvent::Told(&event));
         }
@@ -247,7 +278,7 @@ impl XdsStream {
         self.known_layers = self.shared.cache.known_layers();
         self.client.scopes = self.shared.scopes_of(&self.client.node);
         self.watch.set_scopes(self.client.scopes.clone());
-        self.introduced = true;
+        self.entry = Some(self.shared.clients.enter(&self.client));
         self.distrusted = self.shared.rejections.of(&self.client.node.id);
         self.machine.distrust(self.distrusted.iter().cloned());
         self.observe(&ClientEvent::Connected);
@@ -275,6 +306,9 @@ impl XdsStream {
         }
         self.machine.change_view(&old, &new).map_err(too_late)?;
         let from = std::mem::replace(&mut self.client.scopes, scopes);
+        if let Some(entry) = &self.entry {
+            entry.status().client.scopes = self.client.scopes.clone();
+        }
         self.observe(&ClientEvent::Moved { from });
         Ok(())
     }
@@ -313,6 +347,9 @@ impl XdsStream {
         response.encode_head(&mut head);
         head.extend_from_slice(identity);
         self.answered = true;
+        if let Some(entry) = &self.entry {
+            entry.sent(&response);
+        }
         self.observe(&ClientEvent::Sent(&response));
         self.outlet.put([head.freeze(), response.body]);
     }
@@ -320,7 +357,8 @@ impl XdsStream {
     /// Notes, once, that the client is gone. If it leaves with something rejected, its next stream is not
     /// believed what it runs.
     fn leave(&mut self, status: Option<&Status>) {
-        if std::mem::take(&mut self.introduced) {
+        if self.entry.take().is_some() {
+            self.shared.clients.leave(self.client.id);
             let id = &self.client.node.id;
             let rejected = self.machine.rejected_types().cloned().collect();
             self.shared.rejections.note(id, rejected, &self.distrusted);

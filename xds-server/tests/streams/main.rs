@@ -10,6 +10,7 @@
 
 mod clients;
 mod connections;
+mod delivery;
 mod envoy_api;
 mod limits;
 mod model_client;

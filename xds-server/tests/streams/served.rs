@@ -36,6 +36,7 @@ pub const CDS: TypeUrl = TypeUrl::CLUSTER;
 /// A server on a port of its own, and what its observer heard.
 pub struct Served {
     pub cache: Cache,
+    pub server: XdsServer,
     pub address: SocketAddr,
     pub heard: Arc<Heard>,
     pub stop: Option<oneshot::Sender<()>>,
@@ -116,14 +117,15 @@ pub async fn serve_with(configure: impl FnOnce(XdsServerBuilder) -> XdsServerBui
             scopes.into_iter().find(|scope| cache.is_known(scope)).into_iter().collect()
         });
     let server = configure(builder).build();
+    let serving = server.clone();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(async move {
         let stopped = async { drop(stopped.await) };
-        server.serve(listener, stopped).await
+        serving.serve(listener, stopped).await
     });
-    Served { cache, address, heard, stop: Some(stop), task }
+    Served { cache, server, address, heard, stop: Some(stop), task }
 }
 
 impl Served {

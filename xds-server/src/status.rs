@@ -1,0 +1,170 @@
+//! Who is connected, and what each client was told and accepted.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::SystemTime,
+};
+
+use dashmap::DashMap;
+use deltaplane_core::{ErrorDetail, Event, Key, Response, Revision, Standing, TypeUrl};
+use tokio::sync::Notify;
+
+use crate::client::Client;
+
+/// What is known of one connected client. It lives and dies with the client's stream.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ClientStatus {
+    /// Who it is.
+    pub client: Client,
+    /// When its first request was read.
+    pub since: SystemTime,
+    /// Each type that it asked for.
+    pub types: BTreeMap<TypeUrl, TypeStatus>,
+    /// How far it is.
+    pub standing: Standing,
+    /// New clusters that it has not shown to be able to use, so that what names them waits.
+    pub awaited: Vec<Key>,
+}
+
+/// What is known of one type on one stream.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct TypeStatus {
+    /// It subscribes to everything.
+    pub wildcard: bool,
+    /// How many names it subscribes to.
+    pub names: usize,
+    /// The revision and the nonce of the last response.
+    pub sent: Option<(Revision, String)>,
+    /// The revision and the nonce of the last response that it acknowledged: it accepts that, which does
+    /// not yet mean that it uses it.
+    pub acknowledged: Option<(Revision, String)>,
+    /// What it rejected last.
+    pub rejection: Option<Rejection>,
+    /// Something of that is still rejected: it has neither changed nor gone.
+    pub is_rejected: bool,
+}
+
+/// A response that a client rejected.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Rejection {
+    /// Its type.
+    pub type_url: TypeUrl,
+    /// Its nonce.
+    pub nonce: String,
+    /// What it said something new about. Which of these is at fault, only the client's words tell.
+    pub names: Vec<Arc<str>>,
+    /// The client's words.
+    pub error: ErrorDetail,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// All connected clients.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    entries: DashMap<u64, Arc<Entry>>,
+    /// How many wait for something to change here.
+    waiting: AtomicUsize,
+    changed: Notify,
+}
+
+/// One connected client, as its own stream and others see it.
+#[derive(Debug)]
+pub(crate) struct Entry(Mutex<ClientStatus>);
+
+impl Clients {
+    /// Enters a client.
+    pub(crate) fn enter(&self, client: &Client) -> Arc<Entry> {
+        let entry = Arc::new(Entry(Mutex::new(ClientStatus {
+            client: client.clone(),
+            since: SystemTime::now(),
+            types: BTreeMap::new(),
+            standing: Standing::default(),
+            awaited: Vec::new(),
+        })));
+        self.entries.insert(client.id, entry.clone());
+        entry
+    }
+
+    /// Forgets a client.
+    pub(crate) fn leave(&self, id: u64) {
+        self.entries.remove(&id);
+        self.tell();
+    }
+
+    /// Every client, in the order in which they came.
+    pub(crate) fn all(&self) -> Vec<ClientStatus> {
+        let mut all: Vec<_> = self.entries.iter().map(|entry| entry.status().clone()).collect();
+        all.sort_unstable_by_key(|status| status.client.id);
+        all
+    }
+
+    /// Tells whoever waits that something changed.
+    pub(crate) fn tell(&self) {
+        if self.waiting.load(Ordering::Acquire) > 0 {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Looks until there is an answer, again whenever something changed.
+    pub(crate) async fn look<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        let _waiting = Waiting(&self.waiting);
+        loop {
+            let changed = self.changed.notified();
+            if let Some(found) = look() {
+                return found;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Somebody waits, until this is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Entry {
+    pub(crate) fn status(&self) -> MutexGuard<'_, ClientStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn sent(&self, response: &Response) {
+        let mut status = self.status();
+        let of_type = status.types.entry(response.type_url.clone()).or_default();
+        of_type.sent = Some((response.revision, response.nonce.clone()));
+    }
+
+    pub(crate) fn told(&self, event: &Event) {
+        let mut status = self.status();
+        match event {
+            Event::Acknowledged { type_url, nonce, revision } => {
+                let of_type = status.types.entry(type_url.clone()).or_default();
+                of_type.acknowledged = Some((*revision, nonce.clone()));
+            }
+            Event::Rejected { type_url, nonce, names, error } => {
+                let of_type = status.types.entry(type_url.clone()).or_default();
+                of_type.rejection = Some(Rejection {
+                    type_url: type_url.clone(),
+                    nonce: nonce.clone(),
+                    names: names.clone(),
+                    error: error.clone(),
+                    at: SystemTime::now(),
+                });
+            }
+            _ => {}
+        }
+    }
+}

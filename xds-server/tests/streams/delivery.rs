@@ -1,0 +1,211 @@
+//! What became of a change, at each client.
+
+use std::time::Duration;
+
+use deltaplane_server::{
+    Delivery, Fate, HowMany, Key, Order, Resource, Revision, Transaction, TypeUrl, Variant,
+    testing::{Connection, ModelClient},
+};
+
+use crate::served::{CDS, Served, serve, serve_with};
+
+const LONG: Duration = Duration::from_secs(10);
+const ROUTE: TypeUrl = TypeUrl::ROUTE;
+
+fn put(served: &Served, resources: impl IntoIterator<Item = Resource>) -> Revision {
+    let mut transaction = Transaction::new();
+    for resource in resources {
+        transaction.upsert("c", resource);
+    }
+    served.cache.commit(transaction).unwrap().revision
+}
+
+fn cluster(name: &str, content: u8) -> Resource {
+    Resource::raw(CDS, name, vec![content]).build()
+}
+
+fn route(content: u8, cluster: &str) -> Resource {
+    Resource::raw(ROUTE, "r", vec![content]).references([Key::new(CDS, cluster)]).build()
+}
+
+/// What became of a revision, by node: the first letter of each fate.
+fn fates(delivery: &Delivery) -> String {
+    let fate = |(client, fate): &(deltaplane_server::Client, Fate)| {
+        let fate = match fate {
+            Fate::Settled => "settled",
+            Fate::Draining => "draining",
+            Fate::Pending { .. } => "pending",
+            Fate::Rejected(_) => "rejected",
+            _ => "?",
+        };
+        format!("{} {fate}", client.node.id)
+    };
+    delivery.clients.iter().map(fate).collect::<Vec<_>>().join(", ")
+}
+
+async fn wait(served: &Served, revision: Revision, how_many: HowMany) -> Delivery {
+    served.server.wait(revision, |_| true, how_many, LONG).await
+}
+
+/// A client that has accepted all clusters there are.
+async fn in_step(served: &Served, id: &str, variant: Variant) -> ModelClient<Connection> {
+    let mut client = served.model(id, variant).await;
+    client.subscribe(CDS, &[]);
+    let clusters = client.expect(CDS).await;
+    client.ack(&clusters);
+    client
+}
+
+#[tokio::test]
+async fn a_change_settles_client_by_client() {
+    for variant in [Variant::Delta, Variant::Sotw] {
+        let served = serve().await;
+        let nobody = put(&served, [cluster("a", 1)]);
+        assert_eq!(fates(&wait(&served, nobody, HowMany::All).await), "", "nobody is connected");
+        let mut one = in_step(&served, "one", variant).await;
+        let mut two = in_step(&served, "two", variant).await;
+        let revision = put(&served, [cluster("a", 2)]);
+        let (of_one, of_two) = (one.expect(CDS).await, two.expect(CDS).await);
+        assert_eq!(fates(&served.server.delivery(revision)), "one pending, two pending");
+        one.ack(&of_one);
+        let delivery = wait(&served, revision, HowMany::Count(1)).await;
+        assert_eq!(fates(&delivery), "one settled, two pending");
+        assert!(
+            delivery.has_settled(HowMany::Share(0.5))
+                && !delivery.has_settled(HowMany::Share(0.51))
+        );
+        assert_eq!(delivery.pending().map(|client| &*client.node.id).collect::<Vec<_>>(), ["two"]);
+        // Who is not waited for does not hold up who is.
+        let who = |client: &deltaplane_server::Client| client.node.id == "one";
+        let delivery = served.server.wait(revision, who, HowMany::All, LONG).await;
+        assert_eq!(fates(&delivery), "one settled");
+        // What never comes is waited for as long as is said.
+        let brief = Duration::from_millis(20);
+        let delivery = served.server.wait(revision, |_| true, HowMany::All, brief).await;
+        assert_eq!(fates(&delivery), "one settled, two pending");
+        // Who goes is not spoken of any more.
+        drop((two, of_two));
+        let delivery = wait(&served, revision, HowMany::All).await;
+        assert_eq!(fates(&delivery), "one settled");
+    }
+}
+
+#[tokio::test]
+async fn whom_nothing_concerns_has_settled_and_a_newcomer_has_when_it_answers() {
+    let served = serve().await;
+    put(&served, [cluster("a", 1), route(1, "a")]);
+    let mut one = in_step(&served, "one", Variant::Delta).await;
+    let revision = put(&served, [route(2, "a")]);
+    assert_eq!(fates(&wait(&served, revision, HowMany::All).await), "one settled");
+    let mut two = served.model("two", Variant::Delta).await;
+    two.subscribe(ROUTE, &["r"]);
+    let routes = two.expect(ROUTE).await;
+    assert_eq!(fates(&served.server.delivery(revision)), "one settled, two pending");
+    two.ack(&routes);
+    assert_eq!(fates(&wait(&served, revision, HowMany::All).await), "one settled, two settled");
+    one.subscribe(ROUTE, &["r"]);
+    let routes = one.expect(ROUTE).await;
+    one.ack(&routes);
+}
+
+#[tokio::test]
+async fn a_later_revision_completes_earlier_waits() {
+    for variant in [Variant::Delta, Variant::Sotw] {
+        let served = serve().await;
+        put(&served, [cluster("a", 1)]);
+        let mut one = in_step(&served, "one", variant).await;
+        let revision = put(&served, [cluster("a", 2)]);
+        let bad = one.expect(CDS).await;
+        one.nack(&bad, "a: no");
+        let delivery = wait(&served, revision, HowMany::All).await;
+        assert_eq!(fates(&delivery), "one rejected");
+        put(&served, [cluster("a", 3)]);
+        let good = one.expect(CDS).await;
+        one.ack(&good);
+        let delivery = wait(&served, revision, HowMany::All).await;
+        assert_eq!(fates(&delivery), "one settled");
+    }
+}
+
+#[tokio::test]
+async fn n10_a_rejection_is_reported_in_the_clients_words() {
+    for variant in [Variant::Delta, Variant::Sotw] {
+        let served = serve().await;
+        put(&served, [cluster("a", 1)]);
+        let mut one = in_step(&served, "one", variant).await;
+        let before = served.cache.revision();
+        let revision = put(&served, [cluster("b", 1), cluster("c", 1)]);
+        let bad = one.expect(CDS).await;
+        one.nack(&bad, "b: no such thing");
+        // It returns as soon as nobody is left who still could settle.
+        let delivery = wait(&served, revision, HowMany::All).await;
+        let rejected: Vec<_> = delivery.rejected().collect();
+        let [(client, [rejection])] = &rejected[..] else { panic!("{delivery:?}") };
+        assert_eq!((&*client.node.id, &rejection.type_url), ("one", &CDS));
+        assert_eq!(rejection.error.message, "b: no such thing");
+        assert_eq!(rejection.names.iter().map(|name| &**name).collect::<Vec<_>>(), ["b", "c"]);
+        assert!(rejection.at.elapsed().unwrap() < LONG);
+        assert_eq!(fates(&served.server.delivery(before)), "one settled", "that was before");
+        let [status] = &served.server.clients()[..] else { panic!("one client") };
+        let clusters = &status.types[&CDS];
+        assert!(clusters.is_rejected && clusters.wildcard && clusters.names == 0);
+        assert_eq!(clusters.sent.as_ref().map(|(revision, _)| *revision), Some(revision));
+        assert_eq!(clusters.acknowledged.as_ref().map(|(revision, _)| *revision), Some(before));
+        // An unrelated type goes on, and so does the rest of this one.
+        let later = put(&served, [cluster("d", 1)]);
+        let good = one.expect(CDS).await;
+        one.ack(&good);
+        let delivery = wait(&served, later, HowMany::All).await;
+        assert_eq!(fates(&delivery), "one rejected", "what was rejected is of an earlier revision");
+    }
+}
+
+#[tokio::test]
+async fn o12_the_report_names_what_is_waited_for_and_what_drains() {
+    let served =
+        serve_with(|builder| builder.order(Order::Gated { patience: LONG * 60, drain: LONG * 60 }))
+            .await;
+    put(&served, [cluster("a", 1), route(1, "a")]);
+    let mut one = in_step(&served, "one", Variant::Delta).await;
+    one.subscribe(ROUTE, &["r"]);
+    let routes = one.expect(ROUTE).await;
+    one.ack(&routes);
+    let mut transaction = Transaction::new();
+    transaction.upsert("c", cluster("b", 1)).upsert("c", route(2, "b")).remove("c", CDS, "a");
+    let revision = served.cache.commit(transaction).unwrap().revision;
+    let clusters = one.expect(CDS).await;
+    one.silence().await;
+    let delivery = served.server.delivery(revision);
+    let [(_, Fate::Pending { awaited })] = &delivery.clients[..] else { panic!("{delivery:?}") };
+    assert_eq!(awaited[..], [Key::new(CDS, "b")]);
+    one.ack(&clusters);
+    let routes = one.expect(ROUTE).await;
+    one.ack(&routes);
+    let gone = one.expect(CDS).await;
+    assert_eq!(gone.removed, ["a"]);
+    one.ack(&gone);
+    assert_eq!(fates(&wait(&served, revision, HowMany::All).await), "one settled");
+}
+
+#[tokio::test]
+async fn removals_that_are_held_back_do_not_count_as_missing() {
+    let served =
+        serve_with(|builder| builder.order(Order::Gated { patience: LONG * 60, drain: LONG * 60 }))
+            .await;
+    put(&served, [cluster("a", 1), route(1, "a")]);
+    let mut one = in_step(&served, "one", Variant::Delta).await;
+    one.subscribe(ROUTE, &["r"]);
+    let routes = one.expect(ROUTE).await;
+    one.ack(&routes);
+    let mut transaction = Transaction::new();
+    let revision = served.cache.commit(transaction.remove("c", CDS, "a").clone()).unwrap().revision;
+    let delivery = wait(&served, revision, HowMany::All).await;
+    assert_eq!(fates(&delivery), "one draining", "a route still names it");
+    assert_eq!(delivery.draining().count(), 1);
+    let revision = put(&served, [route(2, "b")]);
+    let routes = one.expect(ROUTE).await;
+    one.ack(&routes);
+    let gone = one.expect(CDS).await;
+    one.ack(&gone);
+    assert_eq!(fates(&wait(&served, revision, HowMany::All).await), "one settled");
+}

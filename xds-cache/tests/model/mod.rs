@@ -14,8 +14,8 @@ use std::{
 use bytes::BytesMut;
 use deltaplane_cache::{Cache, CacheView, Scope, Transaction};
 use deltaplane_core::{
-    DeltaRequest, DeltaResponse, ErrorDetail, Key, Machine, Request, Resource, SotwRequest,
-    SotwResponse, TypeUrl, Variant, View,
+    DeltaRequest, DeltaResponse, ErrorDetail, Key, Machine, MissingAnswer, Request, Resource,
+    SotwRequest, SotwResponse, TypeUrl, Variant, View,
 };
 use prost::Message;
 
@@ -528,8 +528,11 @@ impl World {
                 .filter(|(name, _)| watched.wildcard || watched.names.contains(name))
                 .collect();
             let mut running = watched.running.clone();
-            if self.variant == Variant::Sotw && !type_url.policy().full_state {
-                // Removal cannot be said (S-06).
+            let policy = type_url.policy();
+            if self.variant == Variant::Sotw && !policy.full_state
+                || policy.missing == MissingAnswer::Silence
+            {
+                // Removal cannot be said (S-06), or is not to whoever asks while it comes (D-04).
                 running.retain(|name, _| expected.contains_key(name));
             }
             assert_eq!(running, expected, "{type_url}: {watched:?}");

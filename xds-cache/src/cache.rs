@@ -1,14 +1,16 @@
 //! The cache: one writer at a time, any number of readers.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use arc_swap::ArcSwap;
-use deltaplane_core::{Resource, Revision};
+use deltaplane_core::{Resource, Revision, TypeUrl};
 
 use crate::{
-    CacheView, Commit, CommitError, Scope, Transaction, Watch,
-    state::{State, Successor},
-    watch::Watches,
+    CacheView, Commit, CommitError, CommitRecord, Preview, RollbackError, Scope, Transaction,
+    Watch, state::State, watch::Watches,
 };
 
 /// What the fleet should see, and since when. Clones share one content.
@@ -46,27 +48,137 @@ impl Cache {
     ///
     /// # Errors
     /// If the transaction contradicts itself; then nothing of it is done.
-    pub fn commit(&self, mut transaction: Transaction) -> Result<Commit, CommitError> {
-        if let Some(error) = transaction.error.take() {
-            return Err(error);
-        }
-        // A writer that panicked published nothing, so the state is whole.
-        let writer = self.shared.writer.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn commit(&self, transaction: Transaction) -> Result<Commit, CommitError> {
+        self.commit_if(transaction, |_| Ok(()))
+    }
+
+    /// Commits a transaction if a check agrees with what it would make of the cache. No other commit comes
+    /// in between. What changes nothing is not checked.
+    ///
+    /// The check keeps other writers waiting, though no reader; what does not depend on the cache is
+    /// better done before, on a [`preview`](Cache::preview). It must not commit to this cache itself:
+    /// that would wait for its own end.
+    ///
+    /// # Errors
+    /// If the transaction contradicts itself, or with the check's own error; then nothing is done.
+    pub fn commit_if<E: From<CommitError>>(
+        &self,
+        transaction: Transaction,
+        check: impl FnOnce(&Preview) -> Result<(), E>,
+    ) -> Result<Commit, E> {
+        let writer = self.writer();
         let current = self.shared.state.load_full();
-        let Some(successor) = current.succeed(transaction, LOG_LIMIT)? else {
+        let Some(successor) = current.succeed(&transaction, LOG_LIMIT)? else {
             return Ok(Commit::new(current.revision, 0));
         };
-        let Successor { state, changes, touched } = successor;
-        let commit = Commit::new(state.revision, changes);
-        let more_is_known = state.known_layers > current.known_layers;
-        self.shared.state.store(Arc::new(state));
+        let commit = Commit::new(successor.state.revision, successor.changes);
+        let preview = Preview::new(current, successor);
+        check(&preview)?;
+        let (state, touched) = preview.into_after();
+        self.publish(writer, state, &touched);
+        Ok(commit)
+    }
+
+    fn writer(&self) -> MutexGuard<'_, ()> {
+        // A writer that panicked published nothing, so the state is whole.
+        self.shared.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a state the current one, and wakes whom it concerns when others may write again.
+    fn publish(
+        &self,
+        writer: MutexGuard<'_, ()>,
+        state: Arc<State>,
+        touched: &BTreeSet<(Scope, TypeUrl)>,
+    ) {
+        let known = self.shared.state.load().known_layers;
+        let more_is_known = state.known_layers > known;
+        self.shared.state.store(state);
         drop(writer);
         if more_is_known {
             self.shared.watches.wake_all();
         } else {
-            self.shared.watches.wake(&touched);
+            self.shared.watches.wake(touched);
         }
+    }
+
+    /// The last commits, the oldest first: those that can be taken back, as long as the logs hold what they
+    /// replaced.
+    #[must_use]
+    pub fn history(&self) -> Vec<CommitRecord> {
+        self.shared.state.load().history.iter().cloned().collect()
+    }
+
+    /// Returns to what was at a revision, by a new one. Costs what has changed since.
+    ///
+    /// # Errors
+    /// If there was no such revision, or what was then is no longer known.
+    pub fn return_to(&self, revision: Revision, reason: &str) -> Result<Commit, RollbackError> {
+        self.roll_back(reason, false, |state| state.return_to(revision))
+    }
+
+    /// Takes back one commit, and the later ones that refer to what it brought, by a new one. What another
+    /// commit has changed since stays as it is. Costs what these commits changed, and the length of the
+    /// history after it.
+    ///
+    /// # Errors
+    /// If there was no such commit, or what it replaced is no longer known.
+    pub fn undo(&self, revision: Revision, reason: &str) -> Result<Commit, RollbackError> {
+        self.roll_back(reason, false, |state| state.undo(revision))
+    }
+
+    /// The same, for a commit that clients rejected: what it brought is refused from then on, unless its
+    /// writer [insists](Transaction::insist). The last 10,000 such contents are remembered.
+    ///
+    /// # Errors
+    /// As [`undo`](Cache::undo).
+    pub fn withdraw(&self, revision: Revision, reason: &str) -> Result<Commit, RollbackError> {
+        self.roll_back(reason, true, |state| state.undo(revision))
+    }
+
+    fn roll_back(
+        &self,
+        reason: &str,
+        withdraws: bool,
+        taking_back: impl FnOnce(&State) -> Result<(Transaction, Vec<Revision>), RollbackError>,
+    ) -> Result<Commit, RollbackError> {
+        let writer = self.writer();
+        let current = self.shared.state.load_full();
+        let (mut transaction, undone) = taking_back(&current)?;
+        transaction.label(reason).insist();
+        let Some(mut successor) = current.succeed(&transaction, LOG_LIMIT)? else {
+            return Ok(Commit::new(current.revision, 0));
+        };
+        let commit = Commit::new(successor.state.revision, successor.changes);
+        successor.state.record_rollback(undone);
+        let preview = Preview::new(current, successor);
+        let withdrawn: Vec<_> = preview
+            .changes()
+            .flat_map(|(scope, _, changes)| changes.iter().map(move |change| (scope, change)))
+            .filter_map(|(scope, change)| Some((scope.clone(), change.before.clone()?)))
+            .collect();
+        let (mut state, touched) = preview.into_after();
+        if withdraws {
+            let reason = reason.into();
+            let state = Arc::make_mut(&mut state);
+            withdrawn.iter().for_each(|(scope, bad)| state.withdraw(scope, bad, &reason));
+        }
+        self.publish(writer, state, &touched);
         Ok(commit)
+    }
+
+    /// What a transaction would make of the cache as it is now. Nobody sees it, and another writer may
+    /// commit first: to hold on to what was seen, use [`commit_if`](Cache::commit_if). Costs what a
+    /// commit costs.
+    ///
+    /// # Errors
+    /// If the transaction contradicts itself.
+    pub fn preview(&self, transaction: &Transaction) -> Result<Preview, CommitError> {
+        let current = self.shared.state.load_full();
+        Ok(match current.succeed(transaction, LOG_LIMIT)? {
+            Some(successor) => Preview::new(current, successor),
+            None => Preview::unchanged(current),
+        })
     }
 
     /// The current revision.

@@ -18,6 +18,8 @@ pub(crate) struct Layer {
     aliases: OrdMap<Arc<str>, Arc<str>>,
     pub(crate) references: References,
     pub(crate) version: TypeVersion,
+    /// How many of the resources only say that there is nothing of their name, whatever lies below.
+    pub(crate) hidden: usize,
     /// Its source said what is in it. Until then it is unknown, which is not the same as empty.
     pub(crate) filled: bool,
     log: Log,
@@ -31,6 +33,7 @@ impl Layer {
             aliases: OrdMap::new(),
             references: References::default(),
             version: TypeVersion::default(),
+            hidden: 0,
             filled,
             log: Log::default(),
         }
@@ -64,12 +67,20 @@ impl Layer {
         for change in &changes {
             self.references.follow(change);
             if let Some(before) = &change.before {
-                self.version.subtract(before);
+                if before.is_absent() {
+                    self.hidden -= 1;
+                } else {
+                    self.version.subtract(before);
+                }
                 self.forget_aliases(before);
             }
             match &change.after {
                 Some(after) => {
-                    self.version.add(after);
+                    if after.is_absent() {
+                        self.hidden += 1;
+                    } else {
+                        self.version.add(after);
+                    }
                     for alias in after.aliases() {
                         self.aliases.insert(alias.clone(), change.name.clone());
                     }
@@ -101,6 +112,22 @@ impl Layer {
                 || self.log.denoted(resource).is_some_and(is_another))
     }
 
+    /// Whether something in it, or in what changed of it after a revision, only hides what lies below.
+    pub(crate) fn hides(&self, since: Revision) -> bool {
+        let absent =
+            |resource: &Option<Resource>| resource.as_ref().is_some_and(Resource::is_absent);
+        let is_absent = |change: &Change| absent(&change.before) || absent(&change.after);
+        let commits = self.log.commits.iter().rev().take_while(|commit| commit.revision > since);
+        self.hidden > 0 || commits.flat_map(|commit| commit.changes.iter()).any(is_absent)
+    }
+
+    /// What the commit of this revision changed; nothing, if that is forgotten, or if there was none.
+    pub(crate) fn changes_at(&self, revision: Revision) -> Option<&[Change]> {
+        let commits = &self.log.commits;
+        let at = commits.binary_search_by_key(&revision, |commit| commit.revision).ok()?;
+        commits.get(at).map(|commit| &*commit.changes)
+    }
+
     /// What had this name before it was removed, as far back as the log reaches.
     pub(crate) fn tombstone(&self, name: &str) -> Option<&Resource> {
         self.log.gone.get(name).filter(|_| !self.resources.contains_key(name)).map(|(last, _)| last)
@@ -118,6 +145,11 @@ impl Layer {
                 self.aliases.remove(alias);
             }
         }
+    }
+
+    /// What the last commit changed.
+    pub(crate) fn last_changes(&self) -> &[Change] {
+        self.log.commits.last().map(|last| &*last.changes).unwrap_or_default()
     }
 
     /// The commits after a revision, oldest first.
@@ -197,7 +229,8 @@ impl LoggedCommit {
     /// What was removed.
     fn removed(&self) -> impl Iterator<Item = (&Arc<str>, &Resource)> {
         let removed = self.changes.iter().filter(|change| change.after.is_none());
-        removed.filter_map(|change| Some((&change.name, change.before.as_ref()?)))
+        let removed = removed.filter_map(|change| Some((&change.name, change.before.as_ref()?)));
+        removed.filter(|(_, last)| !last.is_absent())
     }
 
     /// What was replaced and had a version of its caller's.

@@ -34,19 +34,25 @@
 //! * `layer`: one type in one scope, with its log
 //! * `references`: who in a layer refers to whom
 //! * `state`: everything at one revision, and how a transaction makes the next
+//! * `preview`: what a transaction would make of it
+//! * `rollback`: what takes commits back
 //! * `cache`: the current state, and who may replace it
 //! * `view`: what one client sees
 //! * `watch`: who is woken
 
 mod cache;
 mod layer;
+mod preview;
 mod references;
+mod rollback;
 mod state;
 mod transaction;
 mod view;
 mod watch;
 
 pub use cache::Cache;
+pub use preview::Preview;
+pub use rollback::{CommitRecord, RollbackError};
 pub use transaction::{Commit, CommitError, Scope, Transaction};
 pub use view::CacheView;
 pub use watch::Watch;

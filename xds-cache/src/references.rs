@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use deltaplane_core::{Change, Key, Resource};
+use deltaplane_core::{Change, Key, Resource, TypeUrl};
 use imbl::OrdSet;
 
 /// The references that leave a layer, in the order of where they lead. A clone shares all that a change
@@ -34,6 +34,14 @@ impl References {
         for new in after.difference(&before) {
             self.0.insert(reference(new));
         }
+    }
+
+    /// The references that lead to a type: the name of who refers, and to what.
+    pub(crate) fn to_type(&self, type_url: &TypeUrl) -> impl Iterator<Item = (&Arc<str>, &Key)> {
+        let to = Key::new(type_url.clone(), Arc::default());
+        let all = self.0.range(Reference { to, from: Arc::default() }..);
+        let all = all.take_while(move |reference| reference.to.type_url == *type_url);
+        all.map(|reference| (&reference.from, &reference.to))
     }
 
     /// The names of the resources that refer to a key.

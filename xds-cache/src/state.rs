@@ -1,11 +1,18 @@
 //! Everything that a cache holds at one revision.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use deltaplane_core::{Change, Key, Revision, TypeUrl};
-use imbl::HashMap;
+use deltaplane_core::{Change, Key, Resource, Revision, TypeUrl};
+use imbl::{HashMap, OrdMap, Vector};
 
-use crate::{CommitError, Scope, Transaction, layer::Layer};
+use crate::{
+    CommitError, Scope, Transaction,
+    layer::Layer,
+    rollback::{COMMITS_RECALLED, CommitRecord},
+};
 
 /// Everything that a cache holds at one revision. Immutable once published.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +22,10 @@ pub(crate) struct State {
     pub(crate) scopes: HashMap<Scope, Arc<Layers>>,
     /// How many layers are filled.
     pub(crate) known_layers: usize,
+    /// The last commits, the oldest first.
+    pub(crate) history: Vector<CommitRecord>,
+    /// Contents that clients rejected and that were withdrawn for that, by their hash, and why.
+    pub(crate) withdrawn: OrdMap<(Scope, Key), (u64, Arc<str>)>,
 }
 
 /// The types of one scope.
@@ -24,7 +35,7 @@ pub(crate) type Layers = BTreeMap<TypeUrl, Arc<Layer>>;
 pub(crate) struct Successor {
     pub(crate) state: State,
     pub(crate) changes: usize,
-    pub(crate) touched: Vec<(Scope, TypeUrl)>,
+    pub(crate) touched: BTreeSet<(Scope, TypeUrl)>,
 }
 
 impl State {
@@ -36,32 +47,37 @@ impl State {
     /// transaction names, and what a replacement replaces.
     ///
     /// # Errors
-    /// If the transaction calls two contents of one resource by one version.
+    /// If the transaction contradicts itself, or calls two contents of one resource by one version.
     pub(crate) fn succeed(
         &self,
-        transaction: Transaction,
+        transaction: &Transaction,
         log_limit: usize,
     ) -> Result<Option<Successor>, CommitError> {
+        if let Some(error) = &transaction.error {
+            return Err(error.clone());
+        }
         let revision = Revision(self.revision.0 + 1);
         let mut next = Successor {
             state: State { revision, ..self.clone() },
             changes: 0,
-            touched: Vec::new(),
+            touched: BTreeSet::new(),
         };
-        for (scope, type_url) in transaction.declared {
-            if self.layer(&scope, &type_url).is_none() {
+        for (scope, type_url) in &transaction.declared {
+            if self.layer(scope, type_url).is_none() {
                 next.put(scope, type_url, Layer::new(false));
             }
         }
-        for ((scope, type_url), edit) in transaction.edits {
-            let current = next.state.layer(&scope, &type_url);
+        let mut changed = Vec::new();
+        for ((scope, type_url), edit) in &transaction.edits {
+            let current = next.state.layer(scope, type_url);
             let was_known = current.is_some_and(|layer| layer.filled);
             let mut layer = match current {
                 Some(layer) => Layer::clone(layer),
                 None => Layer::new(true),
             };
-            let changes = layer.difference(&edit);
-            check_versions(&scope, &type_url, &layer, &changes)?;
+            let changes = layer.difference(edit);
+            check_versions(scope, type_url, &layer, &changes)?;
+            next.state.check_withdrawn(scope, type_url, &changes, transaction.insists)?;
             if changes.is_empty() && (was_known || !edit.replace) {
                 continue;
             }
@@ -70,8 +86,68 @@ impl State {
             next.changes += changes.len();
             layer.apply(changes, revision, &transaction.origin, log_limit);
             next.put(scope, type_url, layer);
+            changed.push((scope.clone(), type_url.clone()));
         }
+        let record = CommitRecord {
+            revision,
+            label: transaction.origin.label.clone(),
+            changes: next.changes,
+            undoes: Vec::new(),
+            touched: changed.into(),
+        };
+        if next.state.history.len() == COMMITS_RECALLED {
+            next.state.history.pop_front();
+        }
+        next.state.history.push_back(record);
         Ok((!next.touched.is_empty()).then_some(next))
+    }
+}
+
+/// How many contents are remembered as withdrawn.
+const WITHDRAWN_RECALLED: usize = 10_000;
+
+impl State {
+    /// Refuses what was withdrawn, unless its writer insists.
+    fn check_withdrawn(
+        &mut self,
+        scope: &Scope,
+        type_url: &TypeUrl,
+        changes: &[Change],
+        insists: bool,
+    ) -> Result<(), CommitError> {
+        if self.withdrawn.is_empty() {
+            return Ok(());
+        }
+        for after in changes.iter().filter_map(|change| change.after.as_ref()) {
+            let key = (scope.clone(), Key::new(type_url.clone(), after.name().clone()));
+            let Some((hash, reason)) = self.withdrawn.get(&key) else { continue };
+            if *hash != after.hash() {
+                continue;
+            }
+            if !insists {
+                let ((scope, key), reason) = (key, reason.clone());
+                return Err(CommitError::Withdrawn { scope, key, reason });
+            }
+            self.withdrawn.remove(&key);
+        }
+        Ok(())
+    }
+
+    /// Notes that the last commit takes back others.
+    pub(crate) fn record_rollback(&mut self, undone: Vec<Revision>) {
+        if let Some(last) = self.history.back_mut() {
+            last.undoes = undone;
+        }
+    }
+
+    /// Remembers contents as withdrawn.
+    pub(crate) fn withdraw(&mut self, scope: &Scope, resource: &Resource, reason: &Arc<str>) {
+        if self.withdrawn.len() == WITHDRAWN_RECALLED {
+            self.withdrawn =
+                self.withdrawn.iter().skip(1).map(|(k, v)| (k.clone(), v.clone())).collect();
+        }
+        let key = Key::new(resource.type_url().clone(), resource.name().clone());
+        self.withdrawn.insert((scope.clone(), key), (resource.hash(), reason.clone()));
     }
 }
 
@@ -95,9 +171,9 @@ fn check_versions(
 }
 
 impl Successor {
-    fn put(&mut self, scope: Scope, type_url: TypeUrl, layer: Layer) {
+    fn put(&mut self, scope: &Scope, type_url: &TypeUrl, layer: Layer) {
         let layers = self.state.scopes.entry(scope.clone()).or_default();
         Arc::make_mut(layers).insert(type_url.clone(), Arc::new(layer));
-        self.touched.push((scope, type_url));
+        self.touched.insert((scope.clone(), type_url.clone()));
     }
 }

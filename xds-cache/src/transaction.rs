@@ -43,6 +43,7 @@ pub struct Transaction {
     pub(crate) edits: BTreeMap<(Scope, TypeUrl), Edit>,
     pub(crate) declared: BTreeSet<(Scope, TypeUrl)>,
     pub(crate) origin: Origin,
+    pub(crate) insists: bool,
     pub(crate) error: Option<CommitError>,
 }
 
@@ -83,6 +84,19 @@ pub enum CommitError {
         key: Key,
         /// Its version.
         version: String,
+    },
+    /// A content that clients rejected, and that was withdrawn for that.
+    #[error(
+        "{} {:?} in scope {scope} has a content that was withdrawn, since clients rejected it: {reason}; \
+         change it, or insist", key.type_url, key.name
+    )]
+    Withdrawn {
+        /// The scope.
+        scope: Scope,
+        /// The resource.
+        key: Key,
+        /// Why.
+        reason: Arc<str>,
     },
     /// A name that no resource can have.
     #[error(
@@ -152,6 +166,23 @@ impl Transaction {
         name: impl Into<Arc<str>>,
     ) -> &mut Self {
         self.edit(scope.into(), type_url.into()).names.insert(name.into(), None);
+        self
+    }
+
+    /// Hides a resource of the scopes below this one: whoever sees this scope over them sees nothing of that
+    /// name. [`remove`](Transaction::remove) shows it again.
+    pub fn hide(
+        &mut self,
+        scope: impl Into<Scope>,
+        type_url: impl Into<TypeUrl>,
+        name: impl Into<Arc<str>>,
+    ) -> &mut Self {
+        self.upsert(scope, Resource::absent(type_url, name))
+    }
+
+    /// Commits also what clients rejected and was withdrawn for that: it is to be tried again.
+    pub fn insist(&mut self) -> &mut Self {
+        self.insists = true;
         self
     }
 

@@ -58,14 +58,29 @@ impl CacheView {
     /// The key itself need not be there. Costs as many look-ups as there are types in the scopes, and what
     /// it yields.
     pub fn referrers(&self, key: &Key) -> impl Iterator<Item = Key> {
+        self.all_layers().flat_map(move |(depth, type_url, layer)| {
+            let names = layer.references.to(key);
+            let seen = names.filter(move |name| !self.is_masked(depth, type_url, name));
+            seen.map(|name| Key::new(type_url.clone(), name.clone()))
+        })
+    }
+
+    /// All references to keys of a type, as they are seen: who refers, and to what, be it there or not.
+    /// Costs what it yields.
+    pub fn references_into(&self, type_url: &TypeUrl) -> impl Iterator<Item = (Key, Key)> {
+        self.all_layers().flat_map(move |(depth, from, layer)| {
+            let all = layer.references.to_type(type_url);
+            let seen = all.filter(move |(name, _)| !self.is_masked(depth, from, name));
+            seen.map(|(name, to)| (Key::new(from.clone(), name.clone()), to.clone()))
+        })
+    }
+
+    /// Every type of every scope, and how many scopes are above.
+    fn all_layers(&self) -> impl Iterator<Item = (usize, &TypeUrl, &Layer)> {
         let scopes = self.scopes.iter().enumerate();
-        scopes.flat_map(move |(depth, scope)| {
+        scopes.flat_map(|(depth, scope)| {
             let layers = self.state.scopes.get(scope).into_iter().flat_map(|layers| layers.iter());
-            layers.flat_map(move |(type_url, layer)| {
-                let names = layer.references.to(key);
-                let seen = names.filter(move |name| !self.is_masked(depth, type_url, name));
-                seen.map(|name| Key::new(type_url.clone(), name.clone()))
-            })
+            layers.map(move |(type_url, layer)| (depth, type_url, &**layer))
         })
     }
 
@@ -98,6 +113,8 @@ impl CacheView {
                 None => layer.resources.get(name).cloned(),
             });
             let after = layers.iter().find_map(|(layer, _)| layer.resources.get(name).cloned());
+            let is_there = |resource: &Resource| !resource.is_absent();
+            let (before, after) = (before.filter(is_there), after.filter(is_there));
             (before != after).then(|| Change::new(name.clone(), before, after))
         };
         Ok(names.into_iter().filter_map(seen).collect())
@@ -115,7 +132,9 @@ impl View for CacheView {
     }
 
     fn get(&self, type_url: &TypeUrl, name: &str) -> Option<Resource> {
-        self.layers(type_url).find_map(|layer| layer.resources.get(name).cloned())
+        let mut layers = self.layers(type_url);
+        let found = layers.find_map(|layer| layer.resources.get(name));
+        found.filter(|found| !found.is_absent()).cloned()
     }
 
     /// A name goes before an alias, and an alias counts if the resource that has it is the one seen.
@@ -183,7 +202,8 @@ impl View for CacheView {
         });
         let single = if merged.is_none() { first } else { None };
         let single = single.into_iter().flat_map(|layer| layer.resources.values().cloned());
-        single.chain(merged.into_iter().flat_map(BTreeMap::into_values))
+        let all = single.chain(merged.into_iter().flat_map(BTreeMap::into_values));
+        all.filter(|resource| !resource.is_absent())
     }
 
     fn is_referred_to(&self, key: &Key) -> bool {
@@ -210,7 +230,7 @@ impl View for CacheView {
     fn changes(&self, type_url: &TypeUrl, since: Revision) -> Result<Arc<[Change]>, LogTruncated> {
         let mut layers = self.layers(type_url);
         let Some(only) = layers.next() else { return Ok(Arc::default()) };
-        if layers.next().is_some() {
+        if layers.next().is_some() || only.hides(since) {
             return self.net_changes(type_url, since).map(Into::into);
         }
         let unread = only.since(since)?;

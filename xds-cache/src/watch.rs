@@ -39,7 +39,7 @@ impl Signal {
 }
 
 impl Watches {
-    pub(crate) fn wake(&self, touched: &[(Scope, TypeUrl)]) {
+    pub(crate) fn wake(&self, touched: &BTreeSet<(Scope, TypeUrl)>) {
         for layer in touched {
             if let Some(watches) = self.interested.get(layer) {
                 watches.values().for_each(|signal| signal.raise());

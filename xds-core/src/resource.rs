@@ -50,6 +50,7 @@ struct Inner {
     value_at: usize,
     references: Box<[Key]>,
     warms_unseen: bool,
+    is_absent: bool,
 }
 
 impl Resource {
@@ -77,7 +78,22 @@ impl Resource {
             schema: None,
             references: Vec::new(),
             warms_unseen: false,
+            is_absent: false,
         }
+    }
+
+    /// That there is nothing of this name, to hide what would otherwise be seen. It never reaches a client.
+    #[must_use]
+    pub fn absent(type_url: impl Into<TypeUrl>, name: impl Into<Arc<str>>) -> Resource {
+        let mut builder = Resource::raw(type_url, name, Bytes::new());
+        builder.is_absent = true;
+        builder.build()
+    }
+
+    /// Whether this says that there is nothing of its name.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        self.0.is_absent
     }
 
     /// The type.
@@ -156,6 +172,7 @@ impl PartialEq for Resource {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
             || (self.0.hash == other.0.hash
+                && self.0.is_absent == other.0.is_absent
                 && self.0.type_url == other.0.type_url
                 && self.0.name == other.0.name)
     }
@@ -187,6 +204,7 @@ pub struct ResourceBuilder<'a> {
     schema: Option<&'a Schema>,
     references: Vec<Key>,
     warms_unseen: bool,
+    is_absent: bool,
 }
 
 impl<'a> ResourceBuilder<'a> {
@@ -253,6 +271,7 @@ impl<'a> ResourceBuilder<'a> {
             any_at,
             references: self.references.into(),
             warms_unseen: self.warms_unseen,
+            is_absent: self.is_absent,
         }))
     }
 

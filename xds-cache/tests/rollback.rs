@@ -1,0 +1,178 @@
+//! Returning to what was, and what is hidden.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::sync::Arc;
+
+use deltaplane_cache::{Cache, CacheView, Commit, CommitError, RollbackError, Scope, Transaction};
+use deltaplane_core::{Key, Resource, Revision, TypeUrl, View};
+
+const CDS: TypeUrl = TypeUrl::CLUSTER;
+const RDS: TypeUrl = TypeUrl::ROUTE;
+
+fn cluster(name: &str, content: u8) -> Resource {
+    Resource::raw(CDS, name, vec![content]).build()
+}
+
+fn route(content: u8, cluster: &str) -> Resource {
+    Resource::raw(RDS, "r", vec![content]).references([Key::new(CDS, cluster)]).build()
+}
+
+fn commit(cache: &Cache, upserts: &[Resource], removes: &[&str]) -> Commit {
+    let mut transaction = Transaction::new();
+    for resource in upserts {
+        transaction.upsert("s", resource.clone());
+    }
+    for name in removes {
+        transaction.remove("s", CDS, *name);
+    }
+    cache.commit(transaction).unwrap()
+}
+
+fn view(cache: &Cache, scopes: &[&str]) -> CacheView {
+    cache.view(&scopes.iter().map(|scope| Scope::from(*scope)).collect())
+}
+
+/// `name=content` of all that is seen.
+fn seen(view: &CacheView) -> String {
+    let all = view.resources(&CDS).chain(view.resources(&RDS));
+    all.map(|r| format!("{}={}", r.name(), r.value()[0])).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_commit_is_taken_back_but_for_what_others_changed_since() {
+    let cache = Cache::new();
+    commit(&cache, &[cluster("a", 1), cluster("b", 1), cluster("c", 1)], &[]);
+    let bad = commit(&cache, &[cluster("a", 2), cluster("b", 2), cluster("d", 2)], &["c"]);
+    commit(&cache, &[cluster("b", 3)], &[]);
+    let undone = cache.undo(bad.revision, "because").unwrap();
+    assert_eq!(seen(&view(&cache, &["s"])), "a=1 b=3 c=1");
+    assert_eq!((undone.revision, undone.changes), (Revision(4), 3));
+    let record = cache.history().pop().unwrap();
+    assert_eq!(record.label.as_deref(), Some("because"));
+    assert_eq!((record.undoes, record.revision), (vec![bad.revision], undone.revision));
+    assert!(view(&cache, &["s"]).version(&CDS).to_string().ends_with("+because"));
+    assert_eq!(cache.undo(bad.revision, "again").unwrap().changes, 0, "it is taken back already");
+    // And that, too, can be taken back.
+    cache.undo(undone.revision, "no").unwrap();
+    assert_eq!(seen(&view(&cache, &["s"])), "a=2 b=3 d=2");
+}
+
+#[test]
+fn what_depends_on_a_commit_is_taken_back_with_it() {
+    let cache = Cache::new();
+    commit(&cache, &[cluster("a", 1), route(1, "a")], &[]);
+    let bad = commit(&cache, &[cluster("b", 1)], &[]);
+    commit(&cache, &[cluster("c", 1)], &[]);
+    commit(&cache, &[route(2, "b"), cluster("d", 1)], &[]);
+    let undone = cache.undo(bad.revision, "").unwrap();
+    assert_eq!(
+        seen(&view(&cache, &["s"])),
+        "a=1 c=1 r=1",
+        "the route that named b, and what came with it"
+    );
+    assert_eq!(cache.history().pop().unwrap().undoes, [Revision(2), Revision(4)]);
+    assert_eq!(undone.changes, 3);
+}
+
+#[test]
+fn the_cache_returns_to_a_revision_exactly() {
+    let cache = Cache::new();
+    let empty = cache.revision();
+    let first = commit(&cache, &[cluster("a", 1), cluster("b", 1)], &[]);
+    commit(&cache, &[cluster("a", 2), route(1, "a")], &["b"]);
+    commit(&cache, &[cluster("c", 1), cluster("b", 7)], &["a"]);
+    cache.return_to(first.revision, "").unwrap();
+    assert_eq!(seen(&view(&cache, &["s"])), "a=1 b=1");
+    assert_eq!(cache.return_to(cache.revision(), "").unwrap().changes, 0);
+    cache.return_to(empty, "").unwrap();
+    assert_eq!(seen(&view(&cache, &["s"])), "");
+    let unknown = cache.return_to(Revision(99), "").unwrap_err();
+    assert_eq!(unknown.to_string(), "there is no revision 99: the last one is 5");
+    assert!(matches!(cache.undo(Revision(99), ""), Err(RollbackError::Unknown { .. })));
+}
+
+#[test]
+fn what_is_forgotten_cannot_come_back_and_the_error_says_what_can() {
+    let cache = Cache::new();
+    for content in 0..1100 {
+        commit(
+            &cache,
+            &[Resource::raw(CDS, "a", vec![(content % 256) as u8, (content / 256) as u8]).build()],
+            &[],
+        );
+    }
+    for revision in [Revision(5), Revision(75)] {
+        let error = cache.return_to(revision, "").unwrap_err();
+        let oldest = Revision(76);
+        assert_eq!(error, RollbackError::Forgotten { revision, oldest });
+    }
+    cache.return_to(Revision(76), "").unwrap();
+    let undone = cache.undo(Revision(5), "").unwrap_err();
+    assert!(matches!(undone, RollbackError::Forgotten { .. }));
+}
+
+#[test]
+fn what_was_withdrawn_is_refused_until_somebody_insists() {
+    let cache = Cache::new();
+    commit(&cache, &[cluster("a", 1)], &[]);
+    let bad = commit(&cache, &[cluster("a", 2), cluster("b", 2)], &[]);
+    cache.withdraw(bad.revision, "a client said no").unwrap();
+    assert_eq!(seen(&view(&cache, &["s"])), "a=1");
+    let mut again = Transaction::new();
+    again.upsert("s", cluster("a", 2)).upsert("s", cluster("c", 1));
+    let error = cache.commit(again.clone()).unwrap_err();
+    assert!(matches!(error, CommitError::Withdrawn { .. }));
+    for part in ["\"a\"", "scope s", "a client said no", "insist"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert_eq!(seen(&view(&cache, &["s"])), "a=1", "nothing of it was done");
+    commit(&cache, &[cluster("a", 3)], &[]);
+    assert!(cache.commit(again.clone()).is_err(), "the same content is no better later");
+    let mut elsewhere = Transaction::new();
+    cache.commit(elsewhere.upsert("t", cluster("a", 2)).clone()).unwrap();
+    cache.commit(again.insist().clone()).unwrap();
+    assert_eq!(seen(&view(&cache, &["s"])), "a=2 c=1");
+    commit(&cache, &[cluster("a", 3)], &[]);
+    commit(&cache, &[cluster("a", 2)], &[]);
+    assert!(cache.preview(Transaction::new().upsert("s", cluster("b", 2))).is_err());
+}
+
+#[test]
+fn what_an_upper_scope_hides_is_not_seen_through_it() {
+    let cache = Cache::new();
+    commit(&cache, &[cluster("a", 1), cluster("b", 1)], &[]);
+    let both = ["up", "s"];
+    let version = view(&cache, &["s"]).version(&CDS);
+    let since = cache.revision();
+    let mut transaction = Transaction::new();
+    transaction.hide("up", CDS, "a").hide("up", CDS, "none").upsert("up", cluster("c", 1));
+    cache.commit(transaction).unwrap();
+    assert_eq!(seen(&view(&cache, &both)), "b=1 c=1");
+    assert_eq!(seen(&view(&cache, &["s"])), "a=1 b=1");
+    assert_eq!(seen(&view(&cache, &["up"])), "c=1");
+    assert!(view(&cache, &both).get(&CDS, "a").is_none());
+    let alone = Cache::new();
+    commit(&alone, &[cluster("b", 1), cluster("c", 1)], &[]);
+    assert_eq!(view(&cache, &both).version(&CDS), view(&alone, &["s"]).version(&CDS));
+    let changes = |view: CacheView, since: Revision| -> Vec<String> {
+        let changes: Arc<[_]> = view.changes(&CDS, since).unwrap();
+        let is_there = |resource: &Option<Resource>| u8::from(resource.is_some());
+        let change = |c: &deltaplane_core::Change| {
+            format!("{} {}{}", c.name, is_there(&c.before), is_there(&c.after))
+        };
+        changes.iter().map(change).collect()
+    };
+    assert_eq!(changes(view(&cache, &both), since), ["a 10", "c 01"]);
+    assert_eq!(changes(view(&cache, &["up"]), since), ["c 01"]);
+    // What changes below, hidden, is no change; and what is shown again is one.
+    let since = cache.revision();
+    commit(&cache, &[cluster("a", 2)], &[]);
+    assert_eq!(changes(view(&cache, &both), since), [""; 0]);
+    let mut transaction = Transaction::new();
+    transaction.remove("up", CDS, "a").remove("up", CDS, "c").remove("up", CDS, "none");
+    cache.commit(transaction).unwrap();
+    assert_eq!(changes(view(&cache, &both), since), ["a 01", "c 10"]);
+    assert_eq!(changes(view(&cache, &["up"]), since), ["c 10"]);
+    commit(&cache, &[cluster("a", 1)], &[]);
+    assert_eq!(view(&cache, &both).version(&CDS), version);
+}

@@ -79,3 +79,18 @@ fn what_is_on_its_way_when_a_wildcard_begins_is_removed_with_the_view() {
     ];
     converges(Variant::Delta, &operations);
 }
+
+/// Endpoints that are missing were told to be beside bad ones: who waits for them does not for ever.
+#[test]
+fn what_is_missing_beside_what_is_rejected_is_not_waited_for() {
+    let operations = [
+        Operation::Wildcard { type_at: 0, on: true },
+        Operation::Hear,
+        Operation::Subscribe { type_at: 1, name: 0 },
+        Operation::Subscribe { type_at: 1, name: 1 },
+        Operation::Subscribe { type_at: 3, name: 3 },
+        Operation::Say(1),
+        Operation::Commit(vec![(1, 0, 0, Some(1)), (1, 1, 1, Some(BAD)), (1, 3, 3, Some(0))]),
+    ];
+    converges(Variant::Delta, &operations);
+}

@@ -27,6 +27,8 @@ pub(crate) struct Answer {
     size: usize,
     /// What of it is news, and so in flight until it is answered.
     pub(crate) sent: Vec<Sent>,
+    /// It is sent to find out which of several names is at fault.
+    pub(crate) probe: u64,
     /// Of that, what is gone already, but in use.
     pub(crate) kept: BTreeSet<Arc<str>>,
     /// Of that, what the client has nothing of yet.
@@ -193,6 +195,11 @@ impl TypeStream {
                 if held.names.contains(name) && !is_kept {
                     continue;
                 }
+                if answer.sent.is_empty() {
+                    answer.probe = owed.probe;
+                } else if answer.probe != owed.probe {
+                    continue;
+                }
                 if self.may_split && answer.is_full(resource.delta_entry().len()) {
                     break;
                 }
@@ -200,7 +207,7 @@ impl TypeStream {
                 if is_kept {
                     answer.kept.insert(name.clone());
                 }
-            } else if self.answers_missing(owed.reason, owed.may_hold) {
+            } else if self.answers_missing(owed.reason, owed.may_hold) && answer.probe == 0 {
                 if self.may_split && answer.is_full(name.len()) {
                     break;
                 }

@@ -167,6 +167,19 @@ impl Arrivals {
         }
     }
 
+    /// What arrives and is said to be rejected, with what it refers to.
+    pub(crate) fn rejected(&self) -> impl Iterator<Item = (&Arc<str>, &BTreeSet<Key>)> {
+        let rejected = self.arriving.iter().filter(|(_, arrival)| arrival.rejected);
+        rejected.map(|(name, arrival)| (name, &arrival.awaits))
+    }
+
+    /// The rejection is over, and what comes of it has a deadline like anything else.
+    pub(crate) fn pardon(&mut self, name: &str, now: Duration) {
+        if let Some(arrival) = self.arriving.get_mut(name) {
+            (arrival.since, arrival.rejected) = (now, false);
+        }
+    }
+
     /// Until when whoever names this waits for it, if at all.
     pub(crate) fn until(&self, name: &str, patience: Duration) -> Option<Until> {
         let arrival = self.arriving.get(name)?;

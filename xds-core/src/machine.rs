@@ -49,6 +49,10 @@ pub enum Event {
         nonce: String,
         /// What that response said something new about; nothing is sent for these until they change.
         names: Vec<Arc<str>>,
+        /// Those of them that the client's words name.
+        blamed: Vec<Arc<str>>,
+        /// It was a first answer: the client had nothing before it.
+        is_first: bool,
         /// The client's words.
         error: ErrorDetail,
     },
@@ -86,6 +90,7 @@ pub struct Machine<V> {
     limits: StreamLimits,
     distrusted: Vec<TypeUrl>,
     order: Order,
+    isolates: bool,
     /// The time since the stream opened.
     now: Duration,
     /// When something that waits goes on.
@@ -116,6 +121,7 @@ impl<V: View> Machine<V> {
             limits: StreamLimits::default(),
             distrusted: Vec::new(),
             order: Order::default(),
+            isolates: true,
             now: Duration::ZERO,
             timeout: None,
             arrivals: Arrivals::default(),
@@ -139,6 +145,15 @@ impl<V: View> Machine<V> {
     pub fn set_order(&mut self, order: Order) {
         self.order = order;
         self.stirred = true;
+    }
+
+    /// Whether the good siblings of what the client rejects are sent again without it, which they are
+    /// unless this says otherwise. Envoy stops at the first bad one of an answer and may drop the others
+    /// (N-06). What is bad is found by the client's words, or else by halving what it rejected, a bounded
+    /// number of times. Of clusters, listeners and scoped routes it uses the good ones anyway.
+    pub fn set_isolation(&mut self, isolates: bool) {
+        self.isolates = isolates;
+        self.types.iter_mut().for_each(|stream| stream.isolates = isolates);
     }
 
     /// Tells the time: how long the stream has been open. Call it before the other methods; what is sent
@@ -279,7 +294,8 @@ impl<V: View> Machine<V> {
         if let Some(at) = self.types.iter().position(|stream| stream.type_url == *type_url) {
             return (at, false);
         }
-        let stream = TypeStream::new(type_url.clone(), self.variant);
+        let mut stream = TypeStream::new(type_url.clone(), self.variant);
+        stream.isolates = self.isolates;
         let order = |stream: &TypeStream| (stream.policy.order, stream.type_url.clone());
         let at = self.types.partition_point(|other| order(other) < order(&stream));
         self.types.insert(at, stream);
@@ -309,12 +325,13 @@ impl<V: View> Machine<V> {
                 self.linger(at, replaced);
                 self.events.push_back(Event::Acknowledged { type_url, nonce, revision });
             }
-            (Some(Settled::Rejected { names, .. }), Some(error)) => {
+            (Some(Settled::Rejected { names, blamed, is_first, .. }), Some(error)) => {
                 for name in &names {
                     let key = Key::new(type_url.clone(), name.clone());
                     self.arrivals.reject(&key, type_url.policy().is_proven_first);
                 }
-                self.events.push_back(Event::Rejected { type_url, nonce, names, error });
+                let rejected = Event::Rejected { type_url, nonce, names, blamed, is_first, error };
+                self.events.push_back(rejected);
             }
             _ => {}
         }
@@ -322,10 +339,9 @@ impl<V: View> Machine<V> {
 
     fn next_answer(&mut self, view: &V) -> Option<(usize, Answer)> {
         self.timeout = None;
-        if let Order::Gated { patience, .. } = self.order {
-            self.arrivals.expire(self.now, patience);
-        }
+        self.review_arrivals();
         for at in 0..self.types.len() {
+            self.isolate(at);
             let held = self.held_additions(at, view);
             if let Some(answer) = self.types.get_mut(at)?.additions(view, &held) {
                 return Some((at, answer));
@@ -376,6 +392,8 @@ impl<V: View> Machine<V> {
             None => Vec::new(),
         };
         let in_flight = InFlight {
+            is_first: stream.is_first,
+            is_probe: answer.probe != 0,
             number: self.nonces,
             nonce: response.nonce.clone(),
             sent_at: self.now,

@@ -50,6 +50,13 @@ pub(crate) struct TypeStream {
     pub(crate) is_first: bool,
     /// The client holds something from before this stream, and it is not known what.
     holds_unknown: bool,
+    /// The good siblings of what was rejected are sent without it.
+    pub(crate) isolates: bool,
+    /// What was rejected is to be taken apart, as soon as nothing waits that it may harm.
+    pub(crate) is_suspect: bool,
+    /// How many parts were made of what was rejected, and how many since a rejection that was no part.
+    probes: u64,
+    tries: u32,
     /// It asked for names, of which some may be gone.
     asked: bool,
     /// What the client uses although it accepted something else, and until when that is assumed.
@@ -72,6 +79,9 @@ pub(crate) struct Owed {
     pub(crate) reason: Reason,
     /// The revision before which nothing of this was news.
     pub(crate) since: Revision,
+    /// What goes out with it and with nothing else, to find out which of several names is at fault; 0 if
+    /// it is sent for another reason.
+    pub(crate) probe: u64,
     /// Since when its removal is held back for something in the view itself.
     pub(crate) dangling_since: Option<Duration>,
 }
@@ -101,6 +111,9 @@ enum Claim {
     Version(String),
 }
 
+/// How often what was rejected is taken apart.
+const MOST_TRIES: u32 = 64;
+
 /// How much that lingers is remembered: what is older is no longer waited for.
 const MOST_LINGERING: usize = 1024;
 
@@ -123,6 +136,10 @@ impl TypeStream {
             answered: false,
             is_first: false,
             holds_unknown: false,
+            isolates: false,
+            is_suspect: false,
+            probes: 0,
+            tries: 0,
             asked: false,
             lingering: Vec::new(),
             owed: BTreeMap::new(),
@@ -182,7 +199,11 @@ impl TypeStream {
         let is_current = |name: &str| subscription.contains(name) && !owed.contains_key(name);
         let mut settled = self.unsettled.settle(nonce, version, error, is_current)?;
         self.answered = true;
-        if let Settled::Rejected { names, again, awaited } = &mut settled {
+        if let Settled::Rejected { names, again, awaited, is_probe, .. } = &mut settled {
+            self.is_suspect = self.isolates && !self.policy.full_state;
+            if !*is_probe {
+                self.tries = 0;
+            }
             for name in names.iter() {
                 if let Some(owed) = self.owed.get_mut(name) {
                     // What was told was rejected: that it comes back to that is no reason to be silent.
@@ -198,6 +219,26 @@ impl TypeStream {
             }
         }
         Some(settled)
+    }
+
+    /// Takes apart what was rejected last, so that its good siblings reach the client: in as many tries as
+    /// it takes to find a few bad ones among many, and no more.
+    pub(crate) fn isolate(&mut self) {
+        self.is_suspect = false;
+        if self.tries >= MOST_TRIES {
+            return;
+        }
+        for part in self.unsettled.isolate() {
+            self.tries += 1;
+            self.probes += 1;
+            let names: Vec<_> = part.iter().map(|again| again.name.clone()).collect();
+            self.owe_again(part);
+            for name in names {
+                if let Some(owed) = self.owed.get_mut(&name) {
+                    owed.probe = self.probes;
+                }
+            }
+        }
     }
 
     /// Takes up what a request changed in the subscription.
@@ -445,6 +486,7 @@ impl TypeStream {
         let since = self.cursor.map_or(Revision(0), |cursor| Revision(cursor.0 + 1));
         let new = || Owed { told, since, ..Owed::default() };
         let owed = self.owed.entry(name).or_insert_with(new);
+        owed.probe = 0;
         owed.may_hold |= may_hold;
         owed.reason = owed.reason.max(reason);
     }

@@ -38,6 +38,10 @@ pub(crate) struct InFlight {
     pub(crate) revision: Revision,
     pub(crate) version: String,
     pub(crate) sent: Vec<Sent>,
+    /// It is part of a first answer.
+    pub(crate) is_first: bool,
+    /// It is sent to find out which of several names is at fault.
+    pub(crate) is_probe: bool,
     /// What responses that were unanswered then wait for (N-13).
     pub(crate) awaited: Vec<Arc<str>>,
     /// What it left out, because the client rejected that by name.
@@ -96,6 +100,12 @@ pub(crate) enum Settled {
     },
     Rejected {
         names: Vec<Arc<str>>,
+        /// Those of them that the client's words name.
+        blamed: Vec<Arc<str>>,
+        /// The response was part of a first answer.
+        is_first: bool,
+        /// It was sent to find out which of several names is at fault.
+        is_probe: bool,
         /// What of it is to be sent again at once.
         again: Vec<Again>,
         /// What clients were waiting for when the response was sent.
@@ -199,6 +209,8 @@ impl Unsettled {
         error: &ErrorDetail,
         is_current: impl Fn(&str) -> bool,
     ) -> Settled {
+        let is_first = settled.iter().any(|response| response.is_first);
+        let is_probe = settled.iter().all(|response| response.is_probe);
         let mut sent = BTreeMap::<Arc<str>, Sent>::new();
         let mut awaited = Vec::new();
         for response in settled {
@@ -213,6 +225,8 @@ impl Unsettled {
             awaited.extend(response.awaited);
         }
         let names: Vec<_> = sent.keys().cloned().collect();
+        let is_blamed = |name: &&Arc<str>| mentions(&error.message, name);
+        let words = names.iter().filter(is_blamed).cloned().collect();
         let in_flight = self.unanswered();
         let is_parked = |name: &Arc<str>, sent: &Sent| {
             is_current(name) && !in_flight.contains(name) && !sent.is_void
@@ -235,7 +249,7 @@ impl Unsettled {
                 again.push(rejected.again());
             }
         }
-        Settled::Rejected { names, again, awaited }
+        Settled::Rejected { names, blamed: words, is_first, is_probe, again, awaited }
     }
 
     /// Notes that a name is gone without a word.
@@ -254,6 +268,33 @@ impl Unsettled {
             rejected.partition(|(_, rejected)| rejected.group == group);
         self.rejected = rest;
         freed.into_values().map(Rejected::again).collect()
+    }
+
+    /// What was rejected last.
+    fn last_group(&self) -> impl Iterator<Item = (&Arc<str>, &Rejected)> {
+        self.rejected.iter().filter(|(_, rejected)| rejected.group == self.rejections)
+    }
+
+    /// Frees, in parts to be sent one by one, those of the last rejected names that may be good: the ones
+    /// that the client's words do not name, or if they name none, all of them in two halves. A name alone
+    /// stays.
+    pub(crate) fn isolate(&mut self) -> Vec<Vec<Again>> {
+        let (blamed, others): (Vec<_>, Vec<_>) =
+            self.last_group().partition(|(_, rejected)| rejected.blamed);
+        let names = |part: &[(&Arc<str>, &Rejected)]| -> Vec<Arc<str>> {
+            part.iter().map(|(name, _)| (*name).clone()).collect()
+        };
+        let parts = match (blamed.len(), others.len()) {
+            (_, 0) | (0, 1) => return Vec::new(),
+            (0, all) => {
+                let (one, other) = others.split_at(all.div_ceil(2));
+                vec![names(one), names(other)]
+            }
+            _ => vec![names(&others)],
+        };
+        let free = |name| self.rejected.remove(&name).map(Rejected::again);
+        let mut free = free;
+        parts.into_iter().map(|part| part.into_iter().filter_map(&mut free).collect()).collect()
     }
 
     /// Frees a single name, if it may go out without its group: the client's words name others than it.

@@ -22,6 +22,7 @@ fn n01_n02_n03_a_rejection_is_the_error_and_is_not_sent_again() {
 #[test]
 fn n02_n03_n06_a_rejected_response_goes_out_again_when_one_of_it_changes() {
     let mut client = delta(&[(EDS, "bad", 1), (EDS, "good", 1), (EDS, "other", 1)]);
+    client.machine.set_isolation(false);
     client.delta(EDS, &["bad", "good"], &[]);
     let got = client.expect(EDS);
     client.nack(&got, &[], "", "bad: no");
@@ -124,6 +125,7 @@ fn n05_a_rollback_to_what_was_acknowledged_is_sent_in_sotw() {
 fn n06_what_was_rejected_together_goes_out_again_together_in_sotw() {
     let names = ["bad", "good", "other"];
     let mut client = sotw(&names.map(|name| (EDS, name, 1)));
+    client.machine.set_isolation(false);
     client.sotw(EDS, &names[..2], "", "");
     let got = client.expect(EDS);
     client.nack(&got, &names[..2], "", "bad: no");
@@ -275,4 +277,81 @@ fn n14_what_was_ever_sent_is_removed_whatever_the_answer() {
             client.silence();
         }
     }
+}
+
+#[test]
+fn n06_good_siblings_are_sent_again_without_what_the_words_name() {
+    for variant in BOTH {
+        let names = ["a", "bad", "c"];
+        let mut client = Client::with(variant, &names.map(|name| (EDS, name, 1)));
+        client.ask(EDS, &names);
+        let got = client.expect(EDS);
+        client.nack(&got, &names, "", "bad: no");
+        let good = client.expect(EDS);
+        assert_eq!(good.resources, ["a=1", "c=1"]);
+        client.ack(&good, &names);
+        client.silence();
+        client.put(&[(EDS, "bad", 2)]);
+        assert_eq!(client.expect(EDS).resources, ["bad=2"]);
+        client.silence();
+    }
+}
+
+#[test]
+fn n06_where_the_words_name_nobody_what_was_rejected_is_halved() {
+    for variant in BOTH {
+        for bad in 0..7 {
+            let names = ["a", "b", "c", "d", "e", "f", "g"];
+            let mut client = Client::with(variant, &names.map(|name| (EDS, name, 1)));
+            client.ask(EDS, &names);
+            let is_bad = |got: &Got| got.resources.contains(&format!("{}=1", names[bad]));
+            let (mut accepted, mut tries) = (Vec::new(), 0);
+            while let Some(got) = client.poll() {
+                tries += 1;
+                if is_bad(&got) {
+                    client.nack(&got, &names, "", "something is wrong");
+                } else {
+                    client.ack(&got, &names);
+                    accepted.extend(got.resources);
+                }
+            }
+            accepted.sort();
+            let good = names.iter().filter(|name| **name != names[bad]);
+            assert!(
+                accepted.iter().eq(good.map(|name| format!("{name}=1")).collect::<Vec<_>>().iter())
+            );
+            assert!(tries <= 7, "{tries}");
+            client.put(&[(EDS, "a", 2)]);
+            let resources = client.expect(EDS).resources;
+            assert_eq!(resources, ["a=2"], "what is alone in its group drags nobody along");
+        }
+    }
+}
+
+#[test]
+fn n06_a_search_among_many_ends() {
+    let names: Vec<_> = (0..1000).map(|i| format!("{i}")).collect();
+    let names: Vec<_> = names.iter().map(|name| &**name).collect();
+    let all: Vec<_> = names.iter().map(|name| (EDS, *name, 1)).collect();
+    let mut client = Client::with(Variant::Delta, &all);
+    client.ask(EDS, &names);
+    let mut tries = 0;
+    while let Some(got) = client.poll() {
+        client.nack(&got, &[], "", "no");
+        tries += 1;
+    }
+    assert!((60..70).contains(&tries), "{tries}");
+}
+
+#[test]
+fn n13_nothing_is_tried_while_a_cluster_waits_for_its_endpoints() {
+    let mut client = delta(&[(CDS, "a", 1), (EDS, "a", 1), (EDS, "b", 1)]);
+    client.delta(CDS, &[], &[]);
+    client.delta(EDS, &["a", "b"], &[]);
+    let (clusters, loads) = (client.expect(CDS), client.expect(EDS));
+    client.nack(&loads, &[], "", "no");
+    client.silence();
+    client.ack(&clusters, &[]);
+    assert_eq!(client.expect(EDS).resources, ["a=1"]);
+    assert_eq!(client.expect(EDS).resources, ["b=1"]);
 }

@@ -7,6 +7,7 @@ use crate::{
     Key, Order, Resource, TypeUrl, View,
     answer::{Answer, Held},
     gates::{Until, Uses, later},
+    type_stream::TypeStream,
     type_url::Lingering,
     unsettled::InFlight,
 };
@@ -65,6 +66,48 @@ impl<V: View> Machine<V> {
             let drained = self.now + drain;
             replaced.into_iter().for_each(|old| stream.linger(old, self.now, drained));
         }
+    }
+
+    /// Takes apart what was rejected of a type, unless that is what a cluster in flight waits for: each
+    /// further rejection would end its wait with nothing (N-13).
+    pub(super) fn isolate(&mut self, at: usize) {
+        let Some(suspect) = self.types.get(at).filter(|stream| stream.is_suspect) else { return };
+        let waits = |stream: &TypeStream| {
+            stream.policy.followed_by.as_ref() == Some(&suspect.type_url)
+                && stream.unsettled.unanswered_since().is_some()
+        };
+        if !self.types.iter().any(waits)
+            && let Some(suspect) = self.types.get_mut(at)
+        {
+            suspect.isolate();
+        }
+    }
+
+    /// Goes through what is waited for: what the client said nothing about for too long, nobody waits for
+    /// any more; and nobody waits without a deadline for what is no longer rejected, be it because it was
+    /// given up.
+    pub(super) fn review_arrivals(&mut self) {
+        let Order::Gated { patience, .. } = self.order else { return };
+        if self.arrivals.is_empty() {
+            return;
+        }
+        let is_rejected = |type_url: &TypeUrl, name: &str| {
+            let mut streams = self.types.iter().filter(|stream| stream.type_url == *type_url);
+            streams.any(|stream| stream.unsettled.is_rejected(name))
+        };
+        let bringing = self.types.iter().filter(|stream| stream.policy.is_proven_first);
+        let bringing: Vec<_> = bringing.map(|stream| stream.type_url.clone()).collect();
+        let is_over = |name: &Arc<str>, awaits: &BTreeSet<Key>| {
+            !bringing.iter().any(|type_url| is_rejected(type_url, name))
+                && !awaits.iter().any(|key| is_rejected(&key.type_url, &key.name))
+        };
+        let rejected = self.arrivals.rejected();
+        let over: Vec<_> = rejected
+            .filter(|(name, awaits)| is_over(name, awaits))
+            .map(|(name, _)| name.clone())
+            .collect();
+        over.iter().for_each(|name| self.arrivals.pardon(name, self.now));
+        self.arrivals.expire(self.now, patience);
     }
 
     /// What of a type waits for what it refers to; and what is gone, in use and asked for.

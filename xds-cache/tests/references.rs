@@ -115,6 +115,9 @@ proptest! {
             });
             for view in [&SCOPES[..], &SCOPES[1..], &["three", "one"]] {
                 let view = cache.view(&scopes(view));
+                let into: BTreeSet<_> = [CDS, EDS, RDS].iter().flat_map(|t| view.references_into(t)).collect();
+                let expected = keys.iter().flat_map(|to| asked(&view, to).into_iter().map(|from| (from, to.clone())));
+                prop_assert_eq!(into, expected.collect());
                 for key in &keys {
                     let referrers: Vec<_> = view.referrers(key).collect();
                     let set: BTreeSet<_> = referrers.iter().cloned().collect();

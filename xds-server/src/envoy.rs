@@ -1,6 +1,8 @@
 //! What this crate knows of the Envoy API: which fields are maps, which resources refer to which, and
 //! where a resource has its name.
 
+#[cfg(feature = "validation")]
+pub mod descriptors;
 mod references;
 
 use std::sync::LazyLock;

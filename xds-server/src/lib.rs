@@ -31,6 +31,7 @@
 //! * `status`: who is connected, and what each was told and accepted
 //! * `delivery`: what became of a change
 //! * [`envoy`]: what is known of the Envoy API
+//! * `validation`: what is wrong with resources before anybody sees them, behind the feature of that name
 //! * `testing`: a model client, behind the feature of that name
 //!
 //! # Statements declined
@@ -40,7 +41,8 @@
 //!
 //! * S-15: endpoints are not made up for a cluster that has none. Resources are opaque here, so whoever
 //!   puts a cluster that gets its endpoints by EDS into the cache puts a `ClusterLoadAssignment` beside it,
-//!   be it one with nothing but its name. In delta a missing one is answered as removed (D-04), which ends
+//!   be it one with nothing but its name, and
+//!   the module `validation` says if there is none. In delta a missing one is answered as removed (D-04), which ends
 //!   Envoy's wait as well.
 //! * K-03: connections do not age. At shutdown streams end in order, and clients reconnect as they see fit.
 
@@ -55,6 +57,8 @@ mod status;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "validation")]
+pub mod validation;
 
 pub use client::{Client, ClientEvent, Observer};
 pub use delivery::{Delivery, Fate, HowMany};

@@ -35,6 +35,8 @@ use envoy_types::{
 };
 use prost::{Message, Name};
 
+#[path = "schema/descriptors.rs"]
+mod descriptors;
 #[path = "schema/protos.rs"]
 mod protos;
 #[path = "schema/text.rs"]

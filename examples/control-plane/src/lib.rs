@@ -19,7 +19,7 @@ mod columns;
 pub mod database;
 mod document;
 mod draft;
-pub mod envoy_api;
+mod envoy_api;
 pub mod health;
 pub mod host;
 pub mod message;

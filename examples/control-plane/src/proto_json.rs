@@ -1,5 +1,6 @@
 //! Messages of the Envoy API as JSON, by protobuf's own mapping.
 
+use deltaplane_server::envoy::descriptors;
 use prost::Message as _;
 use prost::bytes::Bytes;
 use prost_reflect::{DynamicMessage, ReflectMessage as _, SerializeOptions, Value};
@@ -55,7 +56,7 @@ struct Names {
 /// is a path from there.
 pub(crate) fn encode(json: &RawValue) -> Result<Encoded, Fault> {
     let type_url = type_url(json)?;
-    let any = envoy_api::pool().get_message_by_name(ANY);
+    let any = descriptors::pool().get_message_by_name(ANY);
     let any = any.ok_or_else(|| Fault::new("", "cannot be read: the Envoy API is not known"))?;
     let mut deserializer = serde_json::Deserializer::from_str(json.get());
     let mut track = serde_path_to_error::Track::new();
@@ -64,7 +65,7 @@ pub(crate) fn encode(json: &RawValue) -> Result<Encoded, Fault> {
     let message = message.map_err(|error| fault(track.path(), &error))?;
     let value = message.get_field_by_name("value");
     let value = value.and_then(|value| value.as_bytes().cloned()).unwrap_or_default();
-    let name = match envoy_api::name_field(&type_url) {
+    let name = match descriptors::name_field(&type_url) {
         None => None,
         Some(field) => Some(name(json, field).ok_or_else(|| {
             Fault::new(field, "is missing or empty, and it is the resource's name; give it")
@@ -79,7 +80,7 @@ fn type_url(json: &RawValue) -> Result<String, Fault> {
     let Head { type_url: Some(type_url) } = head.map_err(|_| Fault::new("", advice))? else {
         return Err(Fault::new("@type", format!("is missing; {advice}")));
     };
-    let known = envoy_api::message(&type_url).is_some();
+    let known = descriptors::message(&type_url).is_some();
     if known && type_url.starts_with("type.googleapis.com/") {
         return Ok(type_url);
     }
@@ -116,11 +117,11 @@ pub(crate) fn show(type_url: &str, value: &Bytes) -> Result<serde_json::Value, H
     if envoy_api::is_secret(type_url) {
         return Err(Hidden::Secret);
     }
-    if envoy_api::message(type_url).is_none() {
+    if descriptors::message(type_url).is_none() {
         return Err(Hidden::Unknown);
     }
     let unreadable = |why: String| Hidden::Unreadable { type_url: type_url.to_owned(), why };
-    let any = envoy_api::pool().get_message_by_name(ANY).ok_or(Hidden::Unknown)?;
+    let any = descriptors::pool().get_message_by_name(ANY).ok_or(Hidden::Unknown)?;
     let mut any = DynamicMessage::new(any);
     any.set_field_by_name("type_url", Value::String(type_url.to_owned()));
     any.set_field_by_name("value", Value::Bytes(value.clone()));
@@ -162,7 +163,7 @@ fn censor_value(value: &mut Value, depth: u32) -> Result<(), String> {
 fn censor_any(any: &mut DynamicMessage, depth: u32) -> Result<(), String> {
     let type_url = any.get_field_by_name("type_url");
     let type_url = type_url.and_then(|url| url.as_str().map(str::to_owned)).unwrap_or_default();
-    let message = envoy_api::message(&type_url);
+    let message = descriptors::message(&type_url);
     let message = message.ok_or_else(|| format!("{type_url:?} in it is not known here"))?;
     let mut held = DynamicMessage::new(message);
     if !envoy_api::is_secret(&type_url)

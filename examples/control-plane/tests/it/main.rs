@@ -5,7 +5,6 @@
 
 mod binary;
 mod database;
-mod envoy_api;
 mod publisher;
 mod raw;
 mod raw_rest;

@@ -6,6 +6,8 @@ use deltaplane::translate::{Difference, Fleet, Removal};
 use deltaplane_server::envoy_types::pb::envoy::config::route::v3::{
     route, route_action, route_match,
 };
+use deltaplane_server::validation::{Policy, Validator};
+use deltaplane_server::{Cache, Transaction, envoy};
 
 use crate::{definition, row};
 
@@ -178,4 +180,23 @@ fn names_that_two_services_swap_are_not_removed() {
     let swapped = fleet.apply([tcp(1, "b", 80), tcp(2, "a", 90)]);
     assert_eq!(swapped.upserts.len(), 6);
     assert!(swapped.removals.is_empty());
+}
+
+#[test]
+fn what_services_become_has_no_problem() {
+    let mut fleet = Fleet::new(ADDRESS);
+    let services =
+        [http(1, "a", &["a.test"], "/"), http(2, "b", &["b.test"], "/b"), tcp(3, "c", 81)];
+    let mut transaction = Transaction::new();
+    for message in fleet.apply(services).upserts {
+        let resource = match message {
+            Message::Cluster(m) => envoy::resource(&*m),
+            Message::Endpoints(m) => envoy::resource(&*m),
+            Message::Listener(m) => envoy::resource(&*m),
+            Message::Routes(m) => envoy::resource(&*m),
+        };
+        transaction.upsert("s", resource);
+    }
+    let (commit, _) = Validator::new(Policy::Refuse).commit(&Cache::new(), transaction).unwrap();
+    assert_eq!(commit.changes, 3 + 3 + 2 + 1);
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use deltaplane_server::envoy_types::pb::envoy::config::core::v3::Node;
 use deltaplane_server::envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use deltaplane_server::{
-    Cache, Client, ClientEvent, Event, Observer, Resource, Transaction, TypeUrl, Variant, XdsServer,
+    Cache, Client, ClientEvent, Event, Observer, Order, Resource, Transaction, TypeUrl, Variant,
+    XdsServer,
 };
 use prost::Message;
 use tokio::net::TcpListener;
@@ -18,6 +19,9 @@ use tokio::task::JoinHandle;
 use crate::{port, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long the control plane waits for a client that says nothing.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// What all clients see.
 const SCOPE: &str = "default";
@@ -129,7 +133,11 @@ impl ControlPlane {
     pub fn resume(&mut self) {
         assert!(self.running.is_none(), "only what does not run can be started");
         self.story = Arc::default();
-        let server = XdsServer::builder(self.cache.clone()).observer(self.story.clone()).build();
+        // What is taken away although something refers to it goes soon.
+        let order = Order::Gated { patience: SILENCE, drain: SILENCE };
+        let server =
+            XdsServer::builder(self.cache.clone()).observer(self.story.clone()).order(order);
+        let server = server.build();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("threads can be had");
         let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", self.port)));
@@ -278,7 +286,7 @@ impl Observer for Story {
             ClientEvent::Told(Event::Acknowledged { type_url, nonce, .. }) => {
                 What::Accepted { type_url: type_url.clone(), nonce: nonce.clone() }
             }
-            ClientEvent::Told(Event::Rejected { type_url, nonce, names, error }) => {
+            ClientEvent::Told(Event::Rejected { type_url, nonce, names, error, .. }) => {
                 let names = names.iter().map(ToString::to_string).collect();
                 let (type_url, nonce) = (type_url.clone(), nonce.clone());
                 What::Rejected { type_url, nonce, names, words: error.message.clone() }

@@ -209,6 +209,30 @@ impl Cache {
         layer.is_some_and(|layer| layer.denotes_another(resource))
     }
 
+    /// Whether a commit was taken back, as far as the history reaches.
+    #[must_use]
+    pub fn is_undone(&self, revision: Revision) -> bool {
+        let state = self.shared.state.load();
+        state.history.iter().any(|record| record.undoes.contains(&revision))
+    }
+
+    /// The types that a scope ever had something of.
+    #[must_use]
+    pub fn types(&self, scope: &Scope) -> Vec<TypeUrl> {
+        let state = self.shared.state.load();
+        state.scopes.get(scope).map(|layers| layers.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Forgets a scope, as if nothing had ever been said of it. Whoever still sees it may miss what became
+    /// of its content: empty it first, and see that no client is given it any more.
+    pub fn forget(&self, scope: &Scope) {
+        let writer = self.writer();
+        let mut state = State::clone(&self.shared.state.load());
+        if state.scopes.remove(scope).is_some() {
+            self.publish(writer, Arc::new(state), &BTreeSet::new());
+        }
+    }
+
     /// What a client sees that is given these scopes, the first over the others.
     #[must_use]
     pub fn view(&self, scopes: &Arc<[Scope]>) -> CacheView {

@@ -112,6 +112,15 @@ impl Layer {
                 || self.log.denoted(resource).is_some_and(is_another))
     }
 
+    /// When a name changed last, until a revision.
+    pub(crate) fn changed_at(&self, name: &str, until: Revision) -> Option<Revision> {
+        let commits = self.log.commits.iter().rev().skip_while(|commit| commit.revision > until);
+        let mut commits = commits.map(|commit| (commit.revision, &commit.changes));
+        commits
+            .find(|(_, changes)| changes.iter().any(|change| *change.name == *name))
+            .map(|(revision, _)| revision)
+    }
+
     /// Whether something in it, or in what changed of it after a revision, only hides what lies below.
     pub(crate) fn hides(&self, since: Revision) -> bool {
         let absent =

@@ -121,7 +121,8 @@ impl State {
         let records = self.history.iter().rev();
         for record in records.filter(|record| undone.contains(&record.revision)) {
             for (scope, type_url) in record.touched.iter() {
-                let layer = self.layer(scope, type_url)?;
+                // A scope that was forgotten has nothing to restore.
+                let Some(layer) = self.layer(scope, type_url) else { continue };
                 for Change { name, before, after, .. } in layer.changes_at(record.revision)? {
                     let key = (scope.clone(), Key::new(type_url.clone(), name.clone()));
                     let now = restored.get(&key).cloned();
@@ -149,7 +150,7 @@ impl State {
             let mut touched = record.touched.iter();
             touched.all(|(scope, type_url)| {
                 let layer = self.layer(scope, type_url);
-                layer.is_some_and(|layer| layer.changes_at(record.revision).is_some())
+                layer.is_none_or(|layer| layer.changes_at(record.revision).is_some())
             })
         });
         let oldest =

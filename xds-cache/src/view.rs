@@ -46,6 +46,21 @@ impl CacheView {
             .any(|layer| layer.revisions().take_while(|revision| *revision > after).any(is_between))
     }
 
+    /// When what goes by a name changed last, until a revision, in the scope where it is seen; nothing, if
+    /// that is forgotten, or it never did. Costs the length of the log.
+    #[must_use]
+    pub fn changed_at(&self, type_url: &TypeUrl, name: &str, until: Revision) -> Option<Revision> {
+        for layer in self.layers(type_url) {
+            if let Some(revision) = layer.changed_at(name, until) {
+                return Some(revision);
+            }
+            if layer.resources.contains_key(name) {
+                return None;
+            }
+        }
+        None
+    }
+
     /// Whether everything in it is known: at least one scope is, and no type waits for its source.
     #[must_use]
     pub fn is_complete(&self) -> bool {
@@ -190,6 +205,18 @@ impl View for CacheView {
             }
         }
         None
+    }
+
+    /// Costs nothing where both see the same scopes of a type.
+    fn difference(&self, other: &Self, type_url: &TypeUrl) -> Vec<Change> {
+        let layers = |view: &'_ Self| -> Vec<*const Layer> {
+            view.layers(type_url).map(std::ptr::from_ref).collect()
+        };
+        if layers(self) == layers(other) {
+            Vec::new()
+        } else {
+            deltaplane_core::difference(self, other, type_url)
+        }
     }
 
     fn resources(&self, type_url: &TypeUrl) -> impl Iterator<Item = Resource> {

@@ -29,8 +29,8 @@ pub enum Order {
         /// clients legitimately never answer (N-08, O-08). More than the 15 s for which an Envoy withholds
         /// the ACK of a cluster that gets no endpoints.
         patience: Duration,
-        /// How long a listener's old connections are served by what it was before it changed: Envoy's
-        /// `--drain-time-s`.
+        /// How long a listener's old connections are served by what it was before it changed, from when it
+        /// is live: Envoy's `--drain-time-s`. To remove sooner what they use fails all their requests.
         drain: Duration,
     },
     /// Additions before removals, each type before what refers to it, and nothing is waited for: all that

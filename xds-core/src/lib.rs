@@ -53,7 +53,7 @@ pub use resource::{Key, Resource, ResourceBuilder};
 pub use schema::{Schema, SchemaError};
 pub use subscription::Subscription;
 pub use type_url::{Lingering, MissingAnswer, TypePolicy, TypeUrl, Wildcard};
-pub use view::{Change, LogTruncated, Revision, TypeVersion, View};
+pub use view::{Change, LogTruncated, Revision, TypeVersion, View, difference};
 pub use wire::{
     Any, DeltaRequest, DeltaResource, DeltaResponse, ErrorDetail, Request, Response, SotwRequest,
     SotwResponse,

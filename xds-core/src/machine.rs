@@ -53,6 +53,8 @@ pub enum Event {
         blamed: Vec<Arc<str>>,
         /// It was a first answer: the client had nothing before it.
         is_first: bool,
+        /// The revision from which the response was built.
+        revision: Revision,
         /// The client's words.
         error: ErrorDetail,
     },
@@ -325,13 +327,20 @@ impl<V: View> Machine<V> {
                 self.linger(at, replaced);
                 self.events.push_back(Event::Acknowledged { type_url, nonce, revision });
             }
-            (Some(Settled::Rejected { names, blamed, is_first, .. }), Some(error)) => {
+            (Some(Settled::Rejected { revision, names, blamed, is_first, .. }), Some(error)) => {
                 for name in &names {
                     let key = Key::new(type_url.clone(), name.clone());
                     self.arrivals.reject(&key, type_url.policy().is_proven_first);
                 }
-                let rejected = Event::Rejected { type_url, nonce, names, blamed, is_first, error };
-                self.events.push_back(rejected);
+                self.events.push_back(Event::Rejected {
+                    type_url,
+                    nonce,
+                    names,
+                    blamed,
+                    is_first,
+                    revision,
+                    error,
+                });
             }
             _ => {}
         }
@@ -347,10 +356,7 @@ impl<V: View> Machine<V> {
                 return Some((at, answer));
             }
         }
-        let drained = match self.order {
-            Order::Gated { drain, .. } => self.now + drain,
-            _ => self.now,
-        };
+        let drained = self.drained();
         for place in 0..self.removal_order.len() {
             let at = *self.removal_order.get(place)?;
             let gone = self.types.get(at)?.gone(view);

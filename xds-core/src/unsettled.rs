@@ -99,6 +99,7 @@ pub(crate) enum Settled {
         replaced: Vec<Resource>,
     },
     Rejected {
+        revision: Revision,
         names: Vec<Arc<str>>,
         /// Those of them that the client's words name.
         blamed: Vec<Arc<str>>,
@@ -173,7 +174,7 @@ impl Unsettled {
                 let replaced = self.acknowledge(&settled);
                 Settled::Acknowledged { revision, responses: settled, replaced }
             }
-            Some(error) => self.reject(settled, error, is_current),
+            Some(error) => self.reject(revision, settled, error, is_current),
         })
     }
 
@@ -205,6 +206,7 @@ impl Unsettled {
     /// since, the others go out at once: what crosses a NACK must not strand them.
     fn reject(
         &mut self,
+        revision: Revision,
         settled: Vec<InFlight>,
         error: &ErrorDetail,
         is_current: impl Fn(&str) -> bool,
@@ -249,7 +251,7 @@ impl Unsettled {
                 again.push(rejected.again());
             }
         }
-        Settled::Rejected { names, blamed: words, is_first, is_probe, again, awaited }
+        Settled::Rejected { revision, names, blamed: words, is_first, is_probe, again, awaited }
     }
 
     /// Notes that a name is gone without a word.

@@ -100,24 +100,30 @@ pub trait View: Clone {
         None
     }
 
-    /// What differs for a client that moves from this view to `other`: costs both views' sizes.
+    /// What differs for a client that moves from this view to `other`: costs both views' sizes, unless
+    /// the view knows better.
     fn difference(&self, other: &Self, type_url: &TypeUrl) -> Vec<Change> {
-        let mut changes = Vec::new();
-        let mut before = self.resources(type_url).peekable();
-        let mut after = other.resources(type_url).peekable();
-        loop {
-            let (old, new) = match (before.peek(), after.peek()) {
-                (Some(b), Some(a)) if b.name() == a.name() => (before.next(), after.next()),
-                (Some(b), Some(a)) if a.name() < b.name() => (None, after.next()),
-                (None, Some(_)) => (None, after.next()),
-                (Some(_), _) => (before.next(), None),
-                (None, None) => return changes,
-            };
-            if old != new
-                && let Some(name) = old.as_ref().or(new.as_ref()).map(|r| r.name().clone())
-            {
-                changes.push(Change::new(name, old, new));
-            }
+        difference(self, other, type_url)
+    }
+}
+
+/// What differs of a type between two views, by going through both.
+pub fn difference<V: View>(one: &V, other: &V, type_url: &TypeUrl) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut before = one.resources(type_url).peekable();
+    let mut after = other.resources(type_url).peekable();
+    loop {
+        let (old, new) = match (before.peek(), after.peek()) {
+            (Some(b), Some(a)) if b.name() == a.name() => (before.next(), after.next()),
+            (Some(b), Some(a)) if a.name() < b.name() => (None, after.next()),
+            (None, Some(_)) => (None, after.next()),
+            (Some(_), _) => (before.next(), None),
+            (None, None) => return changes,
+        };
+        if old != new
+            && let Some(name) = old.as_ref().or(new.as_ref()).map(|r| r.name().clone())
+        {
+            changes.push(Change::new(name, old, new));
         }
     }
 }

@@ -26,6 +26,8 @@
 //! * `discovery`: the services, for any tonic router
 //! * `stream`: the driver of one stream
 //! * `outlet`: where it leaves a response, and HTTP/2 takes it
+//! * `withdrawal`: what is taken back by itself
+//! * `rollout`: what goes to some first
 //! * `rejections`: who left with something rejected
 //! * `client`: a client, and who hears of it
 //! * `status`: who is connected, and what each was told and accepted
@@ -52,6 +54,7 @@ mod discovery;
 pub mod envoy;
 mod outlet;
 mod rejections;
+mod rollout;
 mod server;
 mod status;
 mod stream;
@@ -59,6 +62,7 @@ mod stream;
 pub mod testing;
 #[cfg(feature = "validation")]
 pub mod validation;
+mod withdrawal;
 
 pub use client::{Client, ClientEvent, Observer};
 pub use delivery::{Delivery, Fate, HowMany};
@@ -69,8 +73,10 @@ pub use discovery::{
     LocalityEndpoints, RouteConfigurations, RuntimeLayers, ScopedRoutes, Secrets, VirtualHosts,
 };
 pub use envoy_types;
+pub use rollout::{Canary, Rollout};
 pub use server::{Keepalive, Limits, XdsServer, XdsServerBuilder};
 pub use status::{ClientStatus, Rejection, TypeStatus};
+pub use withdrawal::Withdrawal;
 
 /// The README's example, compiled and run.
 #[cfg(doctest)]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use deltaplane_cache::{Cache, Scope};
+use deltaplane_cache::{Cache, CommitError, Scope, Transaction};
 use deltaplane_core::{Order, Revision, StreamLimits, Variant};
 use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Node};
 use tokio::{net::TcpListener, sync::oneshot};
@@ -24,7 +24,9 @@ use crate::{
     delivery::{Delivery, HowMany},
     discovery::{self, Aggregated, Discovery, DiscoveryService},
     rejections::Rejections,
+    rollout::{self, Canaries, Canary, Rollout},
     status::{ClientStatus, Clients},
+    withdrawal::{Withdrawal, Withdrawing},
 };
 
 /// Serves a cache to a fleet.
@@ -49,6 +51,9 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) rejections: Rejections,
     pub(crate) clients: Clients,
+    pub(crate) canaries: Canaries,
+    pub(crate) withdrawing: Option<Withdrawing>,
+    pub(crate) isolates: bool,
     pub(crate) order: Order,
     keepalive: Keepalive,
     view: Box<ViewRule>,
@@ -85,8 +90,9 @@ impl Default for Limits {
 }
 
 impl Shared {
-    pub(crate) fn scopes_of(&self, node: &Node) -> Arc<[Scope]> {
-        (self.view)(node, &self.cache).into()
+    /// What a node sees by the embedder's rule.
+    pub(crate) fn view(&self, node: &Node) -> Vec<Scope> {
+        (self.view)(node, &self.cache)
     }
 
     /// Who answers, encoded as a field of a response (B-11).
@@ -114,6 +120,8 @@ pub struct XdsServerBuilder {
     observer: Arc<dyn Observer>,
     limits: Limits,
     order: Order,
+    isolates: bool,
+    withdrawing: Option<Withdrawing>,
     keepalive: Keepalive,
     identifier: String,
 }
@@ -146,6 +154,8 @@ impl XdsServer {
             observer: Arc::new(()),
             limits: Limits::default(),
             order: Order::default(),
+            isolates: true,
+            withdrawing: None,
             keepalive: Keepalive::default(),
             identifier: String::new(),
         }
@@ -251,6 +261,23 @@ impl XdsServer {
         Delivery::wait((cache, clients), revision, who, how_many, timeout).await
     }
 
+    /// Commits a transaction to some nodes first: when all of these have settled for long enough, it
+    /// reaches the others; if one of them rejects it, or does not settle in time, it is withdrawn, and the
+    /// others never saw it. Later commits reach everybody meanwhile, as far as they do not concern the same
+    /// resources. With none of these nodes connected, it is committed at once.
+    ///
+    /// Dropping it withdraws the change.
+    ///
+    /// # Errors
+    /// If the transaction contradicts itself; then nothing of it is done.
+    pub async fn roll_out(
+        &self,
+        transaction: Transaction,
+        canary: Canary,
+    ) -> Result<Rollout, CommitError> {
+        rollout::roll_out(&self.shared, transaction, canary).await
+    }
+
     /// Ends all streams, present and future. Their clients are told to reconnect.
     pub fn shutdown(&self) {
         self.shared.closing.store(true, Ordering::Release);
@@ -297,6 +324,29 @@ impl XdsServerBuilder {
         self
     }
 
+    /// Whether the good siblings of rejected endpoints, routes or secrets are sent again without the bad
+    /// one, which they are unless this says otherwise: see
+    /// [`Machine::set_isolation`](deltaplane_core::Machine::set_isolation).
+    pub fn isolation(mut self, isolates: bool) -> Self {
+        self.isolates = isolates;
+        self
+    }
+
+    /// Takes back by itself any commit that a client rejects, with those that refer to what it brought, and
+    /// tells `heard`, which should tell the source, lest that publishes it again: see
+    /// [`Cache::withdraw`]. Without this, what is rejected stays until somebody changes it.
+    ///
+    /// The commit to blame is the one that brought what the client's words name, or what is left when what
+    /// it rejected was halved. A first answer is no reason: others run what is in it. Whoever may connect
+    /// may reject; so this is for fleets that are trusted.
+    pub fn withdraw_rejected(
+        mut self,
+        heard: impl Fn(&Withdrawal) + Send + Sync + 'static,
+    ) -> Self {
+        self.withdrawing = Some(Withdrawing(Box::new(heard)));
+        self
+    }
+
     /// How a client that is gone without a word is noticed.
     pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
         self.keepalive = keepalive;
@@ -323,6 +373,9 @@ impl XdsServerBuilder {
                 keepalive: self.keepalive,
                 rejections: Rejections::default(),
                 clients: Clients::default(),
+                canaries: Canaries::default(),
+                withdrawing: self.withdrawing,
+                isolates: self.isolates,
                 view: self.view,
                 identity: [6, 7].map(|tag| encode_identity(tag, &self.identifier)),
             }),

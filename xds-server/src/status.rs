@@ -60,6 +60,12 @@ pub struct Rejection {
     pub nonce: String,
     /// What it said something new about. Which of these is at fault, only the client's words tell.
     pub names: Vec<Arc<str>>,
+    /// Those of them that the client's words name.
+    pub blamed: Vec<Arc<str>>,
+    /// It was a first answer: the client had nothing before it.
+    pub is_first: bool,
+    /// The revision from which the response was built.
+    pub revision: Revision,
     /// The client's words.
     pub error: ErrorDetail,
     /// When.
@@ -154,17 +160,31 @@ impl Entry {
                 let of_type = status.types.entry(type_url.clone()).or_default();
                 of_type.acknowledged = Some((*revision, nonce.clone()));
             }
-            Event::Rejected { type_url, nonce, names, error } => {
+            Event::Rejected { type_url, .. } => {
                 let of_type = status.types.entry(type_url.clone()).or_default();
-                of_type.rejection = Some(Rejection {
-                    type_url: type_url.clone(),
-                    nonce: nonce.clone(),
-                    names: names.clone(),
-                    error: error.clone(),
-                    at: SystemTime::now(),
-                });
+                of_type.rejection = Rejection::of(event);
             }
             _ => {}
         }
+    }
+}
+
+impl Rejection {
+    /// What an event says of a rejection, if it is one.
+    pub(crate) fn of(event: &Event) -> Option<Self> {
+        let Event::Rejected { type_url, nonce, names, blamed, is_first, revision, error } = event
+        else {
+            return None;
+        };
+        Some(Self {
+            type_url: type_url.clone(),
+            nonce: nonce.clone(),
+            names: names.clone(),
+            blamed: blamed.clone(),
+            is_first: *is_first,
+            revision: *revision,
+            error: error.clone(),
+            at: SystemTime::now(),
+        })
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     client::{Client, ClientEvent},
     outlet::{Outlet, ResponseBody},
     server::Shared,
-    status::Entry,
+    status::{Entry, Rejection},
 };
 
 /// How many requests are read before responses are looked at again, so that a client that never stops
@@ -64,8 +64,8 @@ pub(crate) struct XdsStream {
     /// Wakes the driver when something that waits goes on.
     alarm: Option<Pin<Box<Sleep>>>,
     watch: Watch,
-    /// How much was known when the client's scopes were last chosen.
-    known_layers: usize,
+    /// How things were when the client's scopes were last chosen.
+    view_generation: (usize, u64),
     client: Client,
     /// What others see of it; there once the first request was read, and with it the node.
     entry: Option<Arc<Entry>>,
@@ -94,6 +94,7 @@ impl XdsStream {
         // Gates are between types.
         let order = if is_aggregated { shared.order } else { Order::InOneBreath };
         machine.set_order(order);
+        machine.set_isolation(shared.isolates);
         Self {
             kind,
             requests,
@@ -101,7 +102,7 @@ impl XdsStream {
             opened: Instant::now(),
             alarm: None,
             watch: shared.cache.watch(),
-            known_layers: 0,
+            view_generation: (0, 0),
             client: Client { id, node: Node::default(), variant, peer, scopes: Arc::default() },
             entry: None,
             asked_all: false,
@@ -264,6 +265,11 @@ impl XdsStream {
             if let Some(entry) = &self.entry {
                 entry.told(&event);
             }
+            if let (Some(withdrawing), Some(rejection)) =
+                (&self.shared.withdrawing, Rejection::of(&event))
+            {
+                withdrawing.rejected(&self.shared.cache, &self.client, &rejection);
+            }
             self.observe(&ClientEvent::Told(&event));
         }
         Ok(())
@@ -275,7 +281,7 @@ impl XdsStream {
             .map_err(|error| Status::invalid_argument(format!("the node is malformed: {error}")))?;
         node.extensions = Vec::new();
         self.client.node = node;
-        self.known_layers = self.shared.cache.known_layers();
+        self.view_generation = self.shared.view_generation();
         self.client.scopes = self.shared.scopes_of(&self.client.node);
         self.watch.set_scopes(self.client.scopes.clone());
         self.entry = Some(self.shared.clients.enter(&self.client));
@@ -285,14 +291,15 @@ impl XdsStream {
         Ok(())
     }
 
-    /// Asks again what the client should see, if more is known than when it was asked last. The client
+    /// Asks again what the client should see, if more is known than when it was asked last, or a canary
+    /// began or ended. The client
     /// moves once all that it would see is known, so that it is not shown less in between.
     fn choose_view(&mut self) -> Result<(), Status> {
-        let known_layers = self.shared.cache.known_layers();
-        if known_layers == self.known_layers {
+        let generation = self.shared.view_generation();
+        if generation == self.view_generation {
             return Ok(());
         }
-        self.known_layers = known_layers;
+        self.view_generation = generation;
         let scopes = self.shared.scopes_of(&self.client.node);
         if scopes == self.client.scopes {
             return Ok(());

@@ -437,7 +437,7 @@ fn o12_what_a_listener_itself_names_is_in_use_until_it_is_drained() {
         client.pass(PATIENCE / 2);
         if drains {
             client.ack(&listeners, &[]);
-            client.pass(DRAIN - INSTANT);
+            client.pass(DRAIN + PATIENCE - INSTANT);
             client.silence();
             client.pass(INSTANT);
         } else {
@@ -466,7 +466,7 @@ fn d20_a_filter_stays_until_no_listener_uses_it() {
     client.silence();
     client.ack(&listeners, &[]);
     client.silence();
-    client.pass(DRAIN);
+    client.pass(DRAIN + PATIENCE);
     assert_eq!(client.expect(ECDS).removed, ["f"]);
 }
 

@@ -58,12 +58,9 @@ impl<V: View> Machine<V> {
 
     /// Notes what the client goes on using although it accepted what replaces it.
     pub(super) fn linger(&mut self, at: usize, replaced: Vec<Resource>) {
-        let (Order::Gated { drain, .. }, Some(stream)) = (self.order, self.types.get_mut(at))
-        else {
-            return;
-        };
+        let drained = self.drained();
+        let Some(stream) = self.types.get_mut(at) else { return };
         if stream.policy.lingers == Lingering::Drains {
-            let drained = self.now + drain;
             replaced.into_iter().for_each(|old| stream.linger(old, self.now, drained));
         }
     }
@@ -80,6 +77,15 @@ impl<V: View> Machine<V> {
             && let Some(suspect) = self.types.get_mut(at)
         {
             suspect.isolate();
+        }
+    }
+
+    /// When the connections are drained that came in by what a client accepts the end of now. Envoy begins
+    /// when what comes instead is live, which may take as long as any other answer.
+    pub(super) fn drained(&self) -> Duration {
+        match self.order {
+            Order::Gated { patience, drain } => self.now + patience + drain,
+            _ => self.now,
         }
     }
 

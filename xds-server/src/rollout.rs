@@ -1,0 +1,325 @@
+//! Progressive delivery: a commit goes to some nodes first, and to all when these have settled for long
+//! enough.
+//!
+//! A canary is a scope on top of those that a transaction changes, which its members see and the others do
+//! not: there is nothing special to it in the cache or the machine.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use deltaplane_cache::{Commit, CommitError, Scope, Transaction};
+use deltaplane_core::Revision;
+use envoy_types::pb::envoy::config::core::v3::Node;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{
+    client::Client,
+    delivery::{Delivery, HowMany, share_of},
+    server::Shared,
+};
+
+/// Whom a change goes to first, and for how long.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Canary {
+    members: Who,
+    settled_for: Duration,
+    timeout: Duration,
+}
+
+enum Who {
+    Share(f64),
+    Nodes(Arc<dyn Fn(&Node) -> bool + Send + Sync>),
+}
+
+/// What became of a change that went to some nodes first.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Rollout {
+    /// All have it: this is the commit.
+    Promoted(Commit),
+    /// Nobody has it any more, and the others never saw it: somebody rejected it, or some did not settle in
+    /// time. The report says who.
+    Withdrawn(Delivery),
+}
+
+impl Canary {
+    /// This share of the nodes that are connected, from 0 to 1, rounded up: always the same ones, as long
+    /// as the same are connected, since they are ranked by a hash of their ids.
+    #[must_use]
+    pub fn share(share: f64) -> Self {
+        Self::of(Who::Share(share))
+    }
+
+    /// The nodes of which this is true, for example by their metadata.
+    #[must_use]
+    pub fn nodes(select: impl Fn(&Node) -> bool + Send + Sync + 'static) -> Self {
+        Self::of(Who::Nodes(Arc::new(select)))
+    }
+
+    fn of(members: Who) -> Self {
+        Self { members, settled_for: Duration::ZERO, timeout: Duration::from_secs(60) }
+    }
+
+    /// How long all of them must have settled before the others get the change. At once, unless set.
+    #[must_use]
+    pub fn settled_for(mut self, time: Duration) -> Self {
+        self.settled_for = time;
+        self
+    }
+
+    /// How long they may take to settle; then the change is withdrawn. 60 s unless set.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+}
+
+impl fmt::Debug for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Who::Share(share) => write!(f, "Share({share})"),
+            Who::Nodes(_) => f.write_str("Nodes"),
+        }
+    }
+}
+
+/// The canaries of a server.
+#[derive(Debug, Default)]
+pub(crate) struct Canaries {
+    active: RwLock<Vec<Arc<Active>>>,
+    /// Grows whenever a canary begins or ends: clients' scopes are then chosen anew.
+    pub(crate) generation: AtomicU64,
+    /// Scopes of canaries that ended, to be forgotten when nobody sees them.
+    left: RwLock<BTreeSet<Scope>>,
+    ids: AtomicU64,
+}
+
+struct Active {
+    id: u64,
+    members: Members,
+    /// The scope that lies over each scope that the change is for.
+    over: BTreeMap<Scope, Scope>,
+}
+
+enum Members {
+    Ids(BTreeSet<String>),
+    Nodes(Arc<dyn Fn(&Node) -> bool + Send + Sync>),
+}
+
+impl Members {
+    fn has(&self, node: &Node) -> bool {
+        match self {
+            Members::Ids(ids) => ids.contains(&node.id),
+            Members::Nodes(select) => select(node),
+        }
+    }
+}
+
+impl fmt::Debug for Active {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Active")
+            .field("id", &self.id)
+            .field("over", &self.over)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Canaries {
+    /// Puts the scopes of the canaries that a node is in over those that it sees.
+    pub(crate) fn over(&self, node: &Node, scopes: Vec<Scope>) -> Vec<Scope> {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all = scopes;
+        for canary in active.iter().filter(|canary| canary.members.has(node)) {
+            let lay = |scope: Scope| canary.over.get(&scope).cloned().into_iter().chain([scope]);
+            all = all.into_iter().flat_map(lay).collect();
+        }
+        all
+    }
+
+    fn begin(&self, canary: &Arc<Active>) {
+        self.active.write().unwrap_or_else(PoisonError::into_inner).push(canary.clone());
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn end(&self, canary: &Active) {
+        let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+        active.retain(|other| other.id != canary.id);
+        let mut left = self.left.write().unwrap_or_else(PoisonError::into_inner);
+        left.extend(canary.over.values().cloned());
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Forgets what canaries left behind, as far as nobody sees it any more.
+    fn sweep(&self, shared: &Shared) {
+        let seen: BTreeSet<_> = shared
+            .clients
+            .all()
+            .into_iter()
+            .flat_map(|status| status.client.scopes.to_vec())
+            .collect();
+        let mut left = self.left.write().unwrap_or_else(PoisonError::into_inner);
+        let unseen: Vec<_> = left.difference(&seen).cloned().collect();
+        for scope in unseen {
+            left.remove(&scope);
+            shared.cache.forget(&scope);
+        }
+    }
+}
+
+/// A canary that is under way. If nobody waits for its end any more, it is withdrawn.
+struct UnderWay<'a> {
+    shared: &'a Shared,
+    active: Arc<Active>,
+    revision: Revision,
+    is_over: bool,
+}
+
+impl UnderWay<'_> {
+    fn has(&self, client: &Client) -> bool {
+        self.active.members.has(&client.node)
+    }
+
+    fn delivery(&self) -> Delivery {
+        let Shared { cache, clients, .. } = self.shared;
+        Delivery::of(cache, clients, self.revision, |client| self.has(client))
+    }
+
+    /// Waits until somebody rejects it, for so long at most.
+    async fn rejection(&self, time: Duration) -> Option<Delivery> {
+        let look = || {
+            let delivery = self.delivery();
+            let is_rejected = delivery.rejected().next().is_some();
+            (is_rejected || self.shared.cache.is_undone(self.revision)).then_some(delivery)
+        };
+        tokio::time::timeout(time, self.shared.clients.look(look)).await.ok()
+    }
+
+    /// Ends it: with this transaction, if it is to reach all.
+    fn end(&mut self, promoted: Option<Transaction>) -> Result<Option<Commit>, CommitError> {
+        let is_promoted = promoted.is_some();
+        let mut transaction = promoted.unwrap_or_default();
+        for scope in self.active.over.values() {
+            // In one commit, so that whoever sees both sees no change.
+            for type_url in self.shared.cache.types(scope) {
+                transaction.replace(scope.clone(), type_url, []);
+            }
+        }
+        let commit = self.shared.cache.commit(transaction)?;
+        self.is_over = true;
+        self.shared.canaries.end(&self.active);
+        self.shared.cache.wake_all();
+        Ok(is_promoted.then_some(commit))
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if !self.is_over
+            && let Err(error) = self.end(None)
+        {
+            tracing::error!(%error, "a canary cannot be withdrawn");
+        }
+    }
+}
+
+/// Carries a change out to some, and then to all.
+pub(crate) async fn roll_out(
+    shared: &Shared,
+    transaction: Transaction,
+    canary: Canary,
+) -> Result<Rollout, CommitError> {
+    let Some((active, trial)) = begin(shared, &transaction, &canary)? else {
+        return shared.cache.commit(transaction).map(Rollout::Promoted);
+    };
+    let active = Arc::new(active);
+    shared.canaries.begin(&active);
+    let mut under_way = UnderWay { shared, active, revision: Revision(0), is_over: false };
+    under_way.revision = shared.cache.commit(trial)?.revision;
+    let Shared { cache, clients, .. } = shared;
+    let is_member = |client: &Client| under_way.has(client);
+    let wait = Delivery::wait(
+        (cache, clients),
+        under_way.revision,
+        is_member,
+        HowMany::All,
+        canary.timeout,
+    );
+    let delivery = wait.await;
+    let mut fault = (!delivery.has_settled(HowMany::All) || cache.is_undone(under_way.revision))
+        .then_some(delivery);
+    if fault.is_none() {
+        fault = under_way.rejection(canary.settled_for).await;
+    }
+    let outcome = match fault {
+        Some(delivery) => {
+            under_way.end(None)?;
+            Rollout::Withdrawn(delivery)
+        }
+        None => match under_way.end(Some(transaction))? {
+            Some(commit) => Rollout::Promoted(commit),
+            None => Rollout::Withdrawn(under_way.delivery()),
+        },
+    };
+    shared.canaries.sweep(shared);
+    Ok(outcome)
+}
+
+/// Who is in a canary, and what they are told; nothing, if nobody is, or there is nothing to tell.
+fn begin(
+    shared: &Shared,
+    transaction: &Transaction,
+    canary: &Canary,
+) -> Result<Option<(Active, Transaction)>, CommitError> {
+    shared.canaries.sweep(shared);
+    let preview = shared.cache.preview(transaction)?;
+    let id = shared.canaries.ids.fetch_add(1, Ordering::Relaxed);
+    let mut over = BTreeMap::new();
+    let mut trial = Transaction::new();
+    for (scope, type_url, changes) in preview.changes() {
+        let lay = || Scope::from(format!("{scope}~canary-{id}"));
+        let upper = over.entry(scope.clone()).or_insert_with(lay);
+        for change in changes {
+            match &change.after {
+                Some(after) => trial.upsert(upper.clone(), after.clone()),
+                None => trial.hide(upper.clone(), type_url.clone(), change.name.clone()),
+            };
+        }
+    }
+    let clients = shared.clients.all().into_iter().map(|status| status.client);
+    let concerned =
+        clients.filter(|client| client.scopes.iter().any(|scope| over.contains_key(scope)));
+    let nodes: BTreeMap<_, _> =
+        concerned.map(|client| (client.node.id.clone(), client.node)).collect();
+    let members = match &canary.members {
+        Who::Share(share) => {
+            let mut ranked: Vec<_> = nodes.keys().map(|id| (xxh3_64(id.as_bytes()), id)).collect();
+            ranked.sort_unstable();
+            let count = share_of(*share, ranked.len());
+            Members::Ids(ranked.into_iter().take(count).map(|(_, id)| id.clone()).collect())
+        }
+        Who::Nodes(select) => Members::Nodes(select.clone()),
+    };
+    let is_anybody = nodes.values().any(|node| members.has(node));
+    Ok(is_anybody.then_some((Active { id, members, over }, trial)))
+}
+
+impl Shared {
+    /// What a node sees, canaries included.
+    pub(crate) fn scopes_of(&self, node: &Node) -> Arc<[Scope]> {
+        self.canaries.over(node, self.view(node)).into()
+    }
+
+    /// Grows whenever what clients see may have to be chosen anew.
+    pub(crate) fn view_generation(&self) -> (usize, u64) {
+        (self.cache.known_layers(), self.canaries.generation.load(Ordering::Acquire))
+    }
+}

@@ -28,13 +28,18 @@ impl Envoy {
     /// Starts Envoy on a bootstrap in YAML, and waits until its administration answers, whose port
     /// may be 0.
     pub fn start(bootstrap: &str) -> Envoy {
+        Envoy::start_with(bootstrap, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn start_with(bootstrap: &str, arguments: &[&str]) -> Envoy {
         let folder = tempfile::Builder::new().prefix("deltaplane-envoy-").tempdir();
         let folder = folder.expect("a folder for temporary files can be made");
         let path = |name: &str| folder.path().join(name);
         fs::write(path("bootstrap.yaml"), bootstrap).expect("a folder can be written to");
         let mut command = Command::new(machine::envoy(VERSION));
         command.args(["--disable-hot-restart", "--concurrency", "1"]);
-        command.arg("-c").arg(path("bootstrap.yaml"));
+        command.arg("-c").arg(path("bootstrap.yaml")).args(arguments);
         command.arg("--admin-address-path").arg(path("admin"));
         let mut process = Process::start("Envoy", &mut command, &path("log"));
         let admin = process.wait_until("Envoy starts", PATIENCE, |_| admin_address(path("admin")));

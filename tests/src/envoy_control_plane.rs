@@ -1,6 +1,7 @@
 //! A control plane as an embedder builds it, for Envoys: the library's own server in this process, and
 //! a record of what it heard and said in either variant.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ pub enum Entry {
     Subscribed { type_url: TypeUrl },
     Sent { type_url: TypeUrl, nonce: String, names: Vec<String>, removed: Vec<String> },
     Accepted { type_url: TypeUrl, nonce: String },
-    Rejected { type_url: TypeUrl, names: Vec<String>, words: String },
+    Rejected { type_url: TypeUrl, nonce: String, names: Vec<String>, words: String },
     Disconnected,
 }
 
@@ -194,7 +195,7 @@ impl Record {
     pub fn rejections(&self, type_url: &TypeUrl) -> Vec<(Vec<String>, String)> {
         let entries = self.entries();
         let rejections = entries.iter().filter_map(|(_, entry)| match entry {
-            Entry::Rejected { type_url: it, names, words } if it == type_url => {
+            Entry::Rejected { type_url: it, names, words, .. } if it == type_url => {
                 Some((names.clone(), words.clone()))
             }
             _ => None,
@@ -207,22 +208,31 @@ impl Record {
         wait_until("Envoy rejects", PATIENCE, || self.rejections(type_url).pop())
     }
 
-    /// Waits until each response was answered that Envoy still can answer.
+    /// Waits until each response was answered that Envoy still can answer. The answer to a type's newest
+    /// is for those before it, too (S-18).
     pub fn settles(&self) {
-        wait_until("all is answered", PATIENCE, || {
-            let entries = self.entries();
-            let (mut sent, mut answered) = (0, 0);
-            for (stream, entry) in entries.iter() {
-                let over = (*stream, Entry::Disconnected);
-                match entry {
-                    _ if entries.contains(&over) => {}
-                    Entry::Sent { .. } => sent += 1,
-                    Entry::Accepted { .. } | Entry::Rejected { .. } => answered += 1,
-                    _ => {}
+        wait_until("all is answered", PATIENCE, || self.is_settled().then_some(()));
+    }
+
+    fn is_settled(&self) -> bool {
+        let (entries, mut open, mut any) = (self.entries(), HashMap::new(), false);
+        for (stream, entry) in entries.iter() {
+            match entry {
+                Entry::Sent { type_url, nonce, .. } => {
+                    open.insert((*stream, type_url), nonce);
+                    any = true;
                 }
+                Entry::Accepted { type_url, nonce } | Entry::Rejected { type_url, nonce, .. } => {
+                    let key = (*stream, type_url);
+                    if open.get(&key) == Some(&nonce) {
+                        open.remove(&key);
+                    }
+                }
+                Entry::Disconnected => open.retain(|(it, _), _| it != stream),
+                Entry::Connected | Entry::Subscribed { .. } => {}
             }
-            (sent > 0 && sent == answered).then_some(())
-        });
+        }
+        any && open.is_empty()
     }
 
     fn entries(&self) -> MutexGuard<'_, Vec<(u64, Entry)>> {
@@ -241,9 +251,10 @@ impl Observer for Record {
             ClientEvent::Told(Event::Acknowledged { type_url, nonce, .. }) => {
                 Entry::Accepted { type_url: type_url.clone(), nonce: nonce.clone() }
             }
-            ClientEvent::Told(Event::Rejected { type_url, names, error, .. }) => {
+            ClientEvent::Told(Event::Rejected { type_url, nonce, names, error }) => {
+                let (type_url, nonce) = (type_url.clone(), nonce.clone());
                 let names = names.iter().map(ToString::to_string).collect();
-                Entry::Rejected { type_url: type_url.clone(), names, words: error.message.clone() }
+                Entry::Rejected { type_url, nonce, names, words: error.message.clone() }
             }
             ClientEvent::Disconnected(_) => Entry::Disconnected,
             _ => return,

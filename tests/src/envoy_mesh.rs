@@ -68,12 +68,17 @@ pub fn in_modes(modes: impl IntoIterator<Item = Mode>, scenario: fn(Mesh)) {
 impl Mesh {
     /// Starts all of it.
     pub fn start(mode: Mode) -> Mesh {
+        Mesh::start_with(mode, &[])
+    }
+
+    /// The same with further arguments for Envoy.
+    pub fn start_with(mode: Mode, arguments: &[&str]) -> Mesh {
         let [front, back, side] = [(); 3].map(|()| Listener::reserve());
         let ports = Ports { front, back, side };
         let (a, b) = (Upstream::start("a"), Upstream::start("b"));
         let certificate = Certificate::make("first");
         let plane = EnvoyControlPlane::start(content(mode, &ports, &a, &b, &certificate));
-        let envoy = Envoy::start(&mode.bootstrap(plane.port()));
+        let envoy = Envoy::start_with(&mode.bootstrap(plane.port()), arguments);
         let mesh = Mesh { mode, plane, envoy, ports, a, b, certificate };
         mesh.ports.front.reaches("/", &mesh.a);
         mesh.ports.front.reaches("/secure", &mesh.a);

@@ -34,6 +34,9 @@ impl Mode {
         Mode { variant: Variant::Sotw, aggregated: false },
     ];
 
+    /// Those where all types share one stream, on which alone there can be an order among them.
+    pub const AGGREGATED: [Mode; 2] = [Mode::ALL[0], Mode::ALL[2]];
+
     /// What it is called; Envoy's node has this name, too.
     pub fn name(self) -> String {
         let streams = if self.aggregated { "ads" } else { "separate" };

@@ -48,15 +48,26 @@ use crate::envoy_mode::{Mode, RUNTIME_LAYER};
 
 /// A listener that gets its routes by name, and its filter that injects faults by the name `faults`.
 pub fn listener(mode: Mode, name: &str, port: u16, routes: &str) -> Resource {
+    listener_with_filter(mode, name, port, routes, "faults")
+}
+
+/// The same with a filter by any name.
+pub fn listener_with_filter(
+    mode: Mode,
+    name: &str,
+    port: u16,
+    routes: &str,
+    filter: &str,
+) -> Resource {
     let source = ExtensionConfigSource {
         config_source: Some(mode.source()),
         type_urls: vec![HttpFault::type_url()],
         ..ExtensionConfigSource::default()
     };
     let config_type = Some(ConfigType::ConfigDiscovery(source));
-    let faults = HttpFilter { name: "faults".into(), config_type, ..HttpFilter::default() };
+    let filter = HttpFilter { name: filter.into(), config_type, ..HttpFilter::default() };
     envoy::resource(&Listener {
-        filter_chains: vec![filter_chain(mode, routes, vec![faults])],
+        filter_chains: vec![filter_chain(mode, routes, vec![filter])],
         ..bare_listener(name, port)
     })
 }
@@ -79,11 +90,15 @@ pub fn listener_without_filters(name: &str, port: u16) -> Resource {
     envoy::resource(&bare_listener(name, port))
 }
 
-fn bare_listener(name: &str, port: u16) -> Listener {
+pub(crate) fn bare_listener(name: &str, port: u16) -> Listener {
     Listener { name: name.into(), address: Some(address(port)), ..Listener::default() }
 }
 
-fn filter_chain(mode: Mode, routes: &str, mut http_filters: Vec<HttpFilter>) -> FilterChain {
+pub(crate) fn filter_chain(
+    mode: Mode,
+    routes: &str,
+    mut http_filters: Vec<HttpFilter>,
+) -> FilterChain {
     let config_type = Some(ConfigType::TypedConfig(any(&Router::default())));
     http_filters.push(HttpFilter { name: "router".into(), config_type, ..HttpFilter::default() });
     let rds = Rds { config_source: Some(mode.source()), route_config_name: routes.into() };
@@ -116,7 +131,7 @@ pub fn ambiguous_routes(name: &str, prefixes: &[(&str, &str)]) -> Resource {
     })
 }
 
-fn virtual_host(name: &str, prefixes: &[(&str, &str)]) -> VirtualHost {
+pub(crate) fn virtual_host(name: &str, prefixes: &[(&str, &str)]) -> VirtualHost {
     let route = |(prefix, cluster): &(&str, &str)| Route {
         r#match: Some(RouteMatch {
             path_specifier: Some(PathSpecifier::Prefix((*prefix).into())),
@@ -155,7 +170,7 @@ pub fn cluster_from_nowhere(name: &str) -> Resource {
     envoy::resource(&Cluster { name: name.into(), cluster_discovery_type, ..Cluster::default() })
 }
 
-fn eds_cluster(mode: Mode, name: &str, connect_timeout: i64) -> Cluster {
+pub(crate) fn eds_cluster(mode: Mode, name: &str, connect_timeout: i64) -> Cluster {
     let eds = EdsClusterConfig { eds_config: Some(mode.source()), ..EdsClusterConfig::default() };
     Cluster {
         name: name.into(),
@@ -190,6 +205,11 @@ fn endpoints_of_priority(cluster: &str, port: u16, priority: u32) -> Resource {
 
 /// The filter `faults`: requests for `/fault` are answered with this status.
 pub fn faults(status: u32) -> Resource {
+    faults_named("faults", status)
+}
+
+/// The same by another name.
+pub fn faults_named(name: &str, status: u32) -> Resource {
     let path = StringMatcher {
         match_pattern: Some(MatchPattern::Exact("/fault".into())),
         ..StringMatcher::default()
@@ -206,7 +226,7 @@ pub fn faults(status: u32) -> Resource {
     };
     let fault = HttpFault { abort: Some(abort), headers: vec![path], ..HttpFault::default() };
     let typed_config = Some(any(&fault));
-    envoy::resource(&TypedExtensionConfig { name: "faults".into(), typed_config })
+    envoy::resource(&TypedExtensionConfig { name: name.into(), typed_config })
 }
 
 /// The layer of runtime values, with one of them in it.
@@ -216,16 +236,16 @@ pub fn runtime(key: &str, value: &str) -> Resource {
     envoy::resource(&Runtime { name: RUNTIME_LAYER.into(), layer: Some(layer) })
 }
 
-fn secret_by_name(mode: Mode, name: &str) -> SdsSecretConfig {
+pub(crate) fn secret_by_name(mode: Mode, name: &str) -> SdsSecretConfig {
     SdsSecretConfig { name: name.into(), sds_config: Some(mode.source()) }
 }
 
-fn tls_socket<M: Message + Name>(tls: &M) -> TransportSocket {
+pub(crate) fn tls_socket<M: Message + Name>(tls: &M) -> TransportSocket {
     let config_type = Some(transport_socket::ConfigType::TypedConfig(any(tls)));
     TransportSocket { name: "envoy.transport_sockets.tls".into(), config_type }
 }
 
-fn address(port: u16) -> Address {
+pub(crate) fn address(port: u16) -> Address {
     let address = address::Address::SocketAddress(SocketAddress {
         address: "127.0.0.1".into(),
         port_specifier: Some(PortSpecifier::PortValue(port.into())),
@@ -234,6 +254,6 @@ fn address(port: u16) -> Address {
     Address { address: Some(address) }
 }
 
-fn any<M: Message + Name>(message: &M) -> Any {
+pub(crate) fn any<M: Message + Name>(message: &M) -> Any {
     Any { type_url: M::type_url(), value: message.encode_to_vec() }
 }

@@ -6,6 +6,13 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
+
+/// The path that is answered late.
+pub const SLOW: &str = "/slow";
+
+/// How late.
+pub const DELAY: Duration = Duration::from_secs(2);
 
 /// An HTTP server that answers every request with its own name and counts requests by path.
 #[derive(Debug)]
@@ -76,8 +83,13 @@ fn answer_all(mut connection: &TcpStream, shared: &Shared) -> Option<()> {
         let first = lines.next()?.ok()?;
         while !lines.next()?.ok()?.is_empty() {}
         let path = first.split(' ').nth(1)?.to_owned();
+        if path == SLOW {
+            thread::sleep(DELAY);
+        }
         *shared.requests.lock().ok()?.entry(path).or_default() += 1;
         let (name, length) = (&shared.name, shared.name.len());
-        write!(connection, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{name}").ok()?;
+        // In one packet: there may be thousands of them in a second.
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{name}");
+        connection.write_all(answer.as_bytes()).ok()?;
     }
 }

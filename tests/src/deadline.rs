@@ -10,11 +10,21 @@ const INTERVAL: Duration = Duration::from_millis(10);
 ///
 /// # Panics
 /// If there is no answer within `patience`.
-pub fn wait_until<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+pub fn wait_until<T>(what: &str, patience: Duration, probe: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    let found = wait_quietly(what, patience, probe);
+    println!("{what}: {:.3} s", start.elapsed().as_secs_f64());
+    found
+}
+
+/// The same for what happens hundreds of times, of which nothing is told.
+///
+/// # Panics
+/// If there is no answer within `patience`.
+pub fn wait_quietly<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(found) = probe() {
-            println!("{what}: {:.3} s", start.elapsed().as_secs_f64());
             return found;
         }
         assert!(start.elapsed() < patience, "not within {patience:?}: {what}");

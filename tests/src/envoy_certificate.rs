@@ -50,13 +50,22 @@ impl Certificate {
 
     /// The secret of a client that trusts it.
     pub fn authority(&self, name: &str) -> Resource {
-        let validation = CertificateValidationContext {
-            trusted_ca: Some(inline(&self.certificate)),
-            ..CertificateValidationContext::default()
-        };
-        let r#type = Some(secret::Type::ValidationContext(validation));
-        envoy::resource(&Secret { name: name.into(), r#type })
+        trust(name, &self.certificate)
     }
+
+    /// The secret of a client that trusts another one, too.
+    pub fn authority_beside(&self, other: &Certificate, name: &str) -> Resource {
+        trust(name, &[&*self.certificate, &*other.certificate].concat())
+    }
+}
+
+fn trust(name: &str, certificates: &str) -> Resource {
+    let validation = CertificateValidationContext {
+        trusted_ca: Some(inline(certificates)),
+        ..CertificateValidationContext::default()
+    };
+    let r#type = Some(secret::Type::ValidationContext(validation));
+    envoy::resource(&Secret { name: name.into(), r#type })
 }
 
 fn inline(text: &str) -> DataSource {

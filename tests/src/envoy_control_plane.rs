@@ -16,9 +16,13 @@ use prost::Message;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::deadline::wait_quietly;
 use crate::{port, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How much of its record a control plane shows when a test failed.
+const LAST_ENTRIES: usize = 400;
 
 /// What all clients see.
 const SCOPE: &str = "default";
@@ -137,7 +141,8 @@ impl Drop for EnvoyControlPlane {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let mut text = format!("---- the control plane on port {} heard and said", self.port);
-            for (stream, entry) in self.record.all() {
+            let all = self.record.all();
+            for (stream, entry) in &all[all.len().saturating_sub(LAST_ENTRIES)..] {
                 text.push_str(&format!("\n{stream}: {entry:?}"));
             }
             eprintln!("{text}");
@@ -178,6 +183,12 @@ impl Record {
         sent.collect()
     }
 
+    /// How many responses there were, of all types.
+    pub fn responses(&self) -> usize {
+        let is_it = |entry: &Entry| matches!(entry, Entry::Sent { .. });
+        self.entries().iter().filter(|(_, entry)| is_it(entry)).count()
+    }
+
     /// How often a resource was sent.
     pub fn times(&self, type_url: &TypeUrl, name: &str) -> usize {
         let all = self.sent(type_url);
@@ -211,10 +222,11 @@ impl Record {
     /// Waits until each response was answered that Envoy still can answer. The answer to a type's newest
     /// is for those before it, too (S-18).
     pub fn settles(&self) {
-        wait_until("all is answered", PATIENCE, || self.is_settled().then_some(()));
+        wait_quietly("all is answered", PATIENCE, || self.is_settled().then_some(()));
     }
 
-    fn is_settled(&self) -> bool {
+    /// Whether that is so now.
+    pub fn is_settled(&self) -> bool {
         let (entries, mut open, mut any) = (self.entries(), HashMap::new(), false);
         for (stream, entry) in entries.iter() {
             match entry {

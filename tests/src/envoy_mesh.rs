@@ -41,6 +41,16 @@ pub struct Mesh {
     pub certificate: Certificate,
 }
 
+/// What resources are about.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs, reason = "said above")]
+pub struct Parts<'a> {
+    pub ports: &'a Ports,
+    pub a: &'a Upstream,
+    pub b: &'a Upstream,
+    pub certificate: &'a Certificate,
+}
+
 /// What Envoy listens on.
 #[derive(Debug)]
 #[allow(missing_docs, reason = "they are called what they are")]
@@ -55,9 +65,21 @@ pub struct Ports {
 /// # Panics
 /// If one of them did. The name of its thread says which.
 pub fn in_modes(modes: impl IntoIterator<Item = Mode>, scenario: fn(Mesh)) {
+    in_modes_from(modes, Mesh::start, scenario);
+}
+
+/// The same for a mesh, or what has one, that is started in another way.
+///
+/// # Panics
+/// If one of them did.
+pub fn in_modes_from<T: 'static>(
+    modes: impl IntoIterator<Item = Mode>,
+    start: fn(Mode) -> T,
+    scenario: fn(T),
+) {
     let spawn = |mode: Mode| {
         let thread = thread::Builder::new().name(mode.name());
-        thread.spawn(move || scenario(Mesh::start(mode))).expect("threads can be had")
+        thread.spawn(move || scenario(start(mode))).expect("threads can be had")
     };
     let threads: Vec<_> = modes.into_iter().map(|mode| (mode.name(), spawn(mode))).collect();
     let ends = threads.into_iter().map(|(mode, thread)| (mode, thread.join()));
@@ -68,16 +90,22 @@ pub fn in_modes(modes: impl IntoIterator<Item = Mode>, scenario: fn(Mesh)) {
 impl Mesh {
     /// Starts all of it.
     pub fn start(mode: Mode) -> Mesh {
-        Mesh::start_with(mode, &[])
+        Mesh::start_with(mode, &[], |parts| content(mode, parts))
     }
 
-    /// The same with further arguments for Envoy.
-    pub fn start_with(mode: Mode, arguments: &[&str]) -> Mesh {
+    /// The same with further arguments for Envoy, and where it is told something else at first. For the
+    /// paths `/` and `/secure`, this must be the same.
+    pub fn start_with(
+        mode: Mode,
+        arguments: &[&str],
+        content: impl FnOnce(Parts<'_>) -> Vec<Resource>,
+    ) -> Mesh {
         let [front, back, side] = [(); 3].map(|()| Listener::reserve());
         let ports = Ports { front, back, side };
         let (a, b) = (Upstream::start("a"), Upstream::start("b"));
         let certificate = Certificate::make("first");
-        let plane = EnvoyControlPlane::start(content(mode, &ports, &a, &b, &certificate));
+        let parts = Parts { ports: &ports, a: &a, b: &b, certificate: &certificate };
+        let plane = EnvoyControlPlane::start(content(parts));
         let envoy = Envoy::start_with(&mode.bootstrap(plane.port()), arguments);
         let mesh = Mesh { mode, plane, envoy, ports, a, b, certificate };
         mesh.ports.front.reaches("/", &mesh.a);
@@ -87,9 +115,15 @@ impl Mesh {
         mesh
     }
 
+    /// What resources are about.
+    pub fn parts(&self) -> Parts<'_> {
+        let Mesh { ports, a, b, certificate, .. } = self;
+        Parts { ports, a, b, certificate }
+    }
+
     /// What it is told at first.
     pub fn content(&self) -> Vec<Resource> {
-        content(self.mode, &self.ports, &self.a, &self.b, &self.certificate)
+        content(self.mode, self.parts())
     }
 
     /// What it is told at first, and this, which may replace some of it.
@@ -102,8 +136,18 @@ impl Mesh {
 
     /// Waits until Envoy uses just these resources, by name, and those that only serve the old
     /// connections of a listener that is changed or gone: these stay for Envoy's drain time, which is
-    /// ten minutes, whether there are such connections or not.
+    /// ten minutes unless it is told otherwise, whether there are such connections or not.
     pub fn has(&self, resources: &[Resource], draining: &[(TypeUrl, &str)]) {
+        self.has_within(resources, draining, PATIENCE);
+    }
+
+    /// The same for what takes longer.
+    pub fn has_within(
+        &self,
+        resources: &[Resource],
+        draining: &[(TypeUrl, &str)],
+        patience: Duration,
+    ) {
         let shown = resources.iter().filter(|resource| *resource.type_url() != TypeUrl::RUNTIME);
         let shown = shown.map(|resource| (resource.type_url().clone(), &**resource.name()));
         let expected: BTreeSet<_> = shown.chain(draining.iter().cloned()).collect();
@@ -114,8 +158,9 @@ impl Mesh {
             if held == expected && self.warming() == 0 {
                 return;
             }
-            let in_time = start.elapsed() < PATIENCE;
-            assert!(in_time, "Envoy has {held:#?}\nbut should have {expected:#?}");
+            let in_time = start.elapsed() < patience;
+            let [more, missing] = [&held - &expected, &expected - &held];
+            assert!(in_time, "Envoy has {more:#?}, which it should not, but not {missing:#?}");
             thread::sleep(INTERVAL);
         }
     }
@@ -163,13 +208,7 @@ impl Mesh {
     }
 }
 
-fn content(
-    mode: Mode,
-    ports: &Ports,
-    a: &Upstream,
-    b: &Upstream,
-    certificate: &Certificate,
-) -> Vec<Resource> {
+fn content(mode: Mode, Parts { ports, a, b, certificate }: Parts<'_>) -> Vec<Resource> {
     vec![
         cluster(mode, "main", 5),
         tls_cluster(mode, "secure", 5, "authority"),

@@ -7,7 +7,7 @@ use deltaplane_server::envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, EdsClusterConfig,
 };
 use deltaplane_server::envoy_types::pb::envoy::config::core::v3::{
-    Address, ExtensionConfigSource, SocketAddress, TransportSocket, TypedExtensionConfig, address,
+    Address, ExtensionConfigSource, Http1ProtocolOptions, HttpProtocolOptions, SocketAddress, TransportSocket, TypedExtensionConfig, address,
     socket_address::PortSpecifier, transport_socket,
 };
 use deltaplane_server::envoy_types::pb::envoy::config::endpoint::v3::{
@@ -33,13 +33,20 @@ use deltaplane_server::envoy_types::pb::envoy::extensions::transport_sockets::tl
     CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, UpstreamTlsContext,
     common_tls_context::ValidationContextType,
 };
+use deltaplane_server::envoy_types::pb::envoy::extensions::upstreams::http::v3::{
+    HttpProtocolOptions as UpstreamProtocolOptions,
+    http_protocol_options::{
+        ExplicitHttpConfig, UpstreamProtocolOptions as UpstreamProtocol,
+        explicit_http_config::ProtocolConfig as ProtocolOptions,
+    },
+};
 use deltaplane_server::envoy_types::pb::envoy::r#type::matcher::v3::{
     StringMatcher, string_matcher::MatchPattern,
 };
 use deltaplane_server::envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use deltaplane_server::envoy_types::pb::envoy::service::runtime::v3::Runtime;
 use deltaplane_server::envoy_types::pb::google::protobuf::{
-    Any, Duration, Struct, Value, value::Kind,
+    Any, Duration, Struct, UInt32Value, Value, value::Kind,
 };
 use deltaplane_server::{Resource, envoy};
 use prost::{Message, Name};
@@ -154,6 +161,33 @@ pub fn cluster(mode: Mode, name: &str, connect_timeout: i64) -> Resource {
 
 /// The same with TLS, where a secret says whom to trust.
 pub fn tls_cluster(mode: Mode, name: &str, connect_timeout: i64, authority: &str) -> Resource {
+    envoy::resource(&tls(mode, name, connect_timeout, authority))
+}
+
+/// The same, where a connection serves only a few requests, so that there is always a handshake.
+pub fn restless_tls_cluster(mode: Mode, name: &str, authority: &str) -> Resource {
+    let common = HttpProtocolOptions {
+        max_requests_per_connection: Some(UInt32Value { value: 10 }),
+        ..HttpProtocolOptions::default()
+    };
+    let protocol = ProtocolOptions::HttpProtocolOptions(Http1ProtocolOptions::default());
+    let protocol_config = Some(protocol);
+    let options = UpstreamProtocolOptions {
+        common_http_protocol_options: Some(common),
+        upstream_protocol_options: Some(UpstreamProtocol::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config,
+        })),
+        ..UpstreamProtocolOptions::default()
+    };
+    let name_of_them = UpstreamProtocolOptions::full_name();
+    let options = HashMap::from([(name_of_them, any(&options))]);
+    envoy::resource(&Cluster {
+        typed_extension_protocol_options: options,
+        ..tls(mode, name, 5, authority)
+    })
+}
+
+fn tls(mode: Mode, name: &str, connect_timeout: i64, authority: &str) -> Cluster {
     let authority = secret_by_name(mode, authority);
     let authority = ValidationContextType::ValidationContextSdsSecretConfig(authority);
     let validation_context_type = Some(authority);
@@ -161,7 +195,7 @@ pub fn tls_cluster(mode: Mode, name: &str, connect_timeout: i64, authority: &str
     let common_tls_context = Some(common);
     let tls = UpstreamTlsContext { common_tls_context, ..UpstreamTlsContext::default() };
     let transport_socket = Some(tls_socket(&tls));
-    envoy::resource(&Cluster { transport_socket, ..eds_cluster(mode, name, connect_timeout) })
+    Cluster { transport_socket, ..eds_cluster(mode, name, connect_timeout) }
 }
 
 /// A cluster that Envoy does not accept: it wants EDS, and does not say from where.

@@ -21,6 +21,9 @@ use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
 
+use crate::Upstream;
+use crate::deadline::wait_quietly;
+
 /// Whoever waits longer for an answer gives up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -40,23 +43,32 @@ pub struct Plan {
     pub on_kept: u32,
     /// How many requests go over connections of their own in a second.
     pub on_fresh: u32,
+    /// How many there must be in a second, or nothing is proven.
+    pub least: u32,
 }
 
 impl Plan {
-    /// A bit more than 2,000 requests in a second.
+    /// A bit more than 2,000 requests in a second. Where others use the machine, too, it may be half of
+    /// them: what goes wrong goes wrong for milliseconds.
     pub fn constant(port: u16, paths: &'static [&'static str]) -> Plan {
-        Plan { port, paths, kept: 16, on_kept: 2_100, on_fresh: 150 }
+        Plan { port, paths, kept: 16, on_kept: 2_100, on_fresh: 150, least: 1_000 }
     }
 
     /// Hundreds of requests that wait for their answers at the same time.
     pub fn waiting(port: u16, paths: &'static [&'static str]) -> Plan {
-        Plan { port, paths, kept: 300, on_kept: 1_000, on_fresh: 20 }
+        Plan { port, paths, kept: 300, on_kept: 1_000, on_fresh: 20, least: 75 }
+    }
+
+    /// Connections for one request each.
+    pub fn fresh(port: u16, paths: &'static [&'static str]) -> Plan {
+        Plan { port, paths, kept: 0, on_kept: 1, on_fresh: 500, least: 250 }
     }
 }
 
 /// Requests that are under way until it is stopped, from a thread of their own.
 #[derive(Debug)]
 pub struct Load {
+    plan: Plan,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     start: Instant,
@@ -105,6 +117,8 @@ pub struct Outcome {
     pub start: Instant,
     /// For how long.
     pub duration: Duration,
+    /// What was to be done.
+    pub plan: Plan,
 }
 
 impl Load {
@@ -115,7 +129,7 @@ impl Load {
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime can be had");
         let thread = thread::spawn(move || runtime.block_on(run(plan, theirs)));
-        Load { shared, thread: Some(thread), start: Instant::now() }
+        Load { plan, shared, thread: Some(thread), start: Instant::now() }
     }
 
     /// How many good answers there were so far.
@@ -127,6 +141,16 @@ impl Load {
     pub fn answered_by(&self, name: &str, path: &'static str) -> usize {
         let key = (path, Bytes::copy_from_slice(name.as_bytes()));
         self.shared.tally().answers.get(&key).copied().unwrap_or(0)
+    }
+
+    /// Waits until it is an upstream that answers for a path.
+    pub fn reaches(&self, path: &'static str, upstream: &Upstream) {
+        let so_far = self.answered_by(upstream.name(), path);
+        let what = format!("requests for {path} reach {}", upstream.name());
+        // One or the other may be an answer to what was asked long ago.
+        wait_quietly(&what, PATIENCE, || {
+            (self.answered_by(upstream.name(), path) > so_far + 5).then_some(())
+        });
     }
 
     /// How many requests failed so far.
@@ -142,8 +166,8 @@ impl Load {
         thread.join().expect("it does not panic");
         let tally = std::mem::take(&mut *self.shared.tally());
         let Tally { answers, slowest, connections, failures } = tally;
-        let (answered, start) = (answers.values().sum(), self.start);
-        Outcome { answered, failures, connections, slowest, start, duration }
+        let (answered, start, plan) = (answers.values().sum(), self.start, self.plan);
+        Outcome { answered, failures, connections, slowest, start, duration, plan }
     }
 }
 
@@ -158,11 +182,16 @@ impl Outcome {
     pub fn rate(&self) -> f64 {
         self.answered as f64 / self.duration.as_secs_f64()
     }
+
+    /// Whether there were as many as there must be.
+    pub fn is_enough(&self) -> bool {
+        self.rate() >= f64::from(self.plan.least)
+    }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Outcome { answered, failures, connections, slowest, start, duration } = self;
+        let Outcome { answered, failures, connections, slowest, start, duration, .. } = self;
         let (seconds, rate) = (duration.as_secs_f64(), self.rate());
         write!(f, "{answered} answers in {seconds:.1} s, {rate:.0} in a second, ")?;
         write!(

@@ -1,98 +1,242 @@
 //! No request fails because configuration changed: real Envoys under constant load, over the library's
 //! server, in this process, with all types on one stream, which alone has an order; in both variants.
+//!
+//! In each scenario, what is no longer used is removed in the very transaction that stops using it. One
+//! runs at a time, for there are requests by the thousand; `--nocapture` shows how many, and how long
+//! changes took.
 
 #![allow(missing_docs, clippy::panic)]
 
+use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deltaplane_server::TypeUrl;
-use deltaplane_tests::envoy_mesh::{Mesh, in_modes};
+use deltaplane_tests::envoy_changes::{Changes, DRAIN};
+use deltaplane_tests::envoy_mesh::{RECONNECT, in_modes_from};
 use deltaplane_tests::envoy_mode::Mode;
-use deltaplane_tests::envoy_resources::{cluster, endpoints, routes};
+use deltaplane_tests::envoy_services::PATHS;
+use deltaplane_tests::listener::PATIENCE;
 use deltaplane_tests::load::{Load, Plan};
+use deltaplane_tests::random::Random;
 use deltaplane_tests::upstream::SLOW;
 use deltaplane_tests::wait_until;
 
-const CDS: TypeUrl = TypeUrl::CLUSTER;
-const EDS: TypeUrl = TypeUrl::ENDPOINT;
+/// How long all changes go on at once.
+const STORM: Duration = Duration::from_secs(60);
 
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn swap(mesh: &Mesh, n: usize) {
-    let upstream = if n.is_multiple_of(2) { &mesh.a } else { &mesh.b };
-    let (new, old) = (format!("main-{n}"), format!("main-{}", n.wrapping_sub(1)));
-    let gone = (n > 0).then_some([(CDS, &*old), (EDS, &*old)]);
-    mesh.plane.change(
-        [
-            cluster(mesh.mode, &new, 5),
-            endpoints(&new, upstream.port()),
-            routes("front", &[("/secure", "secure"), ("/", &new)]),
-        ],
-        gone.into_iter().flatten(),
-    );
-}
-
-fn ends_well(mesh: &Mesh, load: Load) {
-    let outcome = load.stop();
-    println!("{}: {outcome}", mesh.mode.name());
-    assert!(outcome.failures.is_empty(), "what failed is said above");
-}
+/// Of what the storm is made.
+const SEED: u64 = 1_040;
 
 #[test]
-fn swaps_paced() {
-    in_modes(Mode::AGGREGATED, |mesh| {
-        swap(&mesh, 0);
-        mesh.plane.record().settles();
-        let load = Load::start(Plan::constant(mesh.ports.front.port(), &["/"]));
-        for n in 1..=200 {
-            thread::sleep(Duration::from_millis(25));
-            swap(&mesh, n);
+fn a_cluster_is_replaced_every_25_milliseconds() {
+    under_load(|mut changes| {
+        let load = changes.load(&["/swapped"]);
+        for _ in 0..200 {
+            pause(25);
+            changes.swap_cluster();
         }
-        ends_well(&mesh, load);
+        load.reaches("/swapped", changes.swapped());
+        changes.end_well([load]);
+        changes.has_settled();
     });
 }
 
 #[test]
-fn swaps_awaited() {
-    in_modes(Mode::AGGREGATED, |mesh| {
-        swap(&mesh, 0);
-        mesh.plane.record().settles();
-        let load = Load::start(Plan::constant(mesh.ports.front.port(), &["/"]));
-        for n in 1..=200 {
-            let upstream = if n % 2 == 0 { &mesh.a } else { &mesh.b };
-            swap(&mesh, n);
-            mesh.plane.record().settles();
-            let before = load.answered_by(upstream.name(), "/");
-            wait_until("in use", PATIENCE, || (load.answered_by(upstream.name(), "/") > before + 5).then_some(()));
+fn a_cluster_is_replaced_when_the_one_before_is_in_use() {
+    under_load(|mut changes| {
+        let load = changes.load(&["/swapped"]);
+        for _ in 0..200 {
+            load.reaches("/swapped", changes.swap_cluster());
         }
-        ends_well(&mesh, load);
+        changes.end_well([load]);
+        changes.has_settled();
     });
 }
 
 #[test]
-fn swaps_slow() {
-    in_modes(Mode::AGGREGATED, |mesh| {
-        swap(&mesh, 0);
-        mesh.plane.record().settles();
-        let load = Load::start(Plan::constant(mesh.ports.front.port(), &["/"]));
-        let slow = Load::start(Plan::waiting(mesh.ports.front.port(), &[SLOW]));
-        wait_until("some", PATIENCE, || (slow.answered() > 5).then_some(()));
-        for n in 1..=40 {
-            thread::sleep(Duration::from_millis(100));
-            swap(&mesh, n);
+fn a_cluster_is_replaced_while_hundreds_wait_for_its_answers() {
+    under_load(|mut changes| {
+        let (load, slow) = (changes.load(&["/swapped"]), changes.slow_load());
+        for _ in 0..40 {
+            pause(100);
+            changes.swap_cluster();
         }
-        ends_well(&mesh, load);
-        ends_well(&mesh, slow);
+        slow.reaches(SLOW, changes.swapped());
+        changes.end_well([load, slow]);
+        changes.has_settled();
     });
 }
 
-    in_modes([Mode::ALL[0]], |mesh| {
-        let load = Load::start(Plan::constant(mesh.ports.front.port(), &["/"]));
-        thread::sleep(Duration::from_secs(6));
-        let me = std::process::id();
-        let out = std::process::Command::new("sh").arg("-c").arg(format!("cat /proc/{me}/stat; for t in /proc/{me}/task/*; do echo $(cat $t/comm) $(cut -d' ' -f14,15 $t/stat); done; for p in $(pgrep -P {me}); do echo ENVOY; cut -d' ' -f14,15 /proc/$p/stat; done")).output().unwrap();
-        println!("{}", String::from_utf8_lossy(&out.stdout));
-        ends_well(&mesh, load);
+#[test]
+fn a_listener_has_its_routes_by_another_name() {
+    under_load(|mut changes| {
+        let load = changes.load(&["/swapped"]);
+        for _ in 0..5 {
+            load.reaches("/swapped", changes.rename_routes());
+            pause(300);
+        }
+        // Old connections lead where they led until they end.
+        changes.swap_cluster();
+        changes.has_drained();
+        changes.end_well([load]);
     });
+}
+
+#[test]
+fn two_services_exchange_clusters() {
+    under_load(|mut changes| {
+        let load = changes.load(&["/exchanged"]);
+        for _ in 0..40 {
+            load.reaches("/exchanged", changes.exchange_clusters());
+        }
+        changes.end_well([load]);
+        changes.has_settled();
+    });
+}
+
+#[test]
+fn all_endpoints_of_a_cluster_are_others() {
+    under_load(|mut changes| {
+        let load = changes.load(&["/moved"]);
+        for _ in 0..40 {
+            load.reaches("/moved", changes.move_endpoints());
+        }
+        changes.end_well([load]);
+        changes.has_settled();
+    });
+}
+
+#[test]
+fn a_secret_rotates() {
+    under_load(|mut changes| {
+        let load = changes.load(&["/secure", "/"]);
+        for _ in 0..4 {
+            changes.rotate_secrets();
+            changes.shows_its_certificate();
+        }
+        changes.end_well([load]);
+        changes.has_settled();
+    });
+}
+
+#[test]
+fn a_filter_is_replaced() {
+    under_load(|mut changes| {
+        let load = changes.load(&["/"]);
+        for _ in 0..5 {
+            changes.replace_filter();
+            pause(300);
+        }
+        changes.has_drained();
+        changes.end_well([load]);
+    });
+}
+
+#[test]
+fn the_server_restarts_in_the_middle_of_a_swap() {
+    under_load(|mut changes| {
+        let load = changes.load(&["/swapped"]);
+        for keeps in [true, false] {
+            for after in 0..5 {
+                changes.restart(after, keeps);
+                wait_until("Envoy is back", RECONNECT, || {
+                    (changes.mesh.plane.record().subscriptions(&TypeUrl::CLUSTER) > 0).then_some(())
+                });
+                load.reaches("/swapped", changes.swapped());
+            }
+        }
+        changes.end_well([load]);
+        changes.has_settled();
+    });
+}
+
+#[test]
+fn a_listener_with_its_routes_in_it_leads_to_another_cluster() {
+    under_load(|mut changes| {
+        let upstream = changes.swap_inline().name().to_owned();
+        wait_until("it is there", PATIENCE, || {
+            changes.simple.get("/").filter(|answer| answer.body == upstream)
+        });
+        let load = Load::start(Plan::constant(changes.simple.port(), &["/"]));
+        for _ in 0..5 {
+            load.reaches("/", changes.swap_inline());
+            pause(300);
+        }
+        pause(DRAIN.as_millis() as u64);
+        changes.end_well([load]);
+    });
+}
+
+/// Connections that are kept would be cut with the drain time, whatever is said.
+#[test]
+fn a_listener_passes_connections_on_to_another_cluster() {
+    under_load(|mut changes| {
+        let upstream = changes.swap_tcp().name().to_owned();
+        wait_until("it is there", PATIENCE, || {
+            changes.simple.get("/").filter(|answer| answer.body == upstream)
+        });
+        let load = Load::start(Plan::fresh(changes.simple.port(), &["/"]));
+        for _ in 0..40 {
+            load.reaches("/", changes.swap_tcp());
+        }
+        changes.end_well([load]);
+    });
+}
+
+#[test]
+fn a_cluster_has_another_timeout_at_once() {
+    under_load(|mut changes| {
+        let load = changes.load(&["/touched"]);
+        let mut slowest = Duration::ZERO;
+        for _ in 0..10 {
+            let seconds = changes.touch_cluster();
+            let start = Instant::now();
+            changes.mesh.uses_timeout("touched", seconds);
+            slowest = slowest.max(start.elapsed());
+        }
+        println!("{}: in use after {slowest:?} at most", changes.mesh.mode.name());
+        // On a machine that does nothing else it is a tenth of this. Without its endpoints, it is 15 s.
+        assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+        changes.end_well([load]);
+    });
+}
+
+#[test]
+fn all_of_this_at_once() {
+    under_load(|mut changes| {
+        println!("{}: the seed is {SEED}", changes.mesh.mode.name());
+        let mut random = Random::new(SEED + changes.mesh.mode.variant as u64);
+        let (load, slow) = (changes.load(&PATHS), changes.slow_load());
+        let start = Instant::now();
+        while start.elapsed() < STORM {
+            match random.below(200) {
+                0..80 => _ = changes.swap_cluster(),
+                80..120 => _ = changes.exchange_clusters(),
+                120..160 => _ = changes.move_endpoints(),
+                160..175 => _ = changes.touch_cluster(),
+                175..180 => changes.rotate_secrets(),
+                180..189 => _ = changes.rename_routes(),
+                189..198 => changes.replace_filter(),
+                _ => changes.restart(random.below(5), random.below(2) == 0),
+            }
+            pause(random.below(50) as u64);
+        }
+        load.reaches("/swapped", changes.swapped());
+        changes.end_well([load, slow]);
+        changes.mesh.has_within(&changes.content(), &[], RECONNECT + DRAIN);
+    });
+}
+
+/// Runs a scenario in both variants, and no other one meanwhile.
+fn under_load(scenario: fn(Changes)) {
+    static TURN: Mutex<()> = Mutex::new(());
+    // Whoever failed has nothing left here.
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    in_modes_from(Mode::AGGREGATED, Changes::start, scenario);
+}
+
+/// Between changes, not for them.
+fn pause(milliseconds: u64) {
+    thread::sleep(Duration::from_millis(milliseconds));
 }

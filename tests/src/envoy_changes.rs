@@ -1,0 +1,303 @@
+//! What happens to an Envoy while requests flow that should not notice: each change is one transaction,
+//! with all that it adds, moves and removes.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deltaplane_server::{Resource, TypeUrl, Variant};
+
+use crate::deadline::wait_quietly;
+use crate::envoy_certificate::Certificate;
+use crate::envoy_listeners::{inline_listener, tcp_listener};
+use crate::envoy_mesh::Mesh;
+use crate::envoy_mode::Mode;
+use crate::envoy_resources::{cluster, endpoints};
+use crate::envoy_services::{Gone, Services, alternate};
+use crate::listener::PATIENCE;
+use crate::load::{Load, Outcome, Plan};
+use crate::upstream::SLOW;
+use crate::{Listener, Upstream, wait_until};
+
+/// For so long an Envoy serves the old connections of a listener that changed, whole seconds: it is told
+/// so. In each second, one more of so many answers ends its connection, and those that are left then are
+/// cut. A connection with some requests in a second has long ended by then.
+pub const DRAIN: Duration = Duration::from_secs(5);
+
+/// Of how many failures it is told what came before them.
+const TOLD: usize = 12;
+
+/// The common names of the certificates that take turns after the first.
+const CERTIFICATES: [&str; 3] = ["second", "third", "fourth"];
+
+/// An Envoy with its services, and what its control plane has said of them so far.
+#[derive(Debug)]
+pub struct Changes {
+    /// What is changed.
+    pub mesh: Mesh,
+    /// A listener that leads to one cluster only, and says so itself. It is not there at first.
+    pub simple: Listener,
+    services: Services,
+    simple_swaps: usize,
+    certificates: [Certificate; 3],
+    rotations: usize,
+    content: BTreeMap<(TypeUrl, Arc<str>), Resource>,
+    journal: Vec<(Instant, String)>,
+}
+
+impl Changes {
+    /// Starts all of it.
+    pub fn start(mode: Mode) -> Changes {
+        let seconds = DRAIN.as_secs().to_string();
+        let mesh = Mesh::start_with(mode, &["--drain-time-s", &seconds], |parts| {
+            Services::new(mode, parts).content(parts)
+        });
+        let services = Services::new(mode, mesh.parts());
+        let content = services.content(mesh.parts()).into_iter();
+        let content = content.map(|it| ((it.type_url().clone(), it.name().clone()), it)).collect();
+        Changes {
+            mesh,
+            simple: Listener::reserve(),
+            services,
+            simple_swaps: 0,
+            certificates: CERTIFICATES.map(Certificate::make),
+            rotations: 0,
+            content,
+            journal: Vec::new(),
+        }
+    }
+
+    /// All that there should be now.
+    pub fn content(&self) -> Vec<Resource> {
+        self.content.values().cloned().collect()
+    }
+
+    /// Waits until Envoy has what there should be, and nothing else: what was removed may have been held
+    /// back, but not for longer than it was used.
+    pub fn has_settled(&self) {
+        self.mesh.has(&self.content(), &[]);
+    }
+
+    /// The same where listeners changed, and for their old connections something is used for longer.
+    pub fn has_drained(&self) {
+        self.mesh.has_within(&self.content(), &[], DRAIN + PATIENCE);
+    }
+
+    /// The upstream of `/swapped`.
+    pub fn swapped(&self) -> &Upstream {
+        self.services.swapped_upstream(self.mesh.parts())
+    }
+
+    /// `/swapped` has another cluster; the old one is gone. Returns the upstream.
+    pub fn swap_cluster(&mut self) -> &Upstream {
+        let (put, gone) = self.next_swap();
+        self.commit(&format!("cluster {}", self.services.swaps), put, gone);
+        self.swapped()
+    }
+
+    /// `front` has its routes by another name, and `/swapped` another cluster; the old routes are gone, and
+    /// the old cluster. Returns the upstream.
+    pub fn rename_routes(&mut self) -> &Upstream {
+        let routes = self.services.routes_gone();
+        self.services.names += 1;
+        let (mut put, mut gone) = self.next_swap();
+        put.push(self.services.listener());
+        gone.extend(routes);
+        self.commit(&format!("name {}", self.services.names), put, gone);
+        self.swapped()
+    }
+
+    /// `front` has another filter; the old one is gone.
+    pub fn replace_filter(&mut self) {
+        let gone = self.services.filter_gone();
+        self.services.filters += 1;
+        let put = vec![self.services.filter(), self.services.listener()];
+        self.commit(&format!("filter {}", self.services.filters), put, gone);
+    }
+
+    /// Two services exchange clusters. Returns the upstream of `/exchanged`.
+    pub fn exchange_clusters(&mut self) -> &Upstream {
+        self.services.exchanges += 1;
+        let put = vec![self.services.front_routes(), self.services.side_routes()];
+        self.commit(&format!("exchange {}", self.services.exchanges), put, Gone::new());
+        self.services.exchanged_upstream(self.mesh.parts())
+    }
+
+    /// All endpoints of `/moved` are others. Returns the upstream.
+    pub fn move_endpoints(&mut self) -> &Upstream {
+        self.services.moves += 1;
+        let put = vec![self.services.moved_to(self.mesh.parts())];
+        self.commit(&format!("move {}", self.services.moves), put, Gone::new());
+        self.services.moved_upstream(self.mesh.parts())
+    }
+
+    /// The cluster of `/touched` has another timeout, and the same endpoints. Returns the seconds.
+    pub fn touch_cluster(&mut self) -> i64 {
+        self.services.touches += 1;
+        let put = vec![self.services.touched()];
+        self.commit(&format!("touch {}", self.services.touches), put, Gone::new());
+        self.services.timeout()
+    }
+
+    /// `/secure` has another certificate, as it should be done: the client trusts both, then the server
+    /// shows the new one, then the old one is not trusted any more.
+    pub fn rotate_secrets(&mut self) {
+        let old = match self.rotations {
+            0 => &self.mesh.certificate,
+            some => &self.certificates[(some - 1) % CERTIFICATES.len()],
+        };
+        let new = &self.certificates[self.rotations % CERTIFICATES.len()];
+        let steps = [
+            new.authority_beside(old, "authority"),
+            new.secret("certificate"),
+            new.authority("authority"),
+        ];
+        self.rotations += 1;
+        for (step, secret) in steps.into_iter().enumerate() {
+            let accepted = |it: &Changes| it.mesh.plane.record().accepted(&TypeUrl::SECRET);
+            let before = accepted(self);
+            self.commit(&format!("secret {}.{step}", self.rotations), vec![secret], Gone::new());
+            // There is no order among secrets: a publisher waits until the client has one of them.
+            wait_quietly("the secret is accepted", PATIENCE, || {
+                (accepted(self) > before).then_some(())
+            });
+        }
+    }
+
+    /// Waits until both sides of `/secure` use the newest certificate, and until there were handshakes
+    /// with it.
+    pub fn shows_its_certificate(&self) {
+        let newest = (self.rotations + CERTIFICATES.len() - 1) % CERTIFICATES.len();
+        let name = format!("\"dns\": \"{}\"", CERTIFICATES[newest]);
+        wait_until("both sides use the certificate", PATIENCE, || {
+            (self.mesh.envoy.admin("/certs").matches(&name).count() == 2).then_some(())
+        });
+        let handshakes = || self.mesh.envoy.stat("cluster.secure.ssl.handshake");
+        let before = handshakes();
+        wait_until("there are handshakes", PATIENCE, || (handshakes() > before + 5).then_some(()));
+    }
+
+    /// The server is killed while `/swapped` gets another cluster, after so many responses, and comes back.
+    ///
+    /// It may have kept what it removed last, or know only what there is now. In delta, the client says
+    /// what it has, which can be held; in State of the World, a server cannot tell it to keep what it
+    /// does not have itself.
+    pub fn restart(&mut self, responses: usize, keeps: bool) {
+        let before = self.content();
+        let (put, gone) = self.next_swap();
+        let start = self.mesh.plane.record().responses();
+        let words = format!("cluster {}, then a restart", self.services.swaps);
+        self.commit(&words, put.clone(), gone.clone());
+        let record = self.mesh.plane.record();
+        let said = || {
+            let said = record.responses() - start;
+            // There may be fewer, and none where nobody listens.
+            let all = record.open() == 0 || (said > 0 && record.is_settled());
+            (said >= responses || all).then_some(())
+        };
+        wait_quietly("a part of the change is told", PATIENCE, said);
+        if keeps || self.mesh.mode.variant == Variant::Sotw {
+            self.mesh.plane.kill(before);
+            self.mesh.plane.change(put, borrowed(&gone));
+        } else {
+            self.mesh.plane.kill(self.content());
+        }
+        self.journal.push((Instant::now(), "killed".into()));
+        self.mesh.plane.resume();
+        self.journal.push((Instant::now(), "back".into()));
+    }
+
+    /// The listener `simple` has routes in it, which lead to another cluster; the old one is gone. Returns
+    /// the upstream.
+    pub fn swap_inline(&mut self) -> &Upstream {
+        self.swap_simple(|port, cluster| inline_listener("simple", port, &[("/", cluster)]))
+    }
+
+    /// The listener `simple` passes connections on to another cluster; the old one is gone. Returns the
+    /// upstream.
+    pub fn swap_tcp(&mut self) -> &Upstream {
+        self.swap_simple(|port, cluster| tcp_listener("simple", port, cluster))
+    }
+
+    fn swap_simple(&mut self, listener: fn(u16, &str) -> Resource) -> &Upstream {
+        let name = |swaps| format!("simple-{swaps}");
+        let mut gone = Gone::new();
+        if self.simple_swaps > 0 {
+            gone.push((TypeUrl::CLUSTER, name(self.simple_swaps)));
+            gone.push((TypeUrl::ENDPOINT, name(self.simple_swaps)));
+        }
+        self.simple_swaps += 1;
+        let name = name(self.simple_swaps);
+        let put = vec![
+            cluster(self.mesh.mode, &name, 5),
+            endpoints(&name, alternate(self.mesh.parts(), self.simple_swaps).port()),
+            listener(self.simple.port(), &name),
+        ];
+        self.commit(&name, put, gone);
+        alternate(self.mesh.parts(), self.simple_swaps)
+    }
+
+    fn next_swap(&mut self) -> (Vec<Resource>, Gone) {
+        let gone = self.services.swapped_gone();
+        self.services.swaps += 1;
+        let mut put = vec![self.services.front_routes(), self.services.side_routes()];
+        put.extend(self.services.swapped(self.mesh.parts()));
+        (put, gone)
+    }
+
+    fn commit(&mut self, words: &str, put: Vec<Resource>, gone: Gone) {
+        for resource in &put {
+            let key = (resource.type_url().clone(), resource.name().clone());
+            self.content.insert(key, resource.clone());
+        }
+        for (type_url, name) in &gone {
+            self.content.remove(&(type_url.clone(), name.as_str().into()));
+        }
+        self.journal.push((Instant::now(), words.to_owned()));
+        self.mesh.plane.change(put, borrowed(&gone));
+    }
+
+    /// Thousands of requests in a second to `front`.
+    pub fn load(&self, paths: &'static [&'static str]) -> Load {
+        Load::start(Plan::constant(self.mesh.ports.front.port(), paths))
+    }
+
+    /// Hundreds of requests at a time to `side`, where answers take long. The first have come.
+    pub fn slow_load(&self) -> Load {
+        let load = Load::start(Plan::waiting(self.mesh.ports.side.port(), &[SLOW]));
+        load.reaches(SLOW, self.swapped());
+        load
+    }
+
+    /// Stops all load. No request failed, and there were enough in a second.
+    pub fn end_well(&self, loads: impl IntoIterator<Item = Load>) {
+        let (mode, changes) = (self.mesh.mode.name(), self.journal.len());
+        let outcomes: Vec<_> = loads.into_iter().map(Load::stop).collect();
+        for outcome in &outcomes {
+            println!("{mode}: {changes} changes: {outcome}{}", self.blame(outcome));
+        }
+        let failed = outcomes.iter().any(|outcome| !outcome.failures.is_empty());
+        assert!(!failed, "what failed is said above");
+        assert!(outcomes.iter().all(Outcome::is_enough), "these are too few to prove anything");
+    }
+
+    /// What happened last before requests failed.
+    fn blame(&self, outcome: &Outcome) -> String {
+        let mut text = String::new();
+        let mut blamed: Vec<_> = outcome.failures.iter().map(|failure| failure.at).collect();
+        blamed.dedup_by_key(|at| self.journal.partition_point(|(change, _)| change <= at));
+        for at in blamed.iter().take(TOLD) {
+            let change = self.journal.iter().rfind(|(change, _)| change <= at);
+            let Some((change, words)) = change else { continue };
+            let [later, start] = [at.duration_since(*change), change.duration_since(outcome.start)];
+            // Writing to a string does not fail.
+            let _ = write!(text, "\n  {later:.3?} after {words}, which was at {start:.3?}");
+        }
+        text
+    }
+}
+
+fn borrowed(gone: &Gone) -> Vec<(TypeUrl, &str)> {
+    gone.iter().map(|(type_url, name)| (type_url.clone(), name.as_str())).collect()
+}

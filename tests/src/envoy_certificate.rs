@@ -14,8 +14,9 @@ use deltaplane_server::{Resource, envoy};
 use crate::machine::{installed, run};
 
 /// A certificate with its key.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Certificate {
+    name: String,
     certificate: String,
     key: String,
 }
@@ -34,7 +35,12 @@ impl Certificate {
         run(openssl.arg("-out").arg(&certificate).arg("-keyout").arg(&key));
         let [certificate, key] = [certificate, key]
             .map(|path| fs::read_to_string(path).expect("openssl writes what it was asked for"));
-        Certificate { certificate, key }
+        Certificate { name: name.to_owned(), certificate, key }
+    }
+
+    /// Its common name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The secret of a server that shows it.

@@ -11,7 +11,7 @@ use deltaplane_server::{Resource, TypeUrl, Variant};
 use crate::deadline::wait_quietly;
 use crate::envoy_certificate::Certificate;
 use crate::envoy_listeners::{inline_listener, tcp_listener};
-use crate::envoy_mesh::Mesh;
+use crate::envoy_mesh::{Mesh, RECONNECT};
 use crate::envoy_mode::Mode;
 use crate::envoy_resources::{cluster, endpoints};
 use crate::envoy_services::{Gone, Services, alternate};
@@ -28,8 +28,8 @@ pub const DRAIN: Duration = Duration::from_secs(5);
 /// Of how many failures it is told what came before them.
 const TOLD: usize = 12;
 
-/// The common names of the certificates that take turns after the first.
-const CERTIFICATES: [&str; 3] = ["second", "third", "fourth"];
+/// After so many handshakes, there is none that began before the first of them.
+const HANDSHAKES: u64 = 10;
 
 /// An Envoy with its services, and what its control plane has said of them so far.
 #[derive(Debug)]
@@ -40,8 +40,9 @@ pub struct Changes {
     pub simple: Listener,
     services: Services,
     simple_swaps: usize,
-    certificates: [Certificate; 3],
+    certificates: Vec<Certificate>,
     rotations: usize,
+    shaken_hands: u64,
     content: BTreeMap<(TypeUrl, Arc<str>), Resource>,
     journal: Vec<(Instant, String)>,
 }
@@ -53,6 +54,8 @@ impl Changes {
         let mesh = Mesh::start_with(mode, &["--drain-time-s", &seconds], |parts| {
             Services::new(mode, parts).content(parts)
         });
+        let others = ["second", "third", "fourth"].map(Certificate::make);
+        let certificates = [vec![mesh.certificate.clone()], others.into()].concat();
         let services = Services::new(mode, mesh.parts());
         let content = services.content(mesh.parts()).into_iter();
         let content = content.map(|it| ((it.type_url().clone(), it.name().clone()), it)).collect();
@@ -61,8 +64,9 @@ impl Changes {
             simple: Listener::reserve(),
             services,
             simple_swaps: 0,
-            certificates: CERTIFICATES.map(Certificate::make),
+            certificates,
             rotations: 0,
+            shaken_hands: 0,
             content,
             journal: Vec::new(),
         }
@@ -140,42 +144,48 @@ impl Changes {
         self.services.timeout()
     }
 
-    /// `/secure` has another certificate, as it should be done: the client trusts both, then the server
-    /// shows the new one, then the old one is not trusted any more.
+    /// `/secure` is a step nearer to another certificate, as it should be done: the client trusts both,
+    /// then the server shows the new one, then the old one is not trusted any more. Requests flow to it.
     pub fn rotate_secrets(&mut self) {
-        let old = match self.rotations {
-            0 => &self.mesh.certificate,
-            some => &self.certificates[(some - 1) % CERTIFICATES.len()],
+        // There is no order among secrets, so a publisher waits for the client to have one; and a
+        // connection that began with the old one is still to have its handshake.
+        let next = self.shaken_hands + HANDSHAKES;
+        wait_quietly("there are handshakes", PATIENCE, || {
+            (self.handshakes() >= next).then_some(())
+        });
+        let [old, new] = [0, 1].map(|turn| self.certificate(self.rotations / 3 + turn));
+        let secret = match self.rotations % 3 {
+            0 => new.authority_beside(old, "authority"),
+            1 => new.secret("certificate"),
+            _ => new.authority("authority"),
         };
-        let new = &self.certificates[self.rotations % CERTIFICATES.len()];
-        let steps = [
-            new.authority_beside(old, "authority"),
-            new.secret("certificate"),
-            new.authority("authority"),
-        ];
         self.rotations += 1;
-        for (step, secret) in steps.into_iter().enumerate() {
-            let accepted = |it: &Changes| it.mesh.plane.record().accepted(&TypeUrl::SECRET);
-            let before = accepted(self);
-            self.commit(&format!("secret {}.{step}", self.rotations), vec![secret], Gone::new());
-            // There is no order among secrets: a publisher waits until the client has one of them.
-            wait_quietly("the secret is accepted", PATIENCE, || {
-                (accepted(self) > before).then_some(())
-            });
-        }
+        let accepted = |it: &Changes| it.mesh.plane.record().accepted(&TypeUrl::SECRET);
+        let before = accepted(self);
+        self.commit(&format!("secret {}", self.rotations), vec![secret], Gone::new());
+        wait_quietly("the secret is accepted", RECONNECT, || {
+            (accepted(self) > before).then_some(())
+        });
+        self.shaken_hands = self.handshakes();
     }
 
-    /// Waits until both sides of `/secure` use the newest certificate, and until there were handshakes
-    /// with it.
+    /// Waits until both sides of `/secure` use the newest certificate, and there are handshakes with it.
     pub fn shows_its_certificate(&self) {
-        let newest = (self.rotations + CERTIFICATES.len() - 1) % CERTIFICATES.len();
-        let name = format!("\"dns\": \"{}\"", CERTIFICATES[newest]);
+        assert_eq!(self.rotations % 3, 0, "there is no other certificate about");
+        let name = format!("\"dns\": \"{}\"", self.certificate(self.rotations / 3).name());
         wait_until("both sides use the certificate", PATIENCE, || {
             (self.mesh.envoy.admin("/certs").matches(&name).count() == 2).then_some(())
         });
-        let handshakes = || self.mesh.envoy.stat("cluster.secure.ssl.handshake");
-        let before = handshakes();
-        wait_until("there are handshakes", PATIENCE, || (handshakes() > before + 5).then_some(()));
+        let next = self.handshakes() + HANDSHAKES;
+        wait_until("there are handshakes", PATIENCE, || (self.handshakes() >= next).then_some(()));
+    }
+
+    fn certificate(&self, turn: usize) -> &Certificate {
+        &self.certificates[turn % self.certificates.len()]
+    }
+
+    fn handshakes(&self) -> u64 {
+        self.mesh.envoy.stat("cluster.secure.ssl.handshake")
     }
 
     /// The server is killed while `/swapped` gets another cluster, after so many responses, and comes back.

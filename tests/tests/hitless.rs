@@ -112,7 +112,9 @@ fn a_secret_rotates() {
     under_load(|mut changes| {
         let load = changes.load(&["/secure", "/"]);
         for _ in 0..4 {
-            changes.rotate_secrets();
+            for _ in 0..3 {
+                changes.rotate_secrets();
+            }
             changes.shows_its_certificate();
         }
         changes.end_well([load]);

@@ -13,6 +13,7 @@
 //! * [`upstream`], [`postgres`], [`envoy`], [`server`]: the parts
 //! * [`database`]: SQLite or PostgreSQL, by the door that is not the server's
 //! * [`service`], [`listener`]: what is told to the server, and what Envoy's users see of it
+//! * [`load`]: thousands of requests in a second, none of which may fail
 //! * [`witness`]: somebody who is served while others misbehave
 
 #![allow(

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use deltaplane_server::{Resource, TypeUrl, Variant};
 
 use crate::deadline::wait_quietly;
 use crate::envoy_certificate::Certificate;
+use crate::envoy_control_plane::DRAIN;
 use crate::envoy_listeners::{inline_listener, tcp_listener};
 use crate::envoy_mesh::{Mesh, RECONNECT};
 use crate::envoy_mode::Mode;
@@ -19,11 +20,6 @@ use crate::listener::PATIENCE;
 use crate::load::{Load, Outcome, Plan};
 use crate::upstream::SLOW;
 use crate::{Listener, Upstream, wait_until};
-
-/// For so long an Envoy serves the old connections of a listener that changed, whole seconds: it is told
-/// so. In each second, one more of so many answers ends its connection, and those that are left then are
-/// cut. A connection with some requests in a second has long ended by then.
-pub const DRAIN: Duration = Duration::from_secs(5);
 
 /// Of how many failures it is told what came before them.
 const TOLD: usize = 12;
@@ -50,10 +46,7 @@ pub struct Changes {
 impl Changes {
     /// Starts all of it.
     pub fn start(mode: Mode) -> Changes {
-        let seconds = DRAIN.as_secs().to_string();
-        let mesh = Mesh::start_with(mode, &["--drain-time-s", &seconds], |parts| {
-            Services::new(mode, parts).content(parts)
-        });
+        let mesh = Mesh::start_with(mode, |parts| Services::new(mode, parts).content(parts));
         let others = ["second", "third", "fourth"].map(Certificate::make);
         let certificates = [vec![mesh.certificate.clone()], others.into()].concat();
         let services = Services::new(mode, mesh.parts());
@@ -80,12 +73,12 @@ impl Changes {
     /// Waits until Envoy has what there should be, and nothing else: what was removed may have been held
     /// back, but not for longer than it was used.
     pub fn has_settled(&self) {
-        self.mesh.has(&self.content(), &[]);
+        self.mesh.has(&self.content());
     }
 
     /// The same where listeners changed, and for their old connections something is used for longer.
     pub fn has_drained(&self) {
-        self.mesh.has_within(&self.content(), &[], DRAIN + PATIENCE);
+        self.mesh.has_within(&self.content(), DRAIN + PATIENCE);
     }
 
     /// The upstream of `/swapped`.

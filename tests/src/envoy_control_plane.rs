@@ -9,8 +9,8 @@ use deltaplane_server::envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryResponse, DiscoveryResponse,
 };
 use deltaplane_server::{
-    Cache, Client, ClientEvent, Event, Observer, Resource, Response, Transaction, TypeUrl, Variant,
-    XdsServer,
+    Cache, Client, ClientEvent, Event, Observer, Order, Resource, Response, Transaction, TypeUrl,
+    Variant, XdsServer,
 };
 use prost::Message;
 use tokio::net::TcpListener;
@@ -23,6 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How much of its record a control plane shows when a test failed.
 const LAST_ENTRIES: usize = 400;
+
+/// For so long an Envoy serves the old connections of a listener that changed, whole seconds: both sides
+/// are told so. In each second, one more of so many answers ends its connection, and those that are left
+/// then are cut. A connection with some requests in a second has long ended by then.
+pub const DRAIN: Duration = Duration::from_secs(5);
 
 /// What all clients see.
 const SCOPE: &str = "default";
@@ -117,8 +122,9 @@ impl EnvoyControlPlane {
 fn server(resources: impl IntoIterator<Item = Resource>) -> (Cache, XdsServer, Arc<Record>) {
     let (cache, record) = (Cache::new(), Arc::<Record>::default());
     change(&cache, resources, []);
-    let server = XdsServer::builder(cache.clone()).observer(record.clone()).build();
-    (cache, server, record)
+    let order = Order::Gated { patience: PATIENCE, drain: DRAIN };
+    let server = XdsServer::builder(cache.clone()).observer(record.clone()).order(order);
+    (cache, server.build(), record)
 }
 
 fn change<'a>(
@@ -263,7 +269,7 @@ impl Observer for Record {
             ClientEvent::Told(Event::Acknowledged { type_url, nonce, .. }) => {
                 Entry::Accepted { type_url: type_url.clone(), nonce: nonce.clone() }
             }
-            ClientEvent::Told(Event::Rejected { type_url, nonce, names, error }) => {
+            ClientEvent::Told(Event::Rejected { type_url, nonce, names, error, .. }) => {
                 let (type_url, nonce) = (type_url.clone(), nonce.clone());
                 let names = names.iter().map(ToString::to_string).collect();
                 Entry::Rejected { type_url, nonce, names, words: error.message.clone() }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::envoy_beliefs::Beliefs;
 use crate::envoy_certificate::Certificate;
-use crate::envoy_control_plane::EnvoyControlPlane;
+use crate::envoy_control_plane::{DRAIN, EnvoyControlPlane};
 use crate::envoy_mode::Mode;
 use crate::envoy_resources::{
     cluster, endpoints, faults, listener, routes, runtime, tls_cluster, tls_listener,
@@ -90,23 +90,20 @@ pub fn in_modes_from<T: 'static>(
 impl Mesh {
     /// Starts all of it.
     pub fn start(mode: Mode) -> Mesh {
-        Mesh::start_with(mode, &[], |parts| content(mode, parts))
+        Mesh::start_with(mode, |parts| content(mode, parts))
     }
 
-    /// The same with further arguments for Envoy, and where it is told something else at first. For the
-    /// paths `/` and `/secure`, this must be the same.
-    pub fn start_with(
-        mode: Mode,
-        arguments: &[&str],
-        content: impl FnOnce(Parts<'_>) -> Vec<Resource>,
-    ) -> Mesh {
+    /// The same where it is told something else at first. For the paths `/` and `/secure`, this must be
+    /// the same.
+    pub fn start_with(mode: Mode, content: impl FnOnce(Parts<'_>) -> Vec<Resource>) -> Mesh {
         let [front, back, side] = [(); 3].map(|()| Listener::reserve());
         let ports = Ports { front, back, side };
         let (a, b) = (Upstream::start("a"), Upstream::start("b"));
         let certificate = Certificate::make("first");
         let parts = Parts { ports: &ports, a: &a, b: &b, certificate: &certificate };
         let plane = EnvoyControlPlane::start(content(parts));
-        let envoy = Envoy::start_with(&mode.bootstrap(plane.port()), arguments);
+        let drain = DRAIN.as_secs().to_string();
+        let envoy = Envoy::start_with(&mode.bootstrap(plane.port()), &["--drain-time-s", &drain]);
         let mesh = Mesh { mode, plane, envoy, ports, a, b, certificate };
         mesh.ports.front.reaches("/", &mesh.a);
         mesh.ports.front.reaches("/secure", &mesh.a);
@@ -134,23 +131,17 @@ impl Mesh {
         [all, more.to_vec()].concat()
     }
 
-    /// Waits until Envoy uses just these resources, by name, and those that only serve the old
-    /// connections of a listener that is changed or gone: these stay for Envoy's drain time, which is
-    /// ten minutes unless it is told otherwise, whether there are such connections or not.
-    pub fn has(&self, resources: &[Resource], draining: &[(TypeUrl, &str)]) {
-        self.has_within(resources, draining, PATIENCE);
+    /// Waits until Envoy uses just these resources, by name. Those that only serve the old connections of
+    /// a listener that is changed or gone stay for Envoy's drain time, be there such connections or not.
+    pub fn has(&self, resources: &[Resource]) {
+        self.has_within(resources, PATIENCE);
     }
 
     /// The same for what takes longer.
-    pub fn has_within(
-        &self,
-        resources: &[Resource],
-        draining: &[(TypeUrl, &str)],
-        patience: Duration,
-    ) {
+    pub fn has_within(&self, resources: &[Resource], patience: Duration) {
         let shown = resources.iter().filter(|resource| *resource.type_url() != TypeUrl::RUNTIME);
         let shown = shown.map(|resource| (resource.type_url().clone(), &**resource.name()));
-        let expected: BTreeSet<_> = shown.chain(draining.iter().cloned()).collect();
+        let expected: BTreeSet<_> = shown.collect();
         let start = Instant::now();
         loop {
             let beliefs = Beliefs::of(&self.envoy);

@@ -42,13 +42,13 @@ fn cluster_among_good_ones() {
         let expected = "Error adding/updating cluster(s) bad: \
                         cannot create an EDS cluster without an EDS config";
         assert_eq!(words, expected);
-        mesh.has(&mesh.content_with(&good), &[]);
+        mesh.has(&mesh.content_with(&good));
 
         // Other clusters come, and routes; the bad one does not come again.
         let later = [cluster(mode, "later", 5), endpoints("later", mesh.b.port())];
         plane.put(later.clone());
         let all = [&good[..], &later].concat();
-        mesh.has(&mesh.content_with(&all), &[]);
+        mesh.has(&mesh.content_with(&all));
         plane.put([routes("front", &[("/good", "good"), ("/later", "later"), ("/", "main")])]);
         front.reaches("/good", &mesh.b);
         front.reaches("/later", &mesh.b);
@@ -61,7 +61,7 @@ fn cluster_among_good_ones() {
         let fixed = [cluster(mode, "bad", 5), endpoints("bad", mesh.b.port())];
         plane.put(fixed.clone());
         let all = [&all[..], &fixed].concat();
-        mesh.has(&mesh.content_with(&all), &[]);
+        mesh.has(&mesh.content_with(&all));
         record.settles();
         let sent = record.sent(&CDS);
         assert_eq!(sent.len(), 4, "{sent:?}");
@@ -108,7 +108,7 @@ fn listener_routes_and_endpoints() {
             routes("more", &[("/", "more")]),
         ];
         plane.put(more.clone());
-        mesh.has(&mesh.content_with(&more), &[]);
+        mesh.has(&mesh.content_with(&more));
         record.settles();
         assert_eq!((sent(), bad()), (before.0.map(|count| count + 1), before.1));
         front.reaches("/", &mesh.a);
@@ -157,7 +157,7 @@ fn are_waited_for(mesh: Mesh) {
     mesh.ports.side.reaches("/", &mesh.a);
     mesh.uses_timeout("main", 7);
     mesh.uses_timeout("extra", 7);
-    mesh.has(&mesh.content_with(&new), &[]);
+    mesh.has(&mesh.content_with(&new));
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn is_cut_off(mut mesh: Mesh) {
         (mesh.plane.record().subscriptions(&CDS) == 2).then_some(())
     });
     mesh.uses_timeout("main", 5);
-    mesh.has(&mesh.content(), &[]);
+    mesh.has(&mesh.content());
 }
 
 /// Nobody remembers the rejection, and Envoy keeps what it should not have until it is changed: row 42

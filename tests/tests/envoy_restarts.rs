@@ -57,7 +57,7 @@ fn killed_and_restarted() {
         mesh.uses_timeout("main", 7);
         assert_eq!(mesh.updates(), [2, 1]);
         assert_eq!([record.sent(&CDS).len(), record.sent(&LDS).len()], [1, 0]);
-        mesh.has(&content, &[]);
+        mesh.has(&content);
         traffic.ends_well();
     });
 }
@@ -86,8 +86,7 @@ fn other_content() {
             (mesh.envoy.clusters() == ["other"]).then_some(())
         });
         assert_eq!(mesh.envoy.listeners(), ["front"]);
-        let draining = [(RDS, "front"), (RDS, "back"), (RDS, "side"), (SDS, "certificate")];
-        mesh.has(&content, &draining);
+        mesh.has(&content);
         // State of the World cannot say that a layer is gone.
         mesh.has_flag((mode.variant == Variant::Sotw).then_some("one"));
         // It is in step with this server as with any other.

@@ -12,7 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use deltaplane_server::TypeUrl;
-use deltaplane_tests::envoy_changes::{Changes, DRAIN};
+use deltaplane_tests::envoy_changes::Changes;
+use deltaplane_tests::envoy_control_plane::DRAIN;
 use deltaplane_tests::envoy_mesh::{RECONNECT, in_modes_from};
 use deltaplane_tests::envoy_mode::Mode;
 use deltaplane_tests::envoy_services::PATHS;
@@ -226,7 +227,7 @@ fn all_of_this_at_once() {
         }
         load.reaches("/swapped", changes.swapped());
         changes.end_well([load, slow]);
-        changes.mesh.has_within(&changes.content(), &[], RECONNECT + DRAIN);
+        changes.mesh.has_within(&changes.content(), RECONNECT + DRAIN + PATIENCE);
     });
 }
 

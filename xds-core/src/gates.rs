@@ -10,7 +10,7 @@
 //! may use it (O-02, O-12). Silence has a deadline; a rejection has none.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
@@ -220,7 +220,7 @@ impl Arrivals {
 /// What a client may use, and until when that is assumed.
 #[derive(Debug, Default)]
 pub(crate) struct Uses<'a> {
-    keys: HashMap<&'a Key, Until>,
+    keys: BTreeMap<&'a Key, Until>,
     /// The client uses what is not known, of types whose removals come before this place in the order.
     pub(crate) unknown: Option<Until>,
 }

@@ -513,7 +513,7 @@ impl TypeStream {
             let told = self.owed.remove(name).and_then(|owed| owed.told);
             self.unsettled.leave(name, told);
             self.subscription.tell(name, content.as_ref().map(Resource::hash));
-            if content.is_some() {
+            if content.is_some() && self.policy.lingers == Lingering::UntilGivenUp {
                 self.lingering.retain(|(resource, _)| resource.name() != name);
             }
             if kept.contains(name) {

@@ -553,3 +553,25 @@ fn o08_first_answers_wait_for_nothing() {
     client.expect(CDS);
     assert_eq!(client.expect(RDS).resources, ["r=1"]);
 }
+
+#[test]
+fn o12_each_of_a_listeners_changes_drains_by_itself() {
+    let mut client = Client::new(Variant::Delta);
+    let listener = |content, cluster| resource(&LDS, "l", content, &[(CDS, cluster)]);
+    commit(&client, &[cluster("x", 1), cluster("y", 1), cluster("z", 1), listener(1, "x")], &[]);
+    client.ask(CDS, &[]);
+    client.ask(LDS, &[]);
+    client.drain(&[]);
+    for (content, now, before) in [(2, "y", "x"), (3, "z", "y")] {
+        commit(&client, &[listener(content, now)], &[(CDS, before)]);
+        let listeners = client.expect(LDS);
+        client.ack(&listeners, &[]);
+        client.pass(DRAIN / 2);
+        client.silence();
+    }
+    client.pass(PATIENCE);
+    assert_eq!(client.expect(CDS).removed, ["x"]);
+    client.silence();
+    client.pass(DRAIN / 2);
+    assert_eq!(client.expect(CDS).removed, ["y"]);
+}

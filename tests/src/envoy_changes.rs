@@ -40,6 +40,8 @@ pub struct Changes {
     rotations: usize,
     shaken_hands: u64,
     content: BTreeMap<(TypeUrl, Arc<str>), Resource>,
+    /// What was removed of late, and when.
+    removed: Vec<(Instant, Resource)>,
     journal: Vec<(Instant, String)>,
 }
 
@@ -61,6 +63,7 @@ impl Changes {
             rotations: 0,
             shaken_hands: 0,
             content,
+            removed: Vec::new(),
             journal: Vec::new(),
         }
     }
@@ -183,7 +186,7 @@ impl Changes {
 
     /// The server is killed while `/swapped` gets another cluster, after so many responses, and comes back.
     ///
-    /// It may have kept what it removed last, or know only what there is now. In delta, the client says
+    /// It may have kept what it removed of late, or know only what there is now. In delta, the client says
     /// what it has, which can be held; in State of the World, a server cannot tell it to keep what it
     /// does not have itself.
     pub fn restart(&mut self, responses: usize, keeps: bool) {
@@ -201,7 +204,16 @@ impl Changes {
         };
         wait_quietly("a part of the change is told", PATIENCE, said);
         if keeps || self.mesh.mode.variant == Variant::Sotw {
-            self.mesh.plane.kill(before);
+            self.removed.retain(|(at, _)| at.elapsed() < 2 * DRAIN);
+            let now = |it: &Resource| {
+                self.content.contains_key(&(it.type_url().clone(), it.name().clone()))
+            };
+            let removed = self.removed.iter().map(|(_, gone)| gone).filter(|gone| !now(gone));
+            let removed: Vec<_> = removed.cloned().collect();
+            let key = |it: &Resource| (it.type_url().clone(), it.name().to_string());
+            let gone = removed.iter().map(key).chain(gone).collect();
+            // As a source does that keeps them: what is gone was there, and then is not.
+            self.mesh.plane.kill([before, removed].concat());
             self.mesh.plane.change(put, borrowed(&gone));
         } else {
             self.mesh.plane.kill(self.content());
@@ -255,7 +267,8 @@ impl Changes {
             self.content.insert(key, resource.clone());
         }
         for (type_url, name) in &gone {
-            self.content.remove(&(type_url.clone(), name.as_str().into()));
+            let gone = self.content.remove(&(type_url.clone(), name.as_str().into()));
+            self.removed.extend(gone.map(|gone| (Instant::now(), gone)));
         }
         self.journal.push((Instant::now(), words.to_owned()));
         self.mesh.plane.change(put, borrowed(&gone));

@@ -142,6 +142,13 @@ impl Layer {
         self.log.gone.get(name).filter(|_| !self.resources.contains_key(name)).map(|(last, _)| last)
     }
 
+    /// What the last so many commits removed.
+    pub(crate) fn tombstones(&self, commits: usize) -> impl Iterator<Item = &Resource> {
+        let since = self.revisions().take(commits).last().unwrap_or_default();
+        let gone = self.log.gone.values().filter(move |(_, last)| *last >= since);
+        gone.map(|(gone, _)| gone).filter(|gone| !self.resources.contains_key(gone.name()))
+    }
+
     /// The revisions at which this layer changed, the last one first.
     pub(crate) fn revisions(&self) -> impl Iterator<Item = Revision> {
         self.log.commits.iter().rev().map(|commit| commit.revision)

@@ -153,10 +153,12 @@ impl TypeStream {
     ) -> Option<Answer> {
         gone.retain(|name| !held.names.contains(name));
         if self.policy.lingers == Lingering::UntilGivenUp {
-            for told in
-                gone.iter().filter_map(|name| self.owed.get(name)?.told.clone()).collect::<Vec<_>>()
-            {
-                self.linger(told, now, drained);
+            for name in &gone {
+                match self.owed.get(name).map(|owed| (owed.told.clone(), owed.unknown)) {
+                    Some((Some(told), _)) => self.linger(told, now, drained),
+                    Some((None, true)) => self.linger_unknown(name.clone(), drained),
+                    _ => {}
+                }
             }
         }
         let mut answer = Answer::default();

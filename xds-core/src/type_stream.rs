@@ -23,6 +23,7 @@ use std::{
 use crate::{
     Change, DeltaRequest, ErrorDetail, LogTruncated, Resource, Revision, SotwRequest, Subscription,
     TypeUrl, TypeVersion, Variant, View,
+    gates::later,
     subscription::{Asked, WILDCARD},
     type_url::{Lingering, TypePolicy},
     unsettled::{Again, InFlight, Sent, Settled, Unsettled},
@@ -61,6 +62,8 @@ pub(crate) struct TypeStream {
     asked: bool,
     /// What the client uses although it accepted something else, and until when that is assumed.
     lingering: Vec<(Resource, Duration)>,
+    /// Names of which it uses what is not known, and until when that is assumed.
+    lingering_unknown: BTreeMap<Arc<str>, Duration>,
     pub(crate) owed: BTreeMap<Arc<str>, Owed>,
     pub(crate) unsettled: Unsettled,
 }
@@ -82,8 +85,9 @@ pub(crate) struct Owed {
     /// What goes out with it and with nothing else, to find out which of several names is at fault; 0 if
     /// it is sent for another reason.
     pub(crate) probe: u64,
-    /// Since when its removal is held back for something in the view itself.
-    pub(crate) dangling_since: Option<Duration>,
+    /// Since when its removal is held back for something in the view itself, or since the client asks for
+    /// it by name.
+    pub(crate) waits_since: Option<Duration>,
 }
 
 /// Why something is owed. A later reason replaces an earlier one.
@@ -142,6 +146,7 @@ impl TypeStream {
             tries: 0,
             asked: false,
             lingering: Vec::new(),
+            lingering_unknown: BTreeMap::new(),
             owed: BTreeMap::new(),
             unsettled: Unsettled::new(variant, policy.repeats_everything(variant)),
         }
@@ -271,6 +276,7 @@ impl TypeStream {
         self.lingering.retain(|(resource, _)| {
             self.policy.lingers == Lingering::Drains || subscription.contains(resource.name())
         });
+        self.lingering_unknown.retain(|name, _| subscription.contains(name));
         match &mut self.claim {
             Claim::Nothing => {}
             Claim::Versions(versions) => versions.retain(|name, _| subscription.contains(name)),
@@ -381,6 +387,16 @@ impl TypeStream {
             None if !is_current => {
                 self.holds_unknown = self.everything;
                 self.owed.values_mut().for_each(|owed| owed.unknown = true);
+                // Not where it is not believed what it has: it may have rejected that.
+                if self.repeats_everything() && version.is_some() {
+                    // It may still use what was removed of late, and would lose it by an answer without it.
+                    for gone in view.tombstones(&self.type_url) {
+                        let name = gone.name().clone();
+                        if self.subscription.contains(&name) {
+                            self.owe_claimed(name, Some(gone), true);
+                        }
+                    }
+                }
             }
             None => {}
         }
@@ -538,6 +554,11 @@ impl TypeStream {
         self.lingering.push((resource, until));
     }
 
+    /// The same of a name that it has from before this stream, so that it is not known what it uses.
+    pub(crate) fn linger_unknown(&mut self, name: Arc<str>, until: Duration) {
+        self.lingering_unknown.insert(name, until);
+    }
+
     /// What the client may use beside what the view holds, and until when that is assumed: what it was
     /// last told of names that are owed, what it has not answered or rejected, and what lingers.
     pub(crate) fn may_use(
@@ -555,7 +576,9 @@ impl TypeStream {
         if self.holds_unknown || self.owed.values().any(|owed| owed.unknown) {
             return Some(None);
         }
-        self.unsettled.may_run_unknown(patience)
+        let lingering = self.lingering_unknown.values().max().map(|until| Some(*until));
+        let in_flight = self.unsettled.may_run_unknown(patience);
+        lingering.into_iter().chain(in_flight).reduce(later)
     }
 
     /// The names that the client asks for and that are gone, but were there of late: of types whose

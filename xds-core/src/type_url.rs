@@ -139,6 +139,8 @@ pub enum Lingering {
     No,
     /// What is removed, until the client gives its name up (O-12).
     UntilGivenUp,
+    /// What is removed, as long as the client asks for it by name: it would lose it at once.
+    WhileNamed,
     /// Both, until the connections that came in by it are drained: for as long as a setting says.
     Drains,
 }
@@ -205,7 +207,10 @@ const POLICIES: &[(TypeUrl, TypePolicy)] = &[
     ),
     (TypeUrl::LOCALITY_ENDPOINT, TypePolicy { order: 15, removal_order: 55, ..NAMED }),
     (TypeUrl::SECRET, TypePolicy { order: 20, removal_order: 60, honours_removal: false, ..NAMED }),
-    (TypeUrl::EXTENSION_CONFIG, TypePolicy { order: 25, removal_order: 35, ..NAMED }),
+    (
+        TypeUrl::EXTENSION_CONFIG,
+        TypePolicy { order: 25, removal_order: 35, lingers: Lingering::WhileNamed, ..NAMED },
+    ),
     (
         TypeUrl::LISTENER,
         TypePolicy {
@@ -396,6 +401,8 @@ mod tests {
         assert_eq!(those(|policy| policy.lingers == Lingering::Drains), ["Listener"]);
         let given_up = those(|policy| policy.lingers == Lingering::UntilGivenUp);
         assert_eq!(given_up, ["RouteConfiguration"]);
+        let named = those(|policy| policy.lingers == Lingering::WhileNamed);
+        assert_eq!(named, ["TypedExtensionConfig"]);
         let other = TypeUrl::from("type.googleapis.com/example.Other").policy();
         assert_eq!((other.wildcard, other.missing), (Wildcard::Explicit, MissingAnswer::Removed));
         assert!(!TypeUrl::CLUSTER.policy().may_split(Variant::Sotw));

@@ -74,6 +74,12 @@ pub trait View: Clone {
         None
     }
 
+    /// What was removed of late, as far as that is still known.
+    fn tombstones(&self, type_url: &TypeUrl) -> Vec<Resource> {
+        let _ = type_url;
+        Vec::new()
+    }
+
     /// All resources of a type, in the order of their names.
     fn resources(&self, type_url: &TypeUrl) -> impl Iterator<Item = Resource>;
 

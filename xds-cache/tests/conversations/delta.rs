@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use deltaplane_cache::Transaction;
 use deltaplane_core::{Event, Resource, Variant};
 
-use crate::client::{BOTH, CDS, Client, ECDS, EDS, Got, LDS, RDS, SDS, VHDS, delta};
+use crate::client::{BOTH, CDS, Client, EDS, Got, LDS, RDS, SDS, VHDS, delta};
 
 #[test]
 fn d01_versions_follow_the_content() {
@@ -283,23 +283,6 @@ fn d19_endpoints_are_emptied_by_an_assignment_without_any() {
         let got = client.expect(EDS);
         assert_eq!((got.resources, got.removed), (vec![String::new()], vec![]));
     }
-}
-
-#[test]
-fn d20_a_filter_is_removed_after_the_listener_let_go_of_it() {
-    let mut client = delta(&[(LDS, "l", 1), (ECDS, "filter1", 1)]);
-    client.delta(LDS, &[], &[]);
-    client.delta(ECDS, &["filter1", "filter2"], &[]);
-    client.drain(&[]);
-    client.commit(&[(LDS, "l", 2), (ECDS, "filter2", 1)], &[(ECDS, "filter1")]);
-    let added = client.expect(ECDS);
-    assert_eq!((added.resources, added.removed), (vec!["filter2=1".into()], vec![]));
-    assert_eq!(client.expect(LDS).resources, ["l=2"]);
-    assert_eq!(client.expect(ECDS).removed, ["filter1"]);
-    client.silence();
-    client.remove(&[(ECDS, "filter2"), (LDS, "l")]);
-    assert_eq!(client.expect(LDS).removed, ["l"]);
-    assert_eq!(client.expect(ECDS).removed, ["filter2"]);
 }
 
 #[test]

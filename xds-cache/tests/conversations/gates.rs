@@ -468,6 +468,14 @@ fn d20_a_filter_stays_until_no_listener_uses_it() {
     client.silence();
     client.pass(DRAIN + PATIENCE);
     assert_eq!(client.expect(ECDS).removed, ["f"]);
+    // Envoy gives the name up when it needs it no more, and then there is nothing to remove.
+    commit(&client, &[plain(ECDS, "h", 1), listener(3, "h")], &[(ECDS, "g")]);
+    let listeners = client.expect(LDS);
+    client.ack(&listeners, &[]);
+    client.delta(ECDS, &["h"], &["g"]);
+    assert_eq!(client.expect(ECDS).resources, ["h=1"]);
+    client.pass((DRAIN + PATIENCE) * 2);
+    client.silence();
 }
 
 #[test]

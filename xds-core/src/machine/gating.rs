@@ -169,13 +169,15 @@ impl<V: View> Machine<V> {
     /// What of a type is gone, and stays because the client may use it.
     pub(super) fn held_removals(&mut self, at: usize, view: &V, gone: &[Arc<str>]) -> Held {
         let mut held = Held::default();
-        let Order::Gated { patience, .. } = self.order else { return held };
-        let Some(type_url) = self.types.get(at).map(|stream| stream.type_url.clone()) else {
-            return held;
+        let Order::Gated { patience, drain } = self.order else { return held };
+        let Some(stream) = self.types.get(at) else { return held };
+        let type_url = stream.type_url.clone();
+        let policy = stream.policy;
+        let is_named = |name: &Arc<str>| {
+            policy.lingers == Lingering::WhileNamed && stream.subscription.contains(name)
         };
-        let is_effective = type_url.policy().honours_removal;
         let (now, mut timeout) = (self.now, self.timeout);
-        let mut dangling = Vec::new();
+        let mut waiting = Vec::new();
         let uses = self.uses(patience);
         for name in gone {
             let key = Key::new(type_url.clone(), name.clone());
@@ -183,14 +185,17 @@ impl<V: View> Machine<V> {
             if let Some(until) = until {
                 timeout = sooner(timeout, until);
                 held.names.insert(name.clone());
-            } else if is_effective && view.is_referred_to(&key) {
-                dangling.push(name.clone());
+            }
+            if is_named(name) {
+                waiting.push((name.clone(), patience + drain));
+            } else if until.is_none() && policy.honours_removal && view.is_referred_to(&key) {
+                waiting.push((name.clone(), patience));
             }
         }
         self.timeout = timeout;
-        for name in dangling {
+        for (name, time) in waiting {
             let owed = self.types.get_mut(at).and_then(|stream| stream.owed.get_mut(&name));
-            let until = owed.map(|owed| *owed.dangling_since.get_or_insert(now) + patience);
+            let until = owed.map(|owed| *owed.waits_since.get_or_insert(now) + time);
             if until.is_some_and(|until| until > now) {
                 self.timeout = sooner(self.timeout, until);
                 held.names.insert(name);

@@ -31,7 +31,7 @@ pub(crate) struct Answer {
     pub(crate) probe: u64,
     /// Of that, what is gone already, but in use.
     pub(crate) kept: BTreeSet<Arc<str>>,
-    /// Of that, what the client has nothing of yet.
+    /// Of that, what the client has nothing of yet, as far as is known.
     pub(crate) new: BTreeSet<Arc<str>>,
     /// The version of the whole.
     pub(crate) version: String,
@@ -59,7 +59,8 @@ impl Answer {
         if resource.aliases().is_empty() || !self.resources.contains(&resource) {
             self.resources.push(resource.clone());
         }
-        if owed.told.is_none() && !owed.may_hold {
+        // What the client has from before this stream and is not this counts as new: it may have nothing.
+        if owed.unknown || (owed.told.is_none() && !owed.may_hold) {
             self.new.insert(name.clone());
         }
         self.sent.push(Sent {
@@ -154,10 +155,11 @@ impl TypeStream {
         gone.retain(|name| !held.names.contains(name));
         if self.policy.lingers == Lingering::UntilGivenUp {
             for name in &gone {
-                match self.owed.get(name).map(|owed| (owed.told.clone(), owed.unknown)) {
-                    Some((Some(told), _)) => self.linger(told, now, drained),
-                    Some((None, true)) => self.linger_unknown(name.clone(), drained),
-                    _ => {}
+                let owed = self.owed.get(name);
+                if owed.is_some_and(|owed| owed.unknown) {
+                    self.linger_unknown(name.clone(), drained);
+                } else if let Some(told) = owed.and_then(|owed| owed.told.clone()) {
+                    self.linger(told, now, drained);
                 }
             }
         }

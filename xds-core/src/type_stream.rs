@@ -416,10 +416,8 @@ impl TypeStream {
         for (name, version) in versions {
             if self.subscription.contains(&name) {
                 let now = view.resolve(&type_url, &name);
-                let known = match &now {
-                    Some(now) => Some(now).filter(|now| now.version() == version).cloned(),
-                    None => view.tombstone(&type_url, &name),
-                };
+                let last = now.or_else(|| view.tombstone(&type_url, &name));
+                let known = last.filter(|last| last.version() == version);
                 self.owe_claimed(name.into(), known, true);
             }
         }

@@ -283,7 +283,7 @@ impl<V: View> Machine<V> {
         for stream in &mut self.types {
             stream.look(old)?;
             if stream.cursor.is_some() {
-                stream.take_up(old.difference(new, &stream.type_url).iter());
+                stream.take_up_anew(&old.difference(new, &stream.type_url));
             }
         }
         self.delivering = None;

@@ -349,6 +349,17 @@ impl TypeStream {
         }
     }
 
+    /// Takes up what differs for a client that moves to another view: whatever revision is asked about, it
+    /// has settled there when it has answered this.
+    pub(crate) fn take_up_anew(&mut self, changes: &[Change]) {
+        self.take_up(changes.iter());
+        for change in changes {
+            if let Some(owed) = self.owed.get_mut(&change.name) {
+                owed.since = Revision(0);
+            }
+        }
+    }
+
     /// The first look: what the client claims to hold is compared, once.
     fn begin<V: View>(&mut self, view: &V) {
         self.is_first = self.claim.is_nothing();

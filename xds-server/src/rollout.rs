@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     client::Client,
-    delivery::{Delivery, HowMany, share_of},
+    delivery::{Delivery, Fate, HowMany, share_of},
     server::Shared,
 };
 
@@ -184,13 +184,32 @@ struct UnderWay<'a> {
 }
 
 impl UnderWay<'_> {
-    fn has(&self, client: &Client) -> bool {
-        self.active.members.has(&client.node)
-    }
-
+    /// What became of it at its members. One that does not see it yet has not settled.
     fn delivery(&self) -> Delivery {
         let Shared { cache, clients, .. } = self.shared;
-        Delivery::of(cache, clients, self.revision, |client| self.has(client))
+        let is_member = |client: &Client| self.active.members.has(&client.node);
+        let mut delivery = Delivery::of(cache, clients, self.revision, is_member);
+        for (client, fate) in &mut delivery.clients {
+            let sees = |(below, above): (&Scope, &Scope)| {
+                !client.scopes.contains(below) || client.scopes.contains(above)
+            };
+            if !self.active.over.iter().all(sees) {
+                *fate = Fate::Pending { awaited: Vec::new() };
+            }
+        }
+        delivery
+    }
+
+    /// Waits until all have settled, or one rejects it, for so long at most.
+    async fn settles(&self, time: Duration) -> Delivery {
+        let look = || {
+            let delivery = self.delivery();
+            let is_rejected = delivery.rejected().next().is_some();
+            let is_over = is_rejected || delivery.pending().next().is_none();
+            is_over.then_some(delivery)
+        };
+        let settled = tokio::time::timeout(time, self.shared.clients.look(look)).await;
+        settled.unwrap_or_else(|_| self.delivery())
     }
 
     /// Waits until somebody rejects it, for so long at most.
@@ -244,18 +263,9 @@ pub(crate) async fn roll_out(
     shared.canaries.begin(&active);
     let mut under_way = UnderWay { shared, active, revision: Revision(0), is_over: false };
     under_way.revision = shared.cache.commit(trial)?.revision;
-    let Shared { cache, clients, .. } = shared;
-    let is_member = |client: &Client| under_way.has(client);
-    let wait = Delivery::wait(
-        (cache, clients),
-        under_way.revision,
-        is_member,
-        HowMany::All,
-        canary.timeout,
-    );
-    let delivery = wait.await;
-    let mut fault = (!delivery.has_settled(HowMany::All) || cache.is_undone(under_way.revision))
-        .then_some(delivery);
+    let delivery = under_way.settles(canary.timeout).await;
+    let is_undone = || shared.cache.is_undone(under_way.revision);
+    let mut fault = (!delivery.has_settled(HowMany::All) || is_undone()).then_some(delivery);
     if fault.is_none() {
         fault = under_way.rejection(canary.settled_for).await;
     }

@@ -15,5 +15,6 @@ mod envoy_api;
 mod limits;
 mod model_client;
 mod raw_http2;
+mod rollout;
 mod served;
 mod services;

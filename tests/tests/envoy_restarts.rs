@@ -13,8 +13,6 @@ use deltaplane_tests::wait_until;
 
 const CDS: TypeUrl = TypeUrl::CLUSTER;
 const LDS: TypeUrl = TypeUrl::LISTENER;
-const RDS: TypeUrl = TypeUrl::ROUTE;
-const SDS: TypeUrl = TypeUrl::SECRET;
 
 #[test]
 fn killed_and_restarted() {

@@ -363,7 +363,10 @@ fn rejected_endpoints_and_listener(language: Language) {
     shop.plane.put([endpoints("b-1", shop.two)]);
     shop.moves("B", "one", "two");
     assert_eq!(shop.call("A").as_deref(), Ok("one"));
-    assert_eq!(shop.responses(), plus(before, [1, 0, 0, 2]), "nothing is sent again by itself");
+    // Of what was rejected, the good one is sent again without the bad one; where the words do not name
+    // that, both are, each by itself. Nothing else is sent again by itself.
+    let again = if language == Language::Node { 4 } else { 3 };
+    assert_eq!(shop.responses(), plus(before, [1, 0, 0, again]));
 
     // Another server has the same to say.
     shop.plane.kill();
@@ -374,8 +377,9 @@ fn rejected_endpoints_and_listener(language: Language) {
     shop.plane.story().rejects(&LDS);
     shop.plane.story().rejects(&EDS);
     assert_eq!(shop.call("A").as_deref(), Ok("one"));
+    shop.plane.story().settles();
     let before = shop.responses();
-    assert_eq!(shop.plane.story().rejections(&EDS).len(), 1);
+    assert_eq!(shop.plane.story().rejections(&EDS).len(), again - 2);
     shop.plane.put([endpoints("b-1", shop.one)]);
     shop.moves("B", "two", "one");
     assert_eq!(shop.responses(), plus(before, [0, 0, 0, 1]));

@@ -47,6 +47,17 @@ impl Default for Order {
     }
 }
 
+impl Order {
+    /// The same with another drain time, if it is gated.
+    #[must_use]
+    pub fn with_drain(self, drain: Duration) -> Self {
+        match self {
+            Order::Gated { patience, .. } => Order::Gated { patience, drain },
+            other => other,
+        }
+    }
+}
+
 /// Until when something waits; without a time, until what it waits for happens.
 pub(crate) type Until = Option<Duration>;
 

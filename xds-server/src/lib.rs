@@ -20,6 +20,17 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # What becomes of a change
+//!
+//! Changes reach an aggregated stream in make-before-break order, with evidence ([`Order`]): a route waits
+//! until its new clusters can be used, and a cluster stays as long as something may use it. What a client
+//! rejects is not sent again until it changes; its good siblings are.
+//!
+//! [`XdsServer::delivery`] and [`XdsServer::wait`] say who has settled at a revision, who rejected it and
+//! why; [`XdsServer::clients`], what each client was told and accepted. [`Cache::undo`] and
+//! [`Cache::return_to`] take commits back, [`XdsServerBuilder::withdraw_rejected`] does so by itself, and
+//! [`XdsServer::roll_out`] tries a change on some nodes before the others see it.
+//!
 //! # Layout
 //!
 //! * `server`: a cache, and the rule of who sees what

@@ -70,6 +70,10 @@ pub struct Serve {
     /// The address to which Envoy binds the listeners of all services.
     #[arg(long, env = "LISTENER_ADDRESS", default_value_t = Ipv4Addr::UNSPECIFIED.into())]
     pub listener_address: IpAddr,
+    /// For how many seconds Envoys serve the old connections of a listener that
+    /// changed, as their own --drain-time-s says. What these use is kept so long.
+    #[arg(long, env = "DRAIN_TIME_S", default_value_t = 600)]
+    pub drain_time_s: u64,
 }
 
 impl Serve {

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deltaplane_server::{Cache, XdsServer};
+use deltaplane_server::{Cache, Order, XdsServer};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -59,7 +59,7 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     let (xds_address, http_address) = (xds.local_addr()?, http.local_addr()?);
     tracing::info!(xds = %xds_address, http = %http_address, database = name, "serving");
 
-    let server = xds_server(cache, arguments.node_id.clone());
+    let server = xds_server(cache, arguments);
     let router = rest::router(store.clone(), health);
     let faces = async {
         tokio::try_join!(
@@ -78,8 +78,11 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     Ok(())
 }
 
-fn xds_server(cache: Cache, fallback: Option<String>) -> XdsServer {
+fn xds_server(cache: Cache, arguments: &Serve) -> XdsServer {
+    let fallback = arguments.node_id.clone();
+    let drain = Duration::from_secs(arguments.drain_time_s);
     XdsServer::builder(cache)
+        .order(Order::default().with_drain(drain))
         .view(move |node, cache| scope::choose(node, fallback.as_deref(), cache))
         .observer(Arc::new(ClientLog))
         .build()

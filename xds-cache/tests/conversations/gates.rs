@@ -493,7 +493,7 @@ fn r14_in_delta_a_removal_found_at_reconnect_waits_for_the_routes() {
         let mut client = Client::of(first.cache.clone(), Variant::Delta);
         let come_back = |client: &mut Client, at: usize| {
             let (type_url, name, version) = &held[at];
-            let named: &[_] = if at % 2 == 0 { &[] } else { std::slice::from_ref(name) };
+            let named: &[_] = if at.is_multiple_of(2) { &[] } else { std::slice::from_ref(name) };
             client.delta_from(type_url.clone(), named, &[], &[(name, version)]);
         };
         come_back(&mut client, 0);

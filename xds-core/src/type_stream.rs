@@ -64,6 +64,9 @@ pub(crate) struct TypeStream {
     lingering: Vec<(Resource, Duration)>,
     /// Names of which it uses what is not known, and until when that is assumed.
     lingering_unknown: BTreeMap<Arc<str>, Duration>,
+    /// Names that it asked for first although they are gone. Who comes back may use them, and it is not
+    /// known what it has of them.
+    gone_before: BTreeSet<Arc<str>>,
     pub(crate) owed: BTreeMap<Arc<str>, Owed>,
     pub(crate) unsettled: Unsettled,
 }
@@ -147,6 +150,7 @@ impl TypeStream {
             asked: false,
             lingering: Vec::new(),
             lingering_unknown: BTreeMap::new(),
+            gone_before: BTreeSet::new(),
             owed: BTreeMap::new(),
             unsettled: Unsettled::new(variant, policy.repeats_everything(variant)),
         }
@@ -277,6 +281,7 @@ impl TypeStream {
             self.policy.lingers == Lingering::Drains || subscription.contains(resource.name())
         });
         self.lingering_unknown.retain(|name, _| subscription.contains(name));
+        self.gone_before.retain(|name| subscription.contains(name));
         match &mut self.claim {
             Claim::Nothing => {}
             Claim::Versions(versions) => versions.retain(|name, _| subscription.contains(name)),
@@ -324,10 +329,16 @@ impl TypeStream {
 
     /// Finds what was there of the names that were asked for and are gone: it may still be in use.
     fn recall<V: View>(&mut self, view: &V) {
+        let goes_on = self.cursor.is_none() && self.policy.lingers == Lingering::UntilGivenUp;
         let asked = self.owed.iter_mut().filter(|(_, owed)| owed.reason == Reason::Asked);
         for (name, owed) in asked.filter(|(_, owed)| owed.told.is_none()) {
             if view.resolve(&self.type_url, name).is_none() {
                 owed.told = view.tombstone(&self.type_url, name);
+                // What is removed of these it forgot to have, but not to use (D-19); and the tombstone may
+                // be of what it was never told.
+                if goes_on {
+                    self.gone_before.insert(name.clone());
+                }
             }
         }
     }
@@ -588,6 +599,12 @@ impl TypeStream {
         let lingering = self.lingering_unknown.values().max().map(|until| Some(*until));
         let in_flight = self.unsettled.may_run_unknown(patience);
         lingering.into_iter().chain(in_flight).reduce(later)
+    }
+
+    /// Whether the client may use what is not known if it has it from before this stream, until it gives
+    /// that up.
+    pub(crate) fn asked_for_gone(&self) -> bool {
+        !self.gone_before.is_empty()
     }
 
     /// The names that the client asks for and that are gone, but were there of late: of types whose

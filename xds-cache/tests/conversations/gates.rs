@@ -73,6 +73,16 @@ fn accept(client: &mut Client, got: &Got) {
     client.ack(got, &names);
 }
 
+/// Acknowledges all that there is, and returns it.
+fn accept_all(client: &mut Client) -> Vec<Got> {
+    std::iter::from_fn(|| {
+        let got = client.poll()?;
+        accept(client, &got);
+        Some(got)
+    })
+    .collect()
+}
+
 /// The swap of cluster x for y under route r, in one transaction.
 fn swap(client: &Client) {
     let upserts = [cluster("y", 1), endpoints("y"), route("r", 2, "y")];
@@ -549,6 +559,67 @@ fn r14_in_sotw_a_client_that_comes_back_in_the_middle_of_a_swap_keeps_the_old_cl
         client.ack(&routes, &["r"]);
         assert_eq!(client.expect(CDS).resources, ["y=1"]);
         client.silence();
+    }
+}
+
+/// An Envoy that comes back while the old connections of a listener drain, whose routes went by another
+/// name: those it still subscribes to, and its server knows nothing of them, or what it was never told.
+fn draining(variant: Variant, remembers: bool) -> Client {
+    let mut client = running(variant);
+    let held = |client: &Client, type_url: &TypeUrl, name: &str| {
+        let held = deltaplane_core::View::get(&client.view(), type_url, name);
+        held.map(|held| held.version().to_owned()).unwrap_or_default()
+    };
+    let x = held(&client, &CDS, "x");
+    if !remembers {
+        client = Client::new(variant);
+    }
+    let listener = resource(&LDS, "l", 2, &[(RDS, "s")]);
+    let now = [cluster("y", 1), endpoints("y"), listener, route("s", 1, "y")];
+    commit(&client, &now, &[(RDS, "r"), (CDS, "x"), (EDS, "x")]);
+    let mut client = Client::of(client.cache, variant);
+    if variant == Variant::Sotw {
+        let version = |type_url| deltaplane_core::View::version(&client.view(), type_url);
+        let [listeners, routes] = [&LDS, &RDS].map(|type_url| version(type_url).to_string());
+        client.sotw(CDS, &[], "00000000000000a1", "");
+        client.sotw(LDS, &[], &listeners, "");
+        client.sotw(RDS, &["r", "s"], &routes, "");
+    } else {
+        let [y, l, s] = [(CDS, "y"), (LDS, "l"), (RDS, "s")]
+            .map(|(type_url, name)| held(&client, &type_url, name));
+        client.delta_from(CDS, &[], &[], &[("x", &x), ("y", &y)]);
+        client.delta_from(LDS, &[], &[], &[("l", &l)]);
+        // It was told that the old name is gone, and so does not say that it has it.
+        client.delta_from(RDS, &["r", "s"], &[], &[("s", &s)]);
+    }
+    client
+}
+
+#[test]
+fn r14_in_sotw_who_comes_back_uses_routes_that_are_gone_until_it_gives_them_up() {
+    let mut client = draining(Variant::Sotw, true);
+    let clusters = |all: Vec<Got>| {
+        let clusters = all.into_iter().filter(|got| got.type_url == CDS.as_str());
+        clusters.map(|got| got.resources).collect::<Vec<_>>()
+    };
+    assert_eq!(clusters(accept_all(&mut client)), [["y=1", "x=1"]]);
+    client.sotw(RDS, &["s"], "", "");
+    assert_eq!(clusters(accept_all(&mut client)), [["y=1"]]);
+}
+
+#[test]
+fn r14_in_delta_who_comes_back_uses_routes_that_are_gone_until_it_gives_them_up() {
+    let removed = |all: Vec<Got>| all.into_iter().flat_map(|got| got.removed).collect::<Vec<_>>();
+    for remembers in [true, false] {
+        for gives_up in [true, false] {
+            let mut client = draining(Variant::Delta, remembers);
+            assert_eq!(removed(accept_all(&mut client)), [""; 0]);
+            match gives_up {
+                true => client.delta(RDS, &[], &["r"]),
+                false => client.pass(PATIENCE + DRAIN),
+            }
+            assert_eq!(removed(accept_all(&mut client)), ["x"]);
+        }
     }
 }
 

@@ -219,6 +219,7 @@ impl<V: View> Machine<V> {
                 uses.unknown = uses.unknown.into_iter().chain(unknown).reduce(later);
             }
         }
+        uses.unknown = uses.unknown.into_iter().chain(self.returns_with_gone()).reduce(later);
         // Who comes back names at once all types that it had.
         let is_asked = |type_url| self.types.iter().any(|stream| stream.type_url == type_url);
         if let Some(returned) = self.returned
@@ -229,6 +230,15 @@ impl<V: View> Machine<V> {
             uses.unknown = uses.unknown.into_iter().chain(until).reduce(later);
         }
         uses
+    }
+
+    /// Until when a client that came back may use what it asks for although it is gone: until the
+    /// connections are drained that lead there (O-12, R-14).
+    fn returns_with_gone(&self) -> Option<Until> {
+        let Order::Gated { patience, drain } = self.order else { return None };
+        let until = self.returned? + patience + drain;
+        let has_gone = self.types.iter().any(TypeStream::asked_for_gone);
+        (has_gone && until > self.now).then_some(Some(until))
     }
 
     /// Notes what of an answer is new to the client and has to be proven, and what proves it.

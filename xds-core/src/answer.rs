@@ -121,6 +121,9 @@ impl TypeStream {
     /// What is there and owed, and the answers to names that are not there. Removals wait.
     pub(crate) fn additions<V: View>(&mut self, view: &V, held: &Held) -> Option<Answer> {
         self.cursor.filter(|_| view.is_known(&self.type_url))?;
+        if self.cannot_repeat(held) {
+            return None;
+        }
         let mut answer = self.owed_additions(view, held);
         if held.at_once {
             let mut gone = self.gone(view);
@@ -133,6 +136,14 @@ impl TypeStream {
         self.answer_due = false;
         self.complete(view, &mut answer, held);
         Some(answer)
+    }
+
+    /// Whether no answer can be given that holds everything: what the client has of something that is held
+    /// is not known, and it would lose that by an answer without it.
+    fn cannot_repeat(&self, held: &Held) -> bool {
+        let is_unknown = |owed: &Owed| owed.unknown && owed.told.is_none();
+        let is_unknown = |name| self.owed.get(name).is_some_and(is_unknown);
+        self.repeats_everything() && held.names.iter().any(is_unknown)
     }
 
     /// The names that are gone and that the client may still hold.
@@ -152,6 +163,9 @@ impl TypeStream {
         held: &Held,
         (now, drained): (Duration, Duration),
     ) -> Option<Answer> {
+        if self.cannot_repeat(held) {
+            return None;
+        }
         gone.retain(|name| !held.names.contains(name));
         if self.policy.lingers == Lingering::UntilGivenUp {
             for name in &gone {

@@ -363,7 +363,9 @@ impl<V: View> Machine<V> {
             if gone.is_empty() {
                 continue;
             }
-            let held = self.held_removals(at, view, &gone);
+            let mut held = self.held_removals(at, view, &gone);
+            // Where everything is repeated, what is held would go out with a removal.
+            held.names.extend(self.held_additions(at, view).names);
             let stream = self.types.get_mut(at)?;
             if let Some(answer) = stream.removals(view, gone, &held, (self.now, drained)) {
                 return Some((at, answer));

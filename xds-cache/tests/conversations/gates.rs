@@ -623,6 +623,55 @@ fn r14_in_delta_who_comes_back_uses_routes_that_are_gone_until_it_gives_them_up(
     }
 }
 
+/// An Envoy that comes back while a cluster warms asks for clusters last, when it has the endpoints.
+#[test]
+fn r14_routes_and_listeners_wait_until_who_comes_back_asks_for_clusters() {
+    for variant in BOTH {
+        let first = running(variant);
+        let listener = resource(&LDS, "l", 2, &[(RDS, "s")]);
+        commit(&first, &[listener, route("s", 1, "y")], &[]);
+        swap(&first);
+        let mut client = Client::of(first.cache, variant);
+        let unknown = "00000000000000a1";
+        let ask = |client: &mut Client, type_url: TypeUrl, names: &[&str], held: &str| match variant
+        {
+            Variant::Sotw => client.sotw(type_url, names, unknown, ""),
+            _ => client.delta_from(type_url, names, &[], &[(held, unknown)]),
+        };
+        ask(&mut client, EDS, &["x"], "x");
+        ask(&mut client, LDS, &[], "l");
+        ask(&mut client, RDS, &["r"], "r");
+        let early = client.read_all();
+        assert!(early.iter().all(|got| got.type_url == EDS.as_str()), "{variant:?}: {early:?}");
+        ask(&mut client, CDS, &[], "x");
+        let clusters = client.expect(CDS);
+        let early = client.read_all();
+        assert!(early.iter().all(|got| got.type_url == EDS.as_str()), "{variant:?}: {early:?}");
+        ask_for_y(&mut client, &clusters);
+        let loads = client.expect(EDS);
+        accept(&mut client, &loads);
+        accept(&mut client, &clusters);
+        assert_eq!(client.expect(LDS).resources, ["l=2"]);
+        assert_eq!(client.expect(RDS).resources, ["r=2"]);
+        client.silence();
+    }
+}
+
+#[test]
+fn r14_who_comes_back_and_asks_for_no_clusters_is_served_after_a_while() {
+    for variant in BOTH {
+        let first = running(variant);
+        let mut client = Client::of(first.cache, variant);
+        match variant {
+            Variant::Sotw => client.sotw(RDS, &["r"], "00000000000000a1", ""),
+            _ => client.delta_from(RDS, &["r"], &[], &[("r", "00000000000000a1")]),
+        }
+        client.silence();
+        client.pass(client.machine.poll_timeout().expect("a deadline"));
+        assert_eq!(client.expect(RDS).resources, ["r=1"]);
+    }
+}
+
 #[test]
 fn o08_first_answers_wait_for_nothing() {
     let mut client = sotw(&[(CDS, "x", 1), (EDS, "x", 1)]);

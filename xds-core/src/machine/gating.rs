@@ -123,7 +123,8 @@ impl<V: View> Machine<V> {
             return held;
         };
         let mut timeout = self.timeout;
-        if !self.arrivals.is_empty() && !stream.policy.is_proven_first && !stream.is_first {
+        let may_wait = !self.arrivals.is_empty() || self.is_about_to_ask(patience).is_some();
+        if may_wait && !stream.policy.is_proven_first && !stream.is_first {
             for name in stream.owed.keys() {
                 let Some(resource) = view.resolve(&stream.type_url, name) else { continue };
                 if let Some(until) = self.blocked(&resource, view, patience) {
@@ -145,16 +146,19 @@ impl<V: View> Machine<V> {
 
     /// Until when a resource waits for a cluster that it names, itself or by a route that is new to the
     /// client, if it does. What the client has not asked for is nothing to wait for, since gRPC asks when
-    /// the route names it; nor is what is gone again.
+    /// the route names it, unless it comes back and is about to; nor is what is gone again.
     fn blocked(&self, resource: &Resource, view: &V, patience: Duration) -> Option<Until> {
         let is_subscribed = |key: &Key| {
             let stream = self.types.iter().find(|stream| stream.type_url == key.type_url);
             stream.is_some_and(|stream| stream.subscription.contains(&key.name))
         };
+        let about_to_ask = self.is_about_to_ask(patience);
         let arrives = |key: &Key| {
-            let until = self.arrivals.until(&key.name, patience)?;
-            let is_awaited = key.type_url.policy().is_proven_first && is_subscribed(key);
-            (is_awaited && view.get(&key.type_url, &key.name).is_some()).then_some(until)
+            let is_proven_first = key.type_url.policy().is_proven_first;
+            let awaited =
+                || self.arrivals.until(&key.name, patience).filter(|_| is_subscribed(key));
+            let until = about_to_ask.or_else(awaited).filter(|_| is_proven_first)?;
+            view.get(&key.type_url, &key.name).map(|_| until)
         };
         let until = |key: &Key| {
             if key.type_url.policy().is_proven_first || is_subscribed(key) {
@@ -164,6 +168,16 @@ impl<V: View> Machine<V> {
             new.references().iter().filter_map(arrives).reduce(later)
         };
         resource.references().iter().filter_map(until).reduce(later)
+    }
+
+    /// Until when a client that came back is expected to ask for clusters, if it has not. An Envoy that was
+    /// interrupted while a cluster warmed asks for endpoints, listeners and routes, and for clusters when
+    /// it has those endpoints, or gave them up (O-11, R-12).
+    fn is_about_to_ask(&self, patience: Duration) -> Option<Until> {
+        let is_asked = |type_url| self.types.iter().any(|stream| stream.type_url == type_url);
+        let time = if is_asked(TypeUrl::ENDPOINT) { patience } else { RETURNING };
+        let until = self.returned? + time;
+        (!is_asked(TypeUrl::CLUSTER) && until > self.now).then_some(Some(until))
     }
 
     /// What of a type is gone, and stays because the client may use it.

@@ -271,6 +271,8 @@ impl TypeStream {
         if self.repeats_everything() {
             answer.resources = self.everything(view, held, &mut version);
             self.keep_gone(view, answer, &mut version);
+        } else if self.variant == Variant::Sotw {
+            self.leave_out_owed(view, answer, &mut version);
         }
         answer.version = version.to_string();
     }
@@ -307,6 +309,18 @@ impl TypeStream {
         // Who asks for a part must not be taken, when it comes back, for having the whole.
         *version = version.of(&all);
         all
+    }
+
+    /// Takes out of the version what the client is not told yet, since who comes back must not be taken for
+    /// having that.
+    fn leave_out_owed<V: View>(&self, view: &V, answer: &Answer, version: &mut TypeVersion) {
+        let sent: BTreeSet<_> = answer.sent.iter().map(|sent| &sent.name).collect();
+        for (name, owed) in self.owed.iter().filter(|(name, _)| !sent.contains(name)) {
+            if let Some(now) = view.get(&self.type_url, name) {
+                version.subtract(&now);
+                owed.told.iter().for_each(|told| version.add(told));
+            }
+        }
     }
 
     /// Adds what is gone and not yet told to be, since its removal comes last (O-02).

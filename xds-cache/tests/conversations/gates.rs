@@ -657,6 +657,34 @@ fn r14_routes_and_listeners_wait_until_who_comes_back_asks_for_clusters() {
     }
 }
 
+/// While a route waits for its cluster, another one is sent, and what the client then has is not all that
+/// there is.
+#[test]
+fn r14_in_sotw_a_version_does_not_say_of_routes_that_wait_that_they_were_sent() {
+    let mut first = running(Variant::Sotw);
+    let version = |client: &Client, type_url: &TypeUrl| {
+        deltaplane_core::View::version(&client.view(), type_url).to_string()
+    };
+    commit(&first, &[route("q", 1, "x")], &[]);
+    first.sotw(RDS, &["q", "r"], "", "");
+    accept_all(&mut first);
+    let before = [CDS, LDS].map(|type_url| version(&first, &type_url));
+    swap(&first);
+    first.expect(CDS);
+    commit(&first, &[route("q", 2, "z")], &[]);
+    let others = first.expect(RDS);
+    assert_eq!(others.resources, ["q=2"]);
+    // It has the clusters from before, and the newest of one route.
+    let mut client = Client::of(first.cache, Variant::Sotw);
+    client.sotw(CDS, &[], &before[0], "");
+    client.sotw(LDS, &[], &before[1], "");
+    client.sotw(RDS, &["q", "r"], &others.version, "");
+    let clusters = client.expect(CDS);
+    assert_eq!(clusters.resources, ["y=1", "x=1"]);
+    let early = client.read_all();
+    assert!(early.iter().all(|got| got.type_url == RDS.as_str()), "{early:?}");
+}
+
 #[test]
 fn r14_who_comes_back_and_asks_for_no_clusters_is_served_after_a_while() {
     for variant in BOTH {

@@ -14,6 +14,8 @@ use crate::process::Process;
 
 /// The version that the tests are made for.
 const VERSION: &str = "1.40.0";
+/// For how many seconds old connections are served, by what the control plane is told too.
+pub(crate) const DRAIN_TIME_S: &str = "2";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running Envoy, stopped when it is dropped.
@@ -28,7 +30,7 @@ impl Envoy {
     /// Starts Envoy on a bootstrap in YAML, and waits until its administration answers, whose port
     /// may be 0.
     pub fn start(bootstrap: &str) -> Envoy {
-        Envoy::start_with(bootstrap, &[])
+        Envoy::start_with(bootstrap, &["--drain-time-s", DRAIN_TIME_S])
     }
 
     /// The same with further arguments.

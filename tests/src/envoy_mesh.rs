@@ -134,7 +134,7 @@ impl Mesh {
     /// Waits until Envoy uses just these resources, by name. Those that only serve the old connections of
     /// a listener that is changed or gone stay for Envoy's drain time, be there such connections or not.
     pub fn has(&self, resources: &[Resource]) {
-        self.has_within(resources, PATIENCE);
+        self.has_within(resources, DRAIN + PATIENCE);
     }
 
     /// The same for what takes longer.

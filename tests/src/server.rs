@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::envoy::DRAIN_TIME_S;
 use crate::http::{self, Answer};
 use crate::machine::{self, run};
 use crate::port;
@@ -159,6 +160,7 @@ fn serve(database_url: &str, xds: &str, http: &str) -> Command {
     command.args(["serve", "--database-url", database_url]);
     command.args(["--xds-listen", xds, "--http-listen", http]);
     command.args(["--listener-address", "127.0.0.1"]);
+    command.args(["--drain-time-s", DRAIN_TIME_S]);
     command
 }
 

@@ -219,8 +219,9 @@ fn all_of_this_at_once() {
                 120..160 => _ = changes.move_endpoints(),
                 160..175 => _ = changes.touch_cluster(),
                 175..180 => changes.rotate_secrets(),
-                180..190 => _ = changes.rename_routes(),
-                _ => changes.replace_filter(),
+                180..189 => _ = changes.rename_routes(),
+                189..198 => changes.replace_filter(),
+                _ => changes.restart(random.below(5), random.below(2) == 0),
             }
             pause(random.below(50) as u64);
         }

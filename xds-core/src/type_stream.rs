@@ -398,12 +398,15 @@ impl TypeStream {
             Some(changes) => {
                 self.everything &= !self.repeats_everything();
                 self.take_up(changes.iter());
-                for Change { name, before, .. } in changes.iter() {
-                    // What it also asks for by name is owed already.
-                    if let (Some(owed), Some(before)) = (self.owed.get_mut(name), before) {
-                        owed.told.get_or_insert_with(|| before.clone());
-                        owed.may_hold = true;
-                    }
+                // What it also asks for by name is owed already.
+                for (name, owed) in &mut self.owed {
+                    let change = changes.iter().find(|change| change.name == *name);
+                    let had = match change {
+                        Some(change) => change.before.clone(),
+                        None => view.get(&self.type_url, name),
+                    };
+                    owed.may_hold |= had.is_some();
+                    owed.told = owed.told.take().or(had);
                 }
             }
             None if !is_current => {

@@ -731,3 +731,31 @@ fn o12_each_of_a_listeners_changes_drains_by_itself() {
     client.pass(DRAIN / 2);
     assert_eq!(client.expect(CDS).removed, ["y"]);
 }
+
+#[test]
+fn r14_in_sotw_a_client_that_comes_back_in_step_loses_nothing_for_a_moment() {
+    let mut first = Client::new(Variant::Sotw);
+    let listener = resource(&LDS, "l", 1, &[(RDS, "r")]);
+    commit(&first, &[cluster("x", 1), endpoints("x"), listener, route("r", 1, "x")], &[]);
+    let all = [(LDS, "l"), (CDS, "x"), (EDS, "x"), (RDS, "r")];
+    let ask = |client: &mut Client, versions: &[String]| {
+        for ((type_url, name), version) in all.iter().zip(versions) {
+            client.sotw(type_url.clone(), &[name], version, "");
+        }
+    };
+    ask(&mut first, &vec![String::new(); 4]);
+    let mut versions = std::collections::BTreeMap::new();
+    for got in first.drain(&[]) {
+        versions.insert(got.type_url, got.version);
+    }
+    let versions: Vec<_> =
+        all.iter().map(|(type_url, _)| versions[type_url.as_str()].clone()).collect();
+    // gRPC asks by name, in any order, of this server or one that has the same.
+    let mut client = Client::of(first.cache.clone(), Variant::Sotw);
+    ask(&mut client, &versions);
+    for type_url in [CDS, EDS, LDS, RDS] {
+        let got = client.expect(type_url);
+        assert_eq!(got.resources.len(), 1, "{got:?}");
+    }
+    client.silence();
+}

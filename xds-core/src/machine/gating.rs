@@ -125,8 +125,11 @@ impl<V: View> Machine<V> {
         let mut timeout = self.timeout;
         let may_wait = !self.arrivals.is_empty() || self.is_about_to_ask(patience).is_some();
         if may_wait && !stream.policy.is_proven_first && !stream.is_first {
-            for name in stream.owed.keys() {
+            for (name, owed) in &stream.owed {
                 let Some(resource) = view.resolve(&stream.type_url, name) else { continue };
+                if owed.told.as_ref() == Some(&resource) {
+                    continue; // It is sent again, and changes nothing.
+                }
                 if let Some(until) = self.blocked(&resource, view, patience) {
                     timeout = sooner(timeout, until);
                     held.names.insert(name.clone());

@@ -111,6 +111,14 @@ impl EnvoyControlPlane {
         self.runtime = Some(runtime);
     }
 
+    /// From now on, changes reach clients as they come, in no order. They have to connect again.
+    pub fn forget_order(&mut self) {
+        self.cut();
+        let server = XdsServer::builder(self.cache.clone()).observer(self.record.clone());
+        self.server = server.order(Order::AtOnce).build();
+        self.resume();
+    }
+
     /// Kills the server: its connections break, nothing is said, and all that it knew is lost, the
     /// record included. The next one, when it is resumed, serves these resources.
     pub fn kill(&mut self, resources: impl IntoIterator<Item = Resource>) {

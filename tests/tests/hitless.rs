@@ -231,6 +231,25 @@ fn all_of_this_at_once() {
     });
 }
 
+/// What the order is for.
+#[test]
+fn without_an_order_requests_fail() {
+    under_load(|mut changes| {
+        let subscribed =
+            |changes: &Changes| changes.mesh.plane.record().subscriptions(&TypeUrl::CLUSTER);
+        let before = subscribed(&changes);
+        changes.mesh.plane.forget_order();
+        wait_until("Envoy is back", RECONNECT, || (subscribed(&changes) > before).then_some(()));
+        let load = changes.load(&["/swapped"]);
+        for _ in 0..40 {
+            load.reaches("/swapped", changes.swap_cluster());
+        }
+        let outcome = load.stop();
+        println!("{}: {} failed", changes.mesh.mode.name(), outcome.failures.len());
+        assert!(!outcome.failures.is_empty(), "then nothing here proves anything");
+    });
+}
+
 /// Runs a scenario in both variants, and no other one meanwhile.
 fn under_load(scenario: fn(Changes)) {
     static TURN: Mutex<()> = Mutex::new(());

@@ -14,17 +14,20 @@
 //! exceptions are kept. A change that meets a name in flight makes it owed again; the answer to what is
 //! in flight then touches nothing.
 
+mod claim;
+mod usage;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
 
+use self::claim::Claim;
 use crate::{
     Change, DeltaRequest, ErrorDetail, LogTruncated, Resource, Revision, SotwRequest, Subscription,
-    TypeUrl, TypeVersion, Variant, View,
-    gates::later,
-    subscription::{Asked, WILDCARD},
+    TypeUrl, Variant, View,
+    subscription::Asked,
     type_url::{Lingering, TypePolicy},
     unsettled::{Again, InFlight, Sent, Settled, Unsettled},
 };
@@ -107,22 +110,8 @@ pub(crate) enum Reason {
     Released,
 }
 
-/// What the first request of a type said the client holds from an earlier stream.
-#[derive(Debug, Default)]
-enum Claim {
-    #[default]
-    Nothing,
-    /// `initial_resource_versions`: a version for each name.
-    Versions(BTreeMap<String, String>),
-    /// `version_info`: a version for all, be it ours or another server's.
-    Version(String),
-}
-
 /// How often what was rejected is taken apart.
 const MOST_TRIES: u32 = 64;
-
-/// How much that lingers is remembered: what is older is no longer waited for.
-const MOST_LINGERING: usize = 1024;
 
 /// The nonce that a request names, its error, and what that response was, if it was one.
 pub(crate) type Answered = (String, Option<ErrorDetail>, Option<Settled>);
@@ -371,92 +360,6 @@ impl TypeStream {
         }
     }
 
-    /// The first look: what the client claims to hold is compared, once.
-    fn begin<V: View>(&mut self, view: &V) {
-        self.is_first = self.claim.is_nothing();
-        match std::mem::take(&mut self.claim) {
-            Claim::Versions(versions) if !versions.is_empty() => {
-                self.everything = false;
-                self.compare_claimed(view, versions);
-            }
-            Claim::Version(version) => self.compare_version(view, version.parse().ok().as_ref()),
-            _ => {}
-        }
-    }
-
-    /// Compares the version that a State of the World client says its set has. Where that set is still
-    /// known, what differs from it is all that is news.
-    fn compare_version<V: View>(&mut self, view: &V, version: Option<&TypeVersion>) {
-        let is_current = version == Some(&view.version(&self.type_url));
-        if self.repeats_everything() && is_current && self.subscription.names().next().is_none() {
-            self.everything = false;
-            return;
-        }
-        // It holds something, and of a whole set only an answer tells what is gone.
-        self.answer_due |= self.repeats_everything();
-        match version.and_then(|version| view.changes_from(&self.type_url, version)) {
-            Some(changes) => {
-                self.everything &= !self.repeats_everything();
-                self.take_up(changes.iter());
-                // What it also asks for by name is owed already.
-                for (name, owed) in &mut self.owed {
-                    let change = changes.iter().find(|change| change.name == *name);
-                    let had = match change {
-                        Some(change) => change.before.clone(),
-                        None => view.get(&self.type_url, name),
-                    };
-                    owed.may_hold |= had.is_some();
-                    owed.told = owed.told.take().or(had);
-                }
-            }
-            None if !is_current => {
-                self.holds_unknown = self.everything;
-                self.owed.values_mut().for_each(|owed| owed.unknown = true);
-                // Not where it is not believed what it has: it may have rejected that.
-                if self.repeats_everything() && version.is_some() {
-                    // It may still use what was removed of late, and would lose it by an answer without it.
-                    for gone in view.tombstones(&self.type_url) {
-                        let name = gone.name().clone();
-                        if self.subscription.contains(&name) {
-                            self.owe_claimed(name, Some(gone), true);
-                        }
-                    }
-                }
-            }
-            None => {}
-        }
-    }
-
-    fn compare_claimed<V: View>(&mut self, view: &V, mut versions: BTreeMap<String, String>) {
-        versions.remove(WILDCARD);
-        let type_url = self.type_url.clone();
-        if self.subscription.is_wildcard() {
-            for resource in view.resources(&type_url) {
-                let claimed = versions.remove(&**resource.name());
-                if claimed.as_deref() != Some(resource.version()) {
-                    self.owe_claimed(resource.name().clone(), None, claimed.is_some());
-                }
-            }
-        }
-        for (name, version) in versions {
-            if self.subscription.contains(&name) {
-                let now = view.resolve(&type_url, &name);
-                let last = now.or_else(|| view.tombstone(&type_url, &name));
-                let known = last.filter(|last| last.version() == version);
-                self.owe_claimed(name.into(), known, true);
-            }
-        }
-    }
-
-    /// Owes what a client has, or has not, from before this stream.
-    fn owe_claimed(&mut self, name: Arc<str>, known: Option<Resource>, held: bool) {
-        let unknown = held && known.is_none();
-        self.owe(name.clone(), known, held, Reason::Changed);
-        if let Some(owed) = self.owed.get_mut(&name) {
-            (owed.claimed, owed.unknown) = (held, unknown);
-        }
-    }
-
     /// What is done for who is too late for the log: names are compared with what was told of them. A
     /// wildcard client in delta cannot be told what is gone, and must come back with what it holds.
     fn compare<V: View>(&mut self, view: &V, truncated: LogTruncated) -> Result<(), LogTruncated> {
@@ -563,83 +466,5 @@ impl TypeStream {
         }
         self.is_first &= !self.owed.is_empty();
         self.unsettled.send(response);
-    }
-
-    /// Notes that the client uses something that it was told to replace or remove, until then at most.
-    pub(crate) fn linger(&mut self, resource: Resource, now: Duration, until: Duration) {
-        self.lingering.retain(|(_, until)| *until > now);
-        if resource.references().is_empty() {
-            return;
-        }
-        if self.lingering.len() == MOST_LINGERING {
-            self.lingering.remove(0);
-        }
-        self.lingering.push((resource, until));
-    }
-
-    /// The same of a name that it has from before this stream, so that it is not known what it uses.
-    pub(crate) fn linger_unknown(&mut self, name: Arc<str>, until: Duration) {
-        self.lingering_unknown.insert(name, until);
-    }
-
-    /// What the client may use beside what the view holds, and until when that is assumed: what it was
-    /// last told of names that are owed, what it has not answered or rejected, and what lingers.
-    pub(crate) fn may_use(
-        &self,
-        patience: Duration,
-    ) -> impl Iterator<Item = (&Resource, Option<Duration>)> {
-        let held = self.owed.values().filter(|owed| owed.may_hold);
-        let told = held.filter_map(|owed| Some((owed.told.as_ref()?, None)));
-        let lingering = self.lingering.iter().map(|(resource, until)| (resource, Some(*until)));
-        told.chain(self.unsettled.may_run(patience)).chain(lingering)
-    }
-
-    /// Until when the client may use what is not known, if it does.
-    pub(crate) fn may_use_unknown(&self, patience: Duration) -> Option<Option<Duration>> {
-        if self.holds_unknown || self.owed.values().any(|owed| owed.unknown) {
-            return Some(None);
-        }
-        let lingering = self.lingering_unknown.values().max().map(|until| Some(*until));
-        let in_flight = self.unsettled.may_run_unknown(patience);
-        lingering.into_iter().chain(in_flight).reduce(later)
-    }
-
-    /// Whether the client may use what is not known if it has it from before this stream, until it gives
-    /// that up.
-    pub(crate) fn asked_for_gone(&self) -> bool {
-        !self.gone_before.is_empty()
-    }
-
-    /// The names that the client asks for and that are gone, but were there of late: of types whose
-    /// absence it does not take for a removal.
-    pub(crate) fn asked_and_gone<V: View>(&self, view: &V) -> impl Iterator<Item = &Arc<str>> {
-        let is_asked = |owed: &Owed| owed.reason == Reason::Asked && !self.policy.honours_removal;
-        let asked = self.owed.iter().filter(move |(_, owed)| is_asked(owed));
-        let was_there = asked.filter(|(_, owed)| owed.told.is_some()).map(|(name, _)| name);
-        was_there.filter(|name| view.resolve(&self.type_url, name).is_none())
-    }
-
-    /// The oldest revision of which the client was not told something, or has not answered it; but for
-    /// removals that are held back.
-    pub(crate) fn pending_since<V: View>(&self, view: &V) -> Option<Revision> {
-        let is_due = |name: &Arc<str>| view.resolve(&self.type_url, name).is_some();
-        let owed = self.owed.iter().filter(|(name, _)| is_due(name)).map(|(_, owed)| owed.since);
-        owed.chain(self.unsettled.unanswered_since()).min()
-    }
-
-    /// The oldest revision of which something is not removed yet, since it is in use.
-    pub(crate) fn draining_since<V: View>(&self, view: &V) -> Option<Revision> {
-        let is_gone = |name: &Arc<str>| view.resolve(&self.type_url, name).is_none();
-        self.owed.iter().filter(|(name, _)| is_gone(name)).map(|(_, owed)| owed.since).min()
-    }
-}
-
-impl Claim {
-    fn is_nothing(&self) -> bool {
-        match self {
-            Claim::Nothing => true,
-            Claim::Versions(versions) => versions.is_empty(),
-            Claim::Version(_) => false,
-        }
     }
 }

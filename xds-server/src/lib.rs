@@ -26,6 +26,11 @@
 //! until its new clusters can be used, and a cluster stays as long as something may use it. What a client
 //! rejects is not sent again until it changes; its good siblings are.
 //!
+//! A stream remembers what its client may use; a server that starts anew knows what its source tells it. So
+//! that a swap goes on over a restart without a failed request, a source says at first what it removed of
+//! late, as a commit of its own, and then the removal. What no server can know is what a listener led to
+//! by itself that changed before the restart, and still drains.
+//!
 //! [`XdsServer::delivery`] and [`XdsServer::wait`] say who has settled at a revision, who rejected it and
 //! why; [`XdsServer::clients`], what each client was told and accepted. [`Cache::undo`] and
 //! [`Cache::return_to`] take commits back, [`XdsServerBuilder::withdraw_rejected`] does so by itself, and

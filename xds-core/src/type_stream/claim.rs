@@ -1,0 +1,115 @@
+//! What a client says that it has from before this stream, compared once.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Reason, TypeStream};
+use crate::{Resource, TypeVersion, View, subscription::WILDCARD};
+
+/// What the first request of a type said the client holds from an earlier stream.
+#[derive(Debug, Default)]
+pub(super) enum Claim {
+    #[default]
+    Nothing,
+    /// `initial_resource_versions`: a version for each name.
+    Versions(BTreeMap<String, String>),
+    /// `version_info`: a version for all, be it ours or another server's.
+    Version(String),
+}
+
+impl Claim {
+    fn is_nothing(&self) -> bool {
+        match self {
+            Claim::Nothing => true,
+            Claim::Versions(versions) => versions.is_empty(),
+            Claim::Version(_) => false,
+        }
+    }
+}
+
+impl TypeStream {
+    /// The first look: what the client claims to hold is compared, once.
+    pub(super) fn begin<V: View>(&mut self, view: &V) {
+        self.is_first = self.claim.is_nothing();
+        match std::mem::take(&mut self.claim) {
+            Claim::Versions(versions) if !versions.is_empty() => {
+                self.everything = false;
+                self.compare_claimed(view, versions);
+            }
+            Claim::Version(version) => self.compare_version(view, version.parse().ok().as_ref()),
+            _ => {}
+        }
+    }
+
+    /// Compares the version that a State of the World client says its set has. Where that set is still
+    /// known, what differs from it is all that is news.
+    fn compare_version<V: View>(&mut self, view: &V, version: Option<&TypeVersion>) {
+        let is_current = version == Some(&view.version(&self.type_url));
+        if self.repeats_everything() && is_current && self.subscription.names().next().is_none() {
+            self.everything = false;
+            return;
+        }
+        // It holds something, and of a whole set only an answer tells what is gone.
+        self.answer_due |= self.repeats_everything();
+        match version.and_then(|version| view.changes_from(&self.type_url, version)) {
+            Some(changes) => {
+                self.everything &= !self.repeats_everything();
+                self.take_up(changes.iter());
+                // What it also asks for by name is owed already.
+                for (name, owed) in &mut self.owed {
+                    let change = changes.iter().find(|change| change.name == *name);
+                    let had = match change {
+                        Some(change) => change.before.clone(),
+                        None => view.get(&self.type_url, name),
+                    };
+                    owed.may_hold |= had.is_some();
+                    owed.told = owed.told.take().or(had);
+                }
+            }
+            None if !is_current => {
+                self.holds_unknown = self.everything;
+                self.owed.values_mut().for_each(|owed| owed.unknown = true);
+                // Not where it is not believed what it has: it may have rejected that.
+                if self.repeats_everything() && version.is_some() {
+                    // It may still use what was removed of late, and would lose it by an answer without it.
+                    for gone in view.tombstones(&self.type_url) {
+                        let name = gone.name().clone();
+                        if self.subscription.contains(&name) {
+                            self.owe_claimed(name, Some(gone), true);
+                        }
+                    }
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn compare_claimed<V: View>(&mut self, view: &V, mut versions: BTreeMap<String, String>) {
+        versions.remove(WILDCARD);
+        let type_url = self.type_url.clone();
+        if self.subscription.is_wildcard() {
+            for resource in view.resources(&type_url) {
+                let claimed = versions.remove(&**resource.name());
+                if claimed.as_deref() != Some(resource.version()) {
+                    self.owe_claimed(resource.name().clone(), None, claimed.is_some());
+                }
+            }
+        }
+        for (name, version) in versions {
+            if self.subscription.contains(&name) {
+                let now = view.resolve(&type_url, &name);
+                let last = now.or_else(|| view.tombstone(&type_url, &name));
+                let known = last.filter(|last| last.version() == version);
+                self.owe_claimed(name.into(), known, true);
+            }
+        }
+    }
+
+    /// Owes what a client has, or has not, from before this stream.
+    fn owe_claimed(&mut self, name: Arc<str>, known: Option<Resource>, held: bool) {
+        let unknown = held && known.is_none();
+        self.owe(name.clone(), known, held, Reason::Changed);
+        if let Some(owed) = self.owed.get_mut(&name) {
+            (owed.claimed, owed.unknown) = (held, unknown);
+        }
+    }
+}

@@ -52,6 +52,7 @@ fn a_commit_is_taken_back_but_for_what_others_changed_since() {
     assert_eq!((record.undoes, record.revision), (vec![bad.revision], undone.revision));
     assert!(view(&cache, &["s"]).version(&CDS).to_string().ends_with("+because"));
     assert_eq!(cache.undo(bad.revision, "again").unwrap().changes, 0, "it is taken back already");
+    assert!(cache.is_undone(bad.revision) && !cache.is_undone(undone.revision));
     // And that, too, can be taken back.
     cache.undo(undone.revision, "no").unwrap();
     assert_eq!(seen(&view(&cache, &["s"])), "a=2 b=3 d=2");
@@ -175,4 +176,43 @@ fn what_an_upper_scope_hides_is_not_seen_through_it() {
     assert_eq!(changes(view(&cache, &["up"]), since), ["c 10"]);
     commit(&cache, &[cluster("a", 1)], &[]);
     assert_eq!(view(&cache, &both).version(&CDS), version);
+}
+
+#[test]
+fn a_scope_can_be_forgotten_and_what_was_in_it_is_no_matter_for_rollbacks() {
+    let cache = Cache::new();
+    commit(&cache, &[cluster("a", 1)], &[]);
+    let first = cache.revision();
+    let mut transaction = Transaction::new();
+    cache.commit(transaction.upsert("t", cluster("b", 1)).clone()).unwrap();
+    commit(&cache, &[cluster("a", 2)], &[]);
+    assert_eq!(cache.types(&"t".into()), [CDS]);
+    cache.forget(&"t".into());
+    assert!(cache.types(&"t".into()).is_empty() && !cache.is_known(&"t".into()));
+    assert_eq!(seen(&view(&cache, &["t", "s"])), "a=2");
+    cache.return_to(first, "").unwrap();
+    assert_eq!(seen(&view(&cache, &["t", "s"])), "a=1");
+}
+
+#[test]
+fn a_view_knows_when_a_name_changed_last_where_it_is_seen() {
+    let cache = Cache::new();
+    let first = commit(&cache, &[cluster("a", 1), cluster("b", 1)], &[]).revision;
+    let second = commit(&cache, &[cluster("a", 2)], &[]).revision;
+    let mut transaction = Transaction::new();
+    let third = cache.commit(transaction.upsert("up", cluster("a", 3)).clone()).unwrap().revision;
+    let both = view(&cache, &["up", "s"]);
+    let changed = |name: &str, until| both.changed_at(&CDS, name, until);
+    assert_eq!(changed("a", third), Some(third));
+    assert_eq!(changed("a", second), None, "it is hidden by what came later");
+    assert_eq!((changed("b", third), changed("none", third)), (Some(first), None));
+    let below = view(&cache, &["s"]);
+    assert_eq!(below.changed_at(&CDS, "a", third), Some(second));
+    assert_eq!(below.changed_at(&CDS, "a", first), Some(first));
+    assert!(both.changed_between(&CDS, second, third) && !both.changed_between(&CDS, third, third));
+    assert!(!below.changed_between(&CDS, second, third));
+    assert!(
+        below.changed_between(&CDS, first, second)
+            && !below.changed_between(&CDS, Revision(0), Revision(0))
+    );
 }

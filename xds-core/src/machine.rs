@@ -361,9 +361,11 @@ impl<V: View> Machine<V> {
             let at = *self.removal_order.get(place)?;
             let gone = self.types.get(at)?.gone(view);
             if gone.is_empty() {
+                self.types.get_mut(at)?.held_back.clear();
                 continue;
             }
             let mut held = self.held_removals(at, view, &gone);
+            self.types.get_mut(at)?.held_back.clone_from(&held.names);
             // Where everything is repeated, what is held would go out with a removal.
             held.names.extend(self.held_additions(at, view).names);
             let stream = self.types.get_mut(at)?;
@@ -438,13 +440,14 @@ impl<V: View> Machine<V> {
     }
 
     /// How far the client is: see [`Standing`].
-    pub fn standing(&self, view: &V) -> Standing {
+    #[must_use]
+    pub fn standing(&self) -> Standing {
         let oldest =
             |of: &dyn Fn(&TypeStream) -> Option<Revision>| self.types.iter().filter_map(of).min();
         Standing {
             looked: self.delivered,
-            pending: oldest(&|stream| stream.pending_since(view)),
-            draining: oldest(&|stream| stream.draining_since(view)),
+            pending: oldest(&|stream| stream.pending_since()),
+            draining: oldest(&|stream| stream.draining_since()),
             rejected: oldest(&|stream| stream.unsettled.rejected_since()),
         }
     }

@@ -71,6 +71,8 @@ pub(crate) struct TypeStream {
     /// known what it has of them.
     gone_before: BTreeSet<Arc<str>>,
     pub(crate) owed: BTreeMap<Arc<str>, Owed>,
+    /// What of that is gone, and held back since it may be in use.
+    pub(crate) held_back: BTreeSet<Arc<str>>,
     pub(crate) unsettled: Unsettled,
 }
 
@@ -141,6 +143,7 @@ impl TypeStream {
             lingering_unknown: BTreeMap::new(),
             gone_before: BTreeSet::new(),
             owed: BTreeMap::new(),
+            held_back: BTreeSet::new(),
             unsettled: Unsettled::new(variant, policy.repeats_everything(variant)),
         }
     }

@@ -160,8 +160,7 @@ impl XdsStream {
     /// Shows others how far the client is.
     fn show(&self) {
         let Some(entry) = &self.entry else { return };
-        let view = self.shared.cache.view(&self.client.scopes);
-        let standing = self.machine.standing(&view);
+        let standing = self.machine.standing();
         let mut status = entry.status();
         let is_news = status.standing != standing;
         for (type_url, subscription) in self.machine.subscriptions() {

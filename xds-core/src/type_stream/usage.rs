@@ -65,15 +65,13 @@ impl TypeStream {
 
     /// The oldest revision of which the client was not told something, or has not answered it; but for
     /// removals that are held back.
-    pub(crate) fn pending_since<V: View>(&self, view: &V) -> Option<Revision> {
-        let is_due = |name: &Arc<str>| view.resolve(&self.type_url, name).is_some();
-        let owed = self.owed.iter().filter(|(name, _)| is_due(name)).map(|(_, owed)| owed.since);
-        owed.chain(self.unsettled.unanswered_since()).min()
+    pub(crate) fn pending_since(&self) -> Option<Revision> {
+        let due = self.owed.iter().filter(|(name, _)| !self.held_back.contains(*name));
+        due.map(|(_, owed)| owed.since).chain(self.unsettled.unanswered_since()).min()
     }
 
-    /// The oldest revision of which something is not removed yet, since it is in use.
-    pub(crate) fn draining_since<V: View>(&self, view: &V) -> Option<Revision> {
-        let is_gone = |name: &Arc<str>| view.resolve(&self.type_url, name).is_none();
-        self.owed.iter().filter(|(name, _)| is_gone(name)).map(|(_, owed)| owed.since).min()
+    /// The oldest revision of which something is not removed yet, since it may be in use.
+    pub(crate) fn draining_since(&self) -> Option<Revision> {
+        self.held_back.iter().filter_map(|name| self.owed.get(name)).map(|owed| owed.since).min()
     }
 }

@@ -160,8 +160,8 @@ async fn n10_a_rejection_is_reported_in_the_clients_words() {
     }
 }
 
-#[tokio::test]
-async fn o12_the_report_names_what_is_waited_for_and_what_drains() {
+/// A server that waits for ever, and a client that runs a route to the cluster a.
+async fn with_route() -> (Served, ModelClient<Connection>) {
     let served =
         serve_with(|builder| builder.order(Order::Gated { patience: LONG * 60, drain: LONG * 60 }))
             .await;
@@ -170,6 +170,12 @@ async fn o12_the_report_names_what_is_waited_for_and_what_drains() {
     one.subscribe(ROUTE, &["r"]);
     let routes = one.expect(ROUTE).await;
     one.ack(&routes);
+    (served, one)
+}
+
+#[tokio::test]
+async fn o12_the_report_names_what_is_waited_for_and_what_drains() {
+    let (served, mut one) = with_route().await;
     let mut transaction = Transaction::new();
     transaction.upsert("c", cluster("b", 1)).upsert("c", route(2, "b")).remove("c", CDS, "a");
     let revision = served.cache.commit(transaction).unwrap().revision;
@@ -189,14 +195,7 @@ async fn o12_the_report_names_what_is_waited_for_and_what_drains() {
 
 #[tokio::test]
 async fn removals_that_are_held_back_do_not_count_as_missing() {
-    let served =
-        serve_with(|builder| builder.order(Order::Gated { patience: LONG * 60, drain: LONG * 60 }))
-            .await;
-    put(&served, [cluster("a", 1), route(1, "a")]);
-    let mut one = in_step(&served, "one", Variant::Delta).await;
-    one.subscribe(ROUTE, &["r"]);
-    let routes = one.expect(ROUTE).await;
-    one.ack(&routes);
+    let (served, mut one) = with_route().await;
     let mut transaction = Transaction::new();
     let revision = served.cache.commit(transaction.remove("c", CDS, "a").clone()).unwrap().revision;
     let delivery = wait(&served, revision, HowMany::All).await;

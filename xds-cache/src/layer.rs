@@ -93,7 +93,7 @@ impl Layer {
         }
         self.version.revision = origin.revision.or(self.version.revision);
         self.version.label.clone_from(&origin.label);
-        self.log.push(LoggedCommit { revision, changes: changes.into() }, log_limit);
+        self.log.push(LoggedCommit::new(revision, changes), log_limit);
     }
 
     /// The resource that has this alias.
@@ -123,11 +123,9 @@ impl Layer {
 
     /// Whether something in it, or in what changed of it after a revision, only hides what lies below.
     pub(crate) fn hides(&self, since: Revision) -> bool {
-        let absent =
-            |resource: &Option<Resource>| resource.as_ref().is_some_and(Resource::is_absent);
-        let is_absent = |change: &Change| absent(&change.before) || absent(&change.after);
-        let commits = self.log.commits.iter().rev().take_while(|commit| commit.revision > since);
-        self.hidden > 0 || commits.flat_map(|commit| commit.changes.iter()).any(is_absent)
+        let mut commits =
+            self.log.commits.iter().rev().take_while(|commit| commit.revision > since);
+        self.hidden > 0 || commits.any(|commit| commit.hides)
     }
 
     /// What the commit of this revision changed; nothing, if that is forgotten, or if there was none.
@@ -222,6 +220,8 @@ fn denotation(resource: &Resource) -> (Arc<str>, Arc<str>) {
 struct LoggedCommit {
     revision: Revision,
     changes: Arc<[Change]>,
+    /// Some of it only hides what lies below.
+    hides: bool,
 }
 
 /// However large they were, this many commits stay in the log, so that one huge commit does not make
@@ -233,6 +233,13 @@ const COMMITS_KEPT: usize = 64;
 const BYTES_KEPT: usize = 128 << 20;
 
 impl LoggedCommit {
+    fn new(revision: Revision, changes: Vec<Change>) -> Self {
+        let absent =
+            |resource: &Option<Resource>| resource.as_ref().is_some_and(Resource::is_absent);
+        let hides = changes.iter().any(|change| absent(&change.before) || absent(&change.after));
+        Self { revision, changes: changes.into(), hides }
+    }
+
     /// How many bytes it keeps of what was replaced.
     fn bytes(&self) -> usize {
         self.replaced().map(|resource| resource.value().len()).sum()

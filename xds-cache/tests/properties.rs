@@ -94,3 +94,26 @@ fn what_is_missing_beside_what_is_rejected_is_not_waited_for() {
     ];
     converges(Variant::Delta, &operations);
 }
+
+/// A State of the World response that says nothing new still carries what the client may ask for meanwhile.
+#[test]
+fn what_a_response_only_repeats_may_arrive_after_it_was_asked_for() {
+    let operations = [
+        Operation::Wildcard { type_at: 0, on: true },
+        Operation::Hear,
+        Operation::Commit(vec![(0, 0, 0, Some(2))]),
+        Operation::View(3),
+        Operation::Subscribe { type_at: 0, name: 2 },
+        Operation::Say(3),
+        Operation::Read { part: 0 },
+        Operation::View(0),
+        Operation::Say(3),
+        Operation::Reconnect,
+        Operation::Hear,
+        Operation::Wildcard { type_at: 0, on: false },
+        Operation::View(1),
+        Operation::Say(3),
+        Operation::Subscribe { type_at: 0, name: 0 },
+    ];
+    converges(Variant::Sotw, &operations);
+}

@@ -251,7 +251,7 @@ impl TypeStream {
         let in_flight =
             if asked.names.is_empty() { BTreeSet::new() } else { self.unsettled.unanswered() };
         // Where responses repeat everything, any of them may bring it.
-        let may_come = self.repeats_everything() && !in_flight.is_empty();
+        let may_come = self.repeats_everything() && self.unsettled.is_unanswered();
         self.asked |= !asked.names.is_empty();
         for name in asked.names {
             // What is on its way may arrive after the name was given up and asked for again.

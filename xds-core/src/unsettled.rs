@@ -387,6 +387,11 @@ impl Unsettled {
         Some(Some(last.sent_at + patience))
     }
 
+    /// Whether some response is unanswered, be there news in it or not.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
     /// The oldest revision of which something is unanswered.
     pub(crate) fn unanswered_since(&self) -> Option<Revision> {
         self.sent().map(|sent| sent.since).min()

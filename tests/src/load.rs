@@ -51,7 +51,7 @@ impl Plan {
     /// A bit more than 2,000 requests in a second. Where others use the machine, too, it may be half of
     /// them: what goes wrong goes wrong for milliseconds.
     pub fn constant(port: u16, paths: &'static [&'static str]) -> Plan {
-        Plan { port, paths, kept: 16, on_kept: 2_100, on_fresh: 150, least: 1_000 }
+        Plan { port, paths, kept: 16, on_kept: 2_100, on_fresh: 150, least: 500 }
     }
 
     /// Hundreds of requests that wait for their answers at the same time.

@@ -265,6 +265,8 @@ impl World {
             let names = watched.names.clone();
             watched.running.retain(|name, _| names.contains(name));
             watched.versions.retain(|name, _| names.contains(name));
+            // It stood for more than what is left.
+            watched.version.clear();
             self.request(&TYPES[type_at], &[], &["*"]);
         }
     }

@@ -85,7 +85,7 @@ impl State {
             let gone: BTreeSet<_> = restored
                 .iter()
                 .filter(|(_, resource)| resource.is_none())
-                .map(|((_, key), _)| key)
+                .map(|((scope, key), _)| (scope, key))
                 .collect();
             let dependent = self.dependents(revision, &gone);
             let before = undone.len();
@@ -96,16 +96,26 @@ impl State {
         }
     }
 
-    /// The commits after a revision that brought something that is still there and refers to one of these.
-    fn dependents(&self, revision: Revision, gone: &BTreeSet<&Key>) -> Vec<Revision> {
+    /// The commits after a revision that brought something that is still there and refers to one of these:
+    /// in the same scope, or in another if no scope has such a thing then.
+    fn dependents(&self, revision: Revision, gone: &BTreeSet<(&Scope, &Key)>) -> Vec<Revision> {
+        let is_elsewhere = |(from, key): &&(&Scope, &Key)| {
+            self.scopes.iter().any(|(scope, layers)| {
+                let layer = layers.get(&key.type_url).filter(|_| scope != *from);
+                layer.is_some_and(|layer| layer.resources.contains_key(&key.name))
+            })
+        };
+        let nowhere: BTreeSet<_> =
+            gone.iter().filter(|it| !is_elsewhere(it)).map(|(_, key)| *key).collect();
         let later = self.history.iter().filter(|record| record.revision > revision);
         let depends = |record: &&CommitRecord| {
-            let touched = record.touched.iter();
-            touched.filter_map(|(scope, type_url)| self.layer(scope, type_url)).any(|layer| {
+            record.touched.iter().any(|(scope, type_url)| {
+                let Some(layer) = self.layer(scope, type_url) else { return false };
                 let changes = layer.changes_at(record.revision).unwrap_or_default();
                 let brought = changes.iter().filter_map(|change| change.after.as_ref());
-                let there = brought.filter(|it| layer.resources.get(it.name()) == Some(*it));
-                there.flat_map(Resource::references).any(|key| gone.contains(key))
+                let mut there = brought.filter(|it| layer.resources.get(it.name()) == Some(*it));
+                let is_lost = |key: &Key| gone.contains(&(scope, key)) || nowhere.contains(key);
+                there.any(|it| it.references().iter().any(is_lost))
             })
         };
         later.filter(depends).map(|record| record.revision).collect()

@@ -24,8 +24,10 @@ pub(crate) struct State {
     pub(crate) known_layers: usize,
     /// The last commits, the oldest first.
     pub(crate) history: Vector<CommitRecord>,
-    /// Contents that clients rejected and that were withdrawn for that, by their hash, and why.
-    pub(crate) withdrawn: OrdMap<(Scope, Key), (u64, Arc<str>)>,
+    /// Contents, by their hash, that clients rejected and that were withdrawn for that, and why.
+    pub(crate) withdrawn: OrdMap<(Scope, Key, u64), Arc<str>>,
+    /// The same in the order in which they were withdrawn.
+    withdrawals: Vector<(Scope, Key, u64)>,
 }
 
 /// The types of one scope.
@@ -119,16 +121,14 @@ impl State {
             return Ok(());
         }
         for after in changes.iter().filter_map(|change| change.after.as_ref()) {
-            let key = (scope.clone(), Key::new(type_url.clone(), after.name().clone()));
-            let Some((hash, reason)) = self.withdrawn.get(&key) else { continue };
-            if *hash != after.hash() {
-                continue;
-            }
-            if !insists {
-                let ((scope, key), reason) = (key, reason.clone());
+            let key = Key::new(type_url.clone(), after.name().clone());
+            let content = (scope.clone(), key, after.hash());
+            if insists {
+                self.withdrawn.remove(&content);
+            } else if let Some(reason) = self.withdrawn.get(&content) {
+                let (reason, (scope, key, _)) = (reason.clone(), content);
                 return Err(CommitError::Withdrawn { scope, key, reason });
             }
-            self.withdrawn.remove(&key);
         }
         Ok(())
     }
@@ -142,12 +142,15 @@ impl State {
 
     /// Remembers contents as withdrawn.
     pub(crate) fn withdraw(&mut self, scope: &Scope, resource: &Resource, reason: &Arc<str>) {
-        if self.withdrawn.len() == WITHDRAWN_RECALLED {
-            self.withdrawn =
-                self.withdrawn.iter().skip(1).map(|(k, v)| (k.clone(), v.clone())).collect();
+        if self.withdrawals.len() == WITHDRAWN_RECALLED
+            && let Some(oldest) = self.withdrawals.pop_front()
+        {
+            self.withdrawn.remove(&oldest);
         }
         let key = Key::new(resource.type_url().clone(), resource.name().clone());
-        self.withdrawn.insert((scope.clone(), key), (resource.hash(), reason.clone()));
+        let content = (scope.clone(), key, resource.hash());
+        self.withdrawals.push_back(content.clone());
+        self.withdrawn.insert(content, reason.clone());
     }
 }
 

@@ -135,6 +135,12 @@ impl Transaction {
         Self::default()
     }
 
+    /// A transaction that changes nothing yet, with the label and the source's revision of this one.
+    #[must_use]
+    pub fn emptied(&self) -> Self {
+        Self { origin: self.origin.clone(), insists: self.insists, ..Self::default() }
+    }
+
     /// The revision of the source that this transaction brings the cache to. Clients see it in front of
     /// the version of each type that changes, so that replicas can tell who is ahead.
     pub fn source_revision(&mut self, revision: u64) -> &mut Self {

@@ -151,7 +151,11 @@ impl Arrivals {
         }
         arrival.acknowledged = true;
         arrival.rejected = false;
-        arrival.awaits.retain(is_asked_for);
+        let (awaits, given_up) =
+            std::mem::take(&mut arrival.awaits).into_iter().partition(is_asked_for);
+        arrival.awaits = awaits;
+        let given_up: BTreeSet<_> = given_up;
+        given_up.iter().for_each(|key| self.await_no_more(key, name));
         self.prove(name);
     }
 
@@ -162,6 +166,7 @@ impl Arrivals {
                 && arrival.brought < number
             {
                 arrival.awaits.remove(key);
+                self.await_no_more(key, &name);
                 self.prove(&name);
             }
         }
@@ -208,12 +213,14 @@ impl Arrivals {
     /// Nothing waits for this any more.
     pub(crate) fn forget(&mut self, name: &str) {
         let Some(arrival) = self.arriving.remove(name) else { return };
-        for key in arrival.awaits {
-            if let Some(names) = self.awaiting.get_mut(&key) {
-                names.remove(name);
-                if names.is_empty() {
-                    self.awaiting.remove(&key);
-                }
+        arrival.awaits.iter().for_each(|key| self.await_no_more(key, name));
+    }
+
+    fn await_no_more(&mut self, key: &Key, name: &str) {
+        if let Some(names) = self.awaiting.get_mut(key) {
+            names.remove(name);
+            if names.is_empty() {
+                self.awaiting.remove(key);
             }
         }
     }

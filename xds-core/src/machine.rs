@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 mod gating;
 
 use crate::{
-    ErrorDetail, Key, LogTruncated, Order, Request, RequestError, Resource, Response, Revision,
+    ErrorDetail, LogTruncated, Order, Request, RequestError, Resource, Response, Revision,
     StreamLimits, Subscription, TypeUrl, View,
     answer::Answer,
     gates::Arrivals,
@@ -328,10 +328,7 @@ impl<V: View> Machine<V> {
                 self.events.push_back(Event::Acknowledged { type_url, nonce, revision });
             }
             (Some(Settled::Rejected { revision, names, blamed, is_first, .. }), Some(error)) => {
-                for name in &names {
-                    let key = Key::new(type_url.clone(), name.clone());
-                    self.arrivals.reject(&key, type_url.policy().is_proven_first);
-                }
+                self.note_rejection(&type_url, &names, &blamed);
                 self.events.push_back(Event::Rejected {
                     type_url,
                     nonce,
@@ -404,6 +401,7 @@ impl<V: View> Machine<V> {
         let in_flight = InFlight {
             is_first: stream.is_first,
             is_probe: answer.probe != 0,
+            since: answer.sent.iter().map(|sent| sent.since).min(),
             number: self.nonces,
             nonce: response.nonce.clone(),
             sent_at: self.now,

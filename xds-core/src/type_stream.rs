@@ -370,7 +370,7 @@ impl TypeStream {
             if self.variant == Variant::Delta {
                 return Err(truncated);
             }
-            self.everything = true;
+            (self.everything, self.holds_unknown) = (true, true);
         }
         let names: Vec<_> = self
             .subscription

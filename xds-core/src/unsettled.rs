@@ -35,6 +35,8 @@ pub(crate) struct InFlight {
     pub(crate) number: u64,
     pub(crate) nonce: String,
     pub(crate) sent_at: Duration,
+    /// The oldest revision of which something in it is news.
+    pub(crate) since: Option<Revision>,
     pub(crate) revision: Revision,
     pub(crate) version: String,
     pub(crate) sent: Vec<Sent>,
@@ -137,8 +139,15 @@ impl Unsettled {
 
     /// Notes that a response goes out.
     pub(crate) fn send(&mut self, response: InFlight) {
-        if self.in_flight.len() == MAX_UNANSWERED {
-            self.in_flight.pop_front();
+        if self.in_flight.len() == MAX_UNANSWERED
+            && let Some(oldest) = self.in_flight.pop_front()
+        {
+            let in_flight = self.unanswered();
+            for Sent { name, .. } in &oldest.sent {
+                if !in_flight.contains(name) && !self.rejected.contains_key(name) {
+                    self.acknowledged.remove(name);
+                }
+            }
         }
         self.in_flight.push_back(response);
     }
@@ -394,7 +403,7 @@ impl Unsettled {
 
     /// The oldest revision of which something is unanswered.
     pub(crate) fn unanswered_since(&self) -> Option<Revision> {
-        self.sent().map(|sent| sent.since).min()
+        self.in_flight.iter().filter_map(|response| response.since).min()
     }
 
     /// The oldest revision of which something is rejected.

@@ -15,7 +15,7 @@ use std::{
 };
 
 use deltaplane_cache::{Commit, CommitError, Scope, Transaction};
-use deltaplane_core::Revision;
+use deltaplane_core::{Change, Revision, TypeUrl, View};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -45,9 +45,13 @@ enum Who {
 pub enum Rollout {
     /// All have it: this is the commit.
     Promoted(Commit),
-    /// Nobody has it any more, and the others never saw it: somebody rejected it, or some did not settle in
-    /// time. The report says who.
-    Withdrawn(Delivery),
+    /// Nobody has it any more, and the others never saw it.
+    Withdrawn {
+        /// Who rejected it, or did not settle in time.
+        delivery: Delivery,
+        /// The nodes, by their ids, that it went to and that are no longer connected.
+        gone: Vec<String>,
+    },
 }
 
 impl Canary {
@@ -106,8 +110,12 @@ pub(crate) struct Canaries {
 struct Active {
     id: u64,
     members: Members,
+    /// The members that were connected when it began.
+    expected: BTreeSet<String>,
     /// The scope that lies over each scope that the change is for.
     over: BTreeMap<Scope, Scope>,
+    /// What it changes there.
+    changes: Vec<(Scope, TypeUrl, Vec<Change>)>,
 }
 
 enum Members {
@@ -200,12 +208,23 @@ impl UnderWay<'_> {
         delivery
     }
 
+    /// The nodes that were there when it began, and are not any more.
+    fn gone(&self, delivery: &Delivery) -> Vec<String> {
+        let mut gone = self.active.expected.clone();
+        delivery.clients.iter().for_each(|(client, _)| _ = gone.remove(&client.node.id));
+        gone.into_iter().collect()
+    }
+
+    fn has_settled(&self, delivery: &Delivery) -> bool {
+        delivery.has_settled(HowMany::All) && self.gone(delivery).is_empty()
+    }
+
     /// Waits until all have settled, or one rejects it, for so long at most.
     async fn settles(&self, time: Duration) -> Delivery {
         let look = || {
             let delivery = self.delivery();
             let is_rejected = delivery.rejected().next().is_some();
-            let is_over = is_rejected || delivery.pending().next().is_none();
+            let is_over = is_rejected || self.has_settled(&delivery);
             is_over.then_some(delivery)
         };
         let settled = tokio::time::timeout(time, self.shared.clients.look(look)).await;
@@ -222,10 +241,29 @@ impl UnderWay<'_> {
         tokio::time::timeout(time, self.shared.clients.look(look)).await.ok()
     }
 
-    /// Ends it: with this transaction, if it is to reach all.
-    fn end(&mut self, promoted: Option<Transaction>) -> Result<Option<Commit>, CommitError> {
-        let is_promoted = promoted.is_some();
-        let mut transaction = promoted.unwrap_or_default();
+    /// What makes it everybody's; what somebody else changed since it began stays as that is.
+    fn promotion(&self, like: &Transaction) -> Transaction {
+        let mut promotion = like.emptied();
+        for (scope, type_url, changes) in &self.active.changes {
+            if changes.is_empty() {
+                // It only becomes known.
+                promotion.replace(scope.clone(), type_url.clone(), []);
+            }
+            let view = self.shared.cache.view(&Arc::from([scope.clone()]));
+            let is_as_before = |change: &&Change| view.get(type_url, &change.name) == change.before;
+            for change in changes.iter().filter(is_as_before) {
+                match &change.after {
+                    Some(after) => promotion.upsert(scope.clone(), after.clone()),
+                    None => promotion.remove(scope.clone(), type_url.clone(), change.name.clone()),
+                };
+            }
+        }
+        promotion
+    }
+
+    /// Ends it: with what makes it everybody's, if it is to reach all.
+    fn end(&mut self, promoted: Option<&Transaction>) -> Result<Commit, CommitError> {
+        let mut transaction = promoted.map(|it| self.promotion(it)).unwrap_or_default();
         for scope in self.active.over.values() {
             // In one commit, so that whoever sees both sees no change.
             for type_url in self.shared.cache.types(scope) {
@@ -236,7 +274,7 @@ impl UnderWay<'_> {
         self.is_over = true;
         self.shared.canaries.end(&self.active);
         self.shared.cache.wake_all();
-        Ok(is_promoted.then_some(commit))
+        Ok(commit)
     }
 }
 
@@ -264,20 +302,21 @@ pub(crate) async fn roll_out(
     let mut under_way = UnderWay { shared, active, revision: Revision(0), is_over: false };
     under_way.revision = shared.cache.commit(trial)?.revision;
     let delivery = under_way.settles(canary.timeout).await;
-    let is_undone = || shared.cache.is_undone(under_way.revision);
-    let mut fault = (!delivery.has_settled(HowMany::All) || is_undone()).then_some(delivery);
+    let is_undone = shared.cache.is_undone(under_way.revision);
+    let mut fault = (is_undone || !under_way.has_settled(&delivery)).then_some(delivery);
     if fault.is_none() {
         fault = under_way.rejection(canary.settled_for).await;
+    }
+    let now = under_way.delivery();
+    if fault.is_none() && !under_way.has_settled(&now) {
+        fault = Some(now);
     }
     let outcome = match fault {
         Some(delivery) => {
             under_way.end(None)?;
-            Rollout::Withdrawn(delivery)
+            Rollout::Withdrawn { gone: under_way.gone(&delivery), delivery }
         }
-        None => match under_way.end(Some(transaction))? {
-            Some(commit) => Rollout::Promoted(commit),
-            None => Rollout::Withdrawn(under_way.delivery()),
-        },
+        None => Rollout::Promoted(under_way.end(Some(&transaction))?),
     };
     shared.canaries.sweep(shared);
     Ok(outcome)
@@ -293,8 +332,10 @@ fn begin(
     let preview = shared.cache.preview(transaction)?;
     let id = shared.canaries.ids.fetch_add(1, Ordering::Relaxed);
     let mut over = BTreeMap::new();
-    let mut trial = Transaction::new();
+    let mut trial = transaction.emptied();
+    let mut all = Vec::new();
     for (scope, type_url, changes) in preview.changes() {
+        all.push((scope.clone(), type_url.clone(), changes.to_vec()));
         let lay = || Scope::from(format!("{scope}~canary-{id}"));
         let upper = over.entry(scope.clone()).or_insert_with(lay);
         for change in changes {
@@ -318,8 +359,11 @@ fn begin(
         }
         Who::Nodes(select) => Members::Nodes(select.clone()),
     };
-    let is_anybody = nodes.values().any(|node| members.has(node));
-    Ok(is_anybody.then_some((Active { id, members, over }, trial)))
+    let expected = nodes.into_iter().filter(|(_, node)| members.has(node));
+    let expected: BTreeSet<_> = expected.map(|(node_id, _)| node_id).collect();
+    let is_anybody = !expected.is_empty();
+    let active = Active { id, members, expected, over, changes: all };
+    Ok(is_anybody.then_some((active, trial)))
 }
 
 impl Shared {

@@ -262,9 +262,9 @@ impl XdsServer {
     }
 
     /// Commits a transaction to some nodes first: when all of these have settled for long enough, it
-    /// reaches the others; if one of them rejects it, or does not settle in time, it is withdrawn, and the
-    /// others never saw it. Later commits reach everybody meanwhile, as far as they do not concern the same
-    /// resources. With none of these nodes connected, it is committed at once.
+    /// reaches the others; if one of them rejects it, does not settle in time, or disconnects and stays
+    /// away, it is withdrawn, and the others never saw it. Other commits reach everybody meanwhile; what
+    /// they make of the same resources stays. With none of these nodes connected, it is committed at once.
     ///
     /// Dropping it withdraws the change.
     ///
@@ -337,8 +337,10 @@ impl XdsServerBuilder {
     /// [`Cache::withdraw`]. Without this, what is rejected stays until somebody changes it.
     ///
     /// The commit to blame is the one that brought what the client's words name, or what is left when what
-    /// it rejected was halved. A first answer is no reason: others run what is in it. Whoever may connect
-    /// may reject; so this is for fleets that are trusted.
+    /// it rejected was halved. What was there when the client connected is not taken back: others run it.
+    /// Whoever may connect may reject; so this is for fleets that are trusted.
+    ///
+    /// `heard` is called on the task of the client's stream, which waits for it: it should return quickly.
     pub fn withdraw_rejected(
         mut self,
         heard: impl Fn(&Withdrawal) + Send + Sync + 'static,

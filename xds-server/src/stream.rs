@@ -13,7 +13,9 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use deltaplane_cache::{CacheView, Watch};
-use deltaplane_core::{Event, Machine, Order, Request, RequestError, Response, TypeUrl, Variant};
+use deltaplane_core::{
+    Event, Machine, Order, Request, RequestError, Response, Revision, TypeUrl, Variant,
+};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use futures::Stream;
 use prost::Message;
@@ -64,6 +66,8 @@ pub(crate) struct XdsStream {
     /// Wakes the driver when something that waits goes on.
     alarm: Option<Pin<Box<Sleep>>>,
     watch: Watch,
+    /// The revision at which the client connected.
+    connected_at: Revision,
     /// How things were when the client's scopes were last chosen.
     view_generation: (usize, u64),
     client: Client,
@@ -102,6 +106,7 @@ impl XdsStream {
             opened: Instant::now(),
             alarm: None,
             watch: shared.cache.watch(),
+            connected_at: Revision(0),
             view_generation: (0, 0),
             client: Client { id, node: Node::default(), variant, peer, scopes: Arc::default() },
             entry: None,
@@ -135,7 +140,9 @@ impl XdsStream {
             };
             // What happens from here on raises the watch again; so nothing is missed by looking now.
             let raised = self.watch.poll_raised(cx).is_ready();
-            match self.respond(cx) {
+            let progress = self.respond(cx);
+            let is_full = matches!(progress, Ok(Progress::Full));
+            match progress {
                 Ok(Progress::Responded) => continue,
                 Ok(Progress::InStep) if self.asked_all => {
                     return Poll::Ready(Status::ok("the client closed the stream"));
@@ -151,7 +158,8 @@ impl XdsStream {
                     return Poll::Pending;
                 }
                 (false, true) => {}
-                (false, false) if self.is_time(cx) => {}
+                // Where there is no room, nothing goes on before there is.
+                (false, false) if !is_full && self.is_time(cx) => {}
                 (false, false) => return Poll::Pending,
             }
         }
@@ -174,6 +182,8 @@ impl XdsStream {
                 of_type.is_rejected = true;
             }
         }
+        // Together, lest it looks settled in scopes of which it was told nothing yet.
+        status.client.scopes = self.client.scopes.clone();
         status.standing = standing;
         status.awaited = self.machine.awaited();
         drop(status);
@@ -267,7 +277,8 @@ impl XdsStream {
             if let (Some(withdrawing), Some(rejection)) =
                 (&self.shared.withdrawing, Rejection::of(&event))
             {
-                withdrawing.rejected(&self.shared.cache, &self.client, &rejection);
+                let since = self.connected_at;
+                withdrawing.rejected(&self.shared.cache, &self.client, since, &rejection);
             }
             self.observe(&ClientEvent::Told(&event));
         }
@@ -280,6 +291,7 @@ impl XdsStream {
             .map_err(|error| Status::invalid_argument(format!("the node is malformed: {error}")))?;
         node.extensions = Vec::new();
         self.client.node = node;
+        self.connected_at = self.shared.cache.revision();
         self.view_generation = self.shared.view_generation();
         self.client.scopes = self.shared.scopes_of(&self.client.node);
         self.watch.set_scopes(self.client.scopes.clone());
@@ -312,9 +324,6 @@ impl XdsStream {
         }
         self.machine.change_view(&old, &new).map_err(too_late)?;
         let from = std::mem::replace(&mut self.client.scopes, scopes);
-        if let Some(entry) = &self.entry {
-            entry.status().client.scopes = self.client.scopes.clone();
-        }
         self.observe(&ClientEvent::Moved { from });
         Ok(())
     }

@@ -34,12 +34,19 @@ impl fmt::Debug for Withdrawing {
 impl Withdrawing {
     /// Takes back the commit that is to blame for a rejection, if it is clear which that is. Otherwise
     /// what was rejected is being halved, and the next rejection knows more.
-    pub(crate) fn rejected(&self, cache: &Cache, client: &Client, rejection: &Rejection) {
-        // The client had nothing before a first answer, so this is no change's fault: others run it.
-        if rejection.is_first {
+    ///
+    /// What was there when the client connected is no change's fault: others run it.
+    pub(crate) fn rejected(
+        &self,
+        cache: &Cache,
+        client: &Client,
+        connected_at: Revision,
+        rejection: &Rejection,
+    ) {
+        let Some(culprit) = culprit(cache, client, rejection) else { return };
+        if rejection.is_first || culprit <= connected_at {
             return;
         }
-        let Some(culprit) = culprit(cache, client, rejection) else { return };
         let reason = format!("{} rejects it: {}", client.node.id, rejection.error.message);
         match cache.withdraw(culprit, &reason) {
             Ok(commit) if commit.changes > 0 => {

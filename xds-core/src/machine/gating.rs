@@ -56,6 +56,30 @@ impl<V: View> Machine<V> {
         type_url.policy().repeats_everything(self.variant)
     }
 
+    /// Takes up a rejection. Of what comes in whole sets, clients use the good ones all the same (N-06).
+    pub(super) fn note_rejection(
+        &mut self,
+        type_url: &TypeUrl,
+        names: &[Arc<str>],
+        blamed: &[Arc<str>],
+    ) {
+        let policy = type_url.policy();
+        let is_partial = policy.full_state && !blamed.is_empty();
+        let types = &self.types;
+        let is_asked_for = |key: &Key| {
+            let stream = types.iter().find(|stream| stream.type_url == key.type_url);
+            stream.is_some_and(|stream| stream.subscription.contains(&key.name))
+        };
+        for name in names {
+            if is_partial && !blamed.contains(name) {
+                self.arrivals.acknowledge(name, u64::MAX, is_asked_for);
+            } else {
+                let key = Key::new(type_url.clone(), name.clone());
+                self.arrivals.reject(&key, policy.is_proven_first);
+            }
+        }
+    }
+
     /// Notes what the client goes on using although it accepted what replaces it.
     pub(super) fn linger(&mut self, at: usize, replaced: Vec<Resource>) {
         let drained = self.drained();

@@ -188,8 +188,10 @@ async fn a_bad_change_for_a_tenth_of_the_clients_is_never_seen_by_the_others() {
     let mut seen = clients[members[0]].expect(CDS).await;
     assert!(seen.resources.iter().any(|r| number(&r.value) == 9), "{seen:?}");
     clients[members[0]].nack(&seen, "a: no");
-    let Rollout::Withdrawn(delivery) = bad.await.unwrap().unwrap() else { panic!("it was bad") };
-    assert_eq!(delivery.clients.len(), 2, "the others are not spoken of");
+    let Rollout::Withdrawn { delivery, gone } = bad.await.unwrap().unwrap() else {
+        panic!("it was bad")
+    };
+    assert_eq!((delivery.clients.len(), gone.len()), (2, 0), "the others are not spoken of");
     assert_eq!(delivery.rejected().next().unwrap().1[0].error.message, "a: no");
     assert_eq!(names(&content(&served)), "a1 b1");
     for (at, client) in clients.iter_mut().enumerate() {
@@ -226,13 +228,17 @@ async fn a_bad_change_for_a_tenth_of_the_clients_is_never_seen_by_the_others() {
                     client.ack(&update);
                 }
                 client.silence().await;
+                client
             }));
         }
+        // Whoever is done stays, since a canary does not outlive its members.
+        let mut clients = Vec::new();
         for task in tasks {
-            task.await.unwrap();
+            clients.push(task.await.unwrap());
         }
+        clients
     };
-    drive.await;
+    let _clients = drive.await;
     let Rollout::Promoted(commit) = good.await.unwrap().unwrap() else { panic!("it was good") };
     assert!(commit.revision > later);
     assert_eq!(names(&content(&served)), "a2 c1");
@@ -251,7 +257,7 @@ async fn a_canary_that_does_not_settle_or_is_given_up_is_withdrawn() {
     let mut client = in_step(&served, "node-0", Variant::Delta).await;
     let canary = Canary::nodes(|node| node.id == "node-0").timeout(Duration::from_millis(20));
     let late = served.server.roll_out(change(&[("a", 2)], &[]), canary).await.unwrap();
-    let Rollout::Withdrawn(delivery) = late else { panic!("nobody answered") };
+    let Rollout::Withdrawn { delivery, .. } = late else { panic!("nobody answered") };
     assert_eq!(delivery.pending().count(), 1);
     assert_eq!(names(&content(&served)), "a1");
     for _ in 0..2 {
@@ -269,4 +275,33 @@ async fn a_canary_that_does_not_settle_or_is_given_up_is_withdrawn() {
     let at_once = served.server.roll_out(change(&[("a", 4)], &[]), nobody).await.unwrap();
     assert!(matches!(at_once, Rollout::Promoted(_)));
     assert_eq!(names(&content(&served)), "a4");
+}
+
+#[tokio::test]
+async fn a_canary_whose_member_goes_away_is_withdrawn_and_others_changes_stay() {
+    let served = serve().await;
+    put(&served, &[("a", 1), ("b", 1)]);
+    let client = in_step(&served, "node-0", Variant::Delta).await;
+    let server = served.server.clone();
+    let canary = Canary::share(1.0).timeout(Duration::from_millis(300));
+    let lost = tokio::spawn(async move { server.roll_out(change(&[("a", 2)], &[]), canary).await });
+    while members(&served).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    drop(client);
+    let Rollout::Withdrawn { gone, .. } = lost.await.unwrap().unwrap() else {
+        panic!("it is gone")
+    };
+    assert_eq!(gone, ["node-0"]);
+    let mut client = in_step(&served, "node-1", Variant::Delta).await;
+    let server = served.server.clone();
+    let good = tokio::spawn(async move {
+        server.roll_out(change(&[("a", 3), ("b", 3)], &[]), Canary::share(1.0)).await
+    });
+    let update = client.expect(CDS).await;
+    put(&served, &[("b", 4), ("c", 4)]);
+    client.ack(&update);
+    let promoted = good.await.unwrap().unwrap();
+    assert!(matches!(promoted, Rollout::Promoted(_)));
+    assert_eq!(names(&content(&served)), "a3 b4 c4");
 }

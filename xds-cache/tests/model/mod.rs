@@ -458,6 +458,10 @@ impl World {
                 watched.versions.clear();
                 watched.running.clear();
             }
+            if self.variant == Variant::Sotw && watched.version.is_empty() {
+                // Who claims nothing has nothing.
+                watched.running.clear();
+            }
             watched.doubtful = false;
             if !watched.started || (watched.names.is_empty() && !watched.wildcard) {
                 watched.started = false;

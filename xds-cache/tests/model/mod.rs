@@ -371,7 +371,9 @@ impl World {
         assert!(watched.started, "B-14: {heard:?}");
         let good = !heard.is_bad();
         watched.doubtful = !good || (watched.doubtful && self.variant == Variant::Delta);
-        let applies = |at: usize| good || part & (1 << (at % 8)) != 0;
+        // Of clusters and listeners clients use the good ones, of other types any part (N-06).
+        let is_whole = good || heard.type_url.policy().full_state;
+        let applies = |at: usize| is_whole || part & (1 << (at % 8)) != 0;
         let is_watched = |name: &str| watched.wildcard || watched.names.contains(name);
         if self.variant == Variant::Sotw && heard.type_url.policy().full_state {
             watched.running.retain(|name, _| names.contains(name));

@@ -164,13 +164,13 @@ impl View for CacheView {
         self.layers(type_url).find_map(|layer| layer.tombstone(name)).cloned()
     }
 
-    /// Those of the last [`RECALLED`] revisions.
+    /// Those of the last 32 revisions.
     fn tombstones(&self, type_url: &TypeUrl) -> Vec<Resource> {
         let recent = self.layers(type_url).flat_map(|layer| layer.tombstones(RECALLED));
         recent.filter(|gone| self.get(type_url, gone.name()).is_none()).cloned().collect()
     }
 
-    /// Looks for the version among those of the last [`RECALLED`] revisions, each as it was, and with what
+    /// Looks for the version among those of the last 32 revisions, each as it was, and with what
     /// was removed by it or a few before it still there.
     fn changes_from(&self, type_url: &TypeUrl, version: &TypeVersion) -> Option<Arc<[Change]>> {
         let mut revisions: Vec<_> =

@@ -9,8 +9,8 @@ use deltaplane_server::envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryResponse, DiscoveryResponse,
 };
 use deltaplane_server::{
-    Cache, Client, ClientEvent, Event, Observer, Order, Resource, Response, Transaction, TypeUrl,
-    Variant, XdsServer,
+    Cache, Client, ClientEvent, Delivery, Event, Observer, Order, Resource, Response, Revision,
+    Transaction, TypeUrl, Variant, Withdrawal, XdsServer, XdsServerBuilder,
 };
 use prost::Message;
 use tokio::net::TcpListener;
@@ -39,6 +39,7 @@ pub struct EnvoyControlPlane {
     cache: Cache,
     record: Arc<Record>,
     server: XdsServer,
+    withdrawals: Arc<Mutex<Vec<Withdrawal>>>,
     runtime: Option<Runtime>,
 }
 
@@ -63,7 +64,9 @@ impl EnvoyControlPlane {
     pub fn start(resources: impl IntoIterator<Item = Resource>) -> EnvoyControlPlane {
         let port = port::reserve();
         let (cache, server, record) = server(resources);
-        let mut plane = EnvoyControlPlane { port, cache, record, server, runtime: None };
+        let withdrawals = Arc::default();
+        let mut plane =
+            EnvoyControlPlane { port, cache, record, server, withdrawals, runtime: None };
         plane.resume();
         plane
     }
@@ -79,8 +82,8 @@ impl EnvoyControlPlane {
     }
 
     /// Adds and changes resources, all at once.
-    pub fn put(&self, resources: impl IntoIterator<Item = Resource>) {
-        self.change(resources, []);
+    pub fn put(&self, resources: impl IntoIterator<Item = Resource>) -> Revision {
+        self.change(resources, [])
     }
 
     /// Adds, changes and removes resources, all at once.
@@ -88,8 +91,8 @@ impl EnvoyControlPlane {
         &self,
         resources: impl IntoIterator<Item = Resource>,
         gone: impl IntoIterator<Item = (TypeUrl, &'a str)>,
-    ) {
-        change(&self.cache, resources, gone);
+    ) -> Revision {
+        change(&self.cache, resources, gone)
     }
 
     /// Cuts all connections, and accepts no others. What it knows it keeps.
@@ -114,9 +117,29 @@ impl EnvoyControlPlane {
     /// From now on, changes reach clients as they come, in no order. They have to connect again.
     pub fn forget_order(&mut self) {
         self.cut();
-        let server = XdsServer::builder(self.cache.clone()).observer(self.record.clone());
-        self.server = server.order(Order::AtOnce).build();
+        self.server = builder(&self.cache, &self.record).order(Order::AtOnce).build();
         self.resume();
+    }
+
+    /// From now on, what a client rejects is taken back. Clients have to connect again.
+    pub fn withdraw_rejected(&mut self) {
+        self.cut();
+        let heard = self.withdrawals.clone();
+        let server = builder(&self.cache, &self.record).withdraw_rejected(move |it| {
+            heard.lock().expect("nobody panicked with it").push(it.clone());
+        });
+        self.server = server.build();
+        self.resume();
+    }
+
+    /// What was taken back.
+    pub fn withdrawals(&self) -> Vec<Withdrawal> {
+        self.withdrawals.lock().expect("nobody panicked with it").clone()
+    }
+
+    /// What became of a revision.
+    pub fn delivery(&self, revision: Revision) -> Delivery {
+        self.server.delivery(revision)
     }
 
     /// Kills the server: its connections break, nothing is said, and all that it knew is lost, the
@@ -130,16 +153,20 @@ impl EnvoyControlPlane {
 fn server(resources: impl IntoIterator<Item = Resource>) -> (Cache, XdsServer, Arc<Record>) {
     let (cache, record) = (Cache::new(), Arc::<Record>::default());
     change(&cache, resources, []);
+    let server = builder(&cache, &record).build();
+    (cache, server, record)
+}
+
+fn builder(cache: &Cache, record: &Arc<Record>) -> XdsServerBuilder {
     let order = Order::Gated { patience: PATIENCE, drain: DRAIN };
-    let server = XdsServer::builder(cache.clone()).observer(record.clone()).order(order);
-    (cache, server.build(), record)
+    XdsServer::builder(cache.clone()).observer(record.clone()).order(order)
 }
 
 fn change<'a>(
     cache: &Cache,
     resources: impl IntoIterator<Item = Resource>,
     gone: impl IntoIterator<Item = (TypeUrl, &'a str)>,
-) {
+) -> Revision {
     let mut transaction = Transaction::new();
     for resource in resources {
         transaction.upsert(SCOPE, resource);
@@ -149,6 +176,7 @@ fn change<'a>(
     }
     let commit = cache.commit(transaction).expect("a test contradicts nobody");
     assert!(commit.changes > 0, "the test says what was said before");
+    commit.revision
 }
 
 impl Drop for EnvoyControlPlane {

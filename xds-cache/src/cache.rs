@@ -6,7 +6,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use deltaplane_core::{Resource, Revision, TypeUrl};
+use deltaplane_core::{Key, Resource, Revision, TypeUrl};
 
 use crate::{
     CacheView, Commit, CommitError, CommitRecord, Preview, RollbackError, Scope, Transaction,
@@ -114,7 +114,7 @@ impl Cache {
     /// # Errors
     /// If there was no such revision, or what was then is no longer known.
     pub fn return_to(&self, revision: Revision, reason: &str) -> Result<Commit, RollbackError> {
-        self.roll_back(reason, false, |state| state.return_to(revision))
+        self.roll_back(reason, None, |state| state.return_to(revision))
     }
 
     /// Takes back one commit, and the later ones that refer to what it brought, by a new one. What another
@@ -124,22 +124,28 @@ impl Cache {
     /// # Errors
     /// If there was no such commit, or what it replaced is no longer known.
     pub fn undo(&self, revision: Revision, reason: &str) -> Result<Commit, RollbackError> {
-        self.roll_back(reason, false, |state| state.undo(revision))
+        self.roll_back(reason, None, |state| state.undo(revision))
     }
 
-    /// The same, for a commit that clients rejected: what it brought is refused from then on, unless its
-    /// writer [insists](Transaction::insist). The last 10,000 such contents are remembered.
+    /// The same, for a commit that clients rejected: what it brought under these keys, or under all if there
+    /// are none, is refused from then on, unless its writer [insists](Transaction::insist). The last 10,000
+    /// such contents are remembered.
     ///
     /// # Errors
     /// As [`undo`](Cache::undo).
-    pub fn withdraw(&self, revision: Revision, reason: &str) -> Result<Commit, RollbackError> {
-        self.roll_back(reason, true, |state| state.undo(revision))
+    pub fn withdraw(
+        &self,
+        revision: Revision,
+        blamed: &[Key],
+        reason: &str,
+    ) -> Result<Commit, RollbackError> {
+        self.roll_back(reason, Some(blamed), |state| state.undo(revision))
     }
 
     fn roll_back(
         &self,
         reason: &str,
-        withdraws: bool,
+        withdrawn: Option<&[Key]>,
         taking_back: impl FnOnce(&State) -> Result<(Transaction, Vec<Revision>), RollbackError>,
     ) -> Result<Commit, RollbackError> {
         let writer = self.writer();
@@ -152,16 +158,22 @@ impl Cache {
         let commit = Commit::new(successor.state.revision, successor.changes);
         successor.state.record_rollback(undone);
         let preview = Preview::new(current, successor);
-        let withdrawn: Vec<_> = preview
+        let is_blamed = |before: &Resource| {
+            let is_it =
+                |key: &Key| key.name == *before.name() && key.type_url == *before.type_url();
+            withdrawn.is_some_and(|keys| keys.is_empty() || keys.iter().any(is_it))
+        };
+        let bad: Vec<_> = preview
             .changes()
             .flat_map(|(scope, _, changes)| changes.iter().map(move |change| (scope, change)))
             .filter_map(|(scope, change)| Some((scope.clone(), change.before.clone()?)))
+            .filter(|(_, before)| is_blamed(before))
             .collect();
         let (mut state, touched) = preview.into_after();
-        if withdraws {
+        if !bad.is_empty() {
             let reason = reason.into();
             let state = Arc::make_mut(&mut state);
-            withdrawn.iter().for_each(|(scope, bad)| state.withdraw(scope, bad, &reason));
+            bad.iter().for_each(|(scope, bad)| state.withdraw(scope, bad, &reason));
         }
         self.publish(writer, state, &touched);
         Ok(commit)

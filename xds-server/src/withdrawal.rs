@@ -1,9 +1,9 @@
 //! What is taken back by itself: a commit that a client rejects.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use deltaplane_cache::{Cache, Commit, RollbackError};
-use deltaplane_core::{Revision, View};
+use deltaplane_core::{Key, Revision, View};
 
 use crate::{client::Client, status::Rejection};
 
@@ -48,7 +48,10 @@ impl Withdrawing {
             return;
         }
         let reason = format!("{} rejects it: {}", client.node.id, rejection.error.message);
-        match cache.withdraw(culprit, &reason) {
+        let blamed = suspects(rejection).iter();
+        let blamed: Vec<_> =
+            blamed.map(|name| Key::new(rejection.type_url.clone(), name.clone())).collect();
+        match cache.withdraw(culprit, &blamed, &reason) {
             Ok(commit) if commit.changes > 0 => {
                 tracing::warn!(
                     node = client.node.id,
@@ -76,16 +79,19 @@ impl Withdrawing {
     }
 }
 
-/// The one commit that brought all that may be at fault: what the client's words name, or else all that the
-/// rejected response said. What was changed since is not.
-fn culprit(cache: &Cache, client: &Client, rejection: &Rejection) -> Option<Revision> {
-    let suspects = match &rejection.blamed[..] {
+/// What may be at fault: what the client's words name, or else all that the rejected response said.
+fn suspects(rejection: &Rejection) -> &[Arc<str>] {
+    match &rejection.blamed[..] {
         [] => &rejection.names,
-        _ => &rejection.blamed,
-    };
+        blamed => blamed,
+    }
+}
+
+/// The one commit that brought all that may be at fault. What was changed since is not.
+fn culprit(cache: &Cache, client: &Client, rejection: &Rejection) -> Option<Revision> {
     let view = cache.view(&client.scopes);
     let of = |name| view.changed_at(&rejection.type_url, name, view.revision());
-    let commits: BTreeSet<_> = suspects.iter().map(|name| of(name)).collect();
+    let commits: BTreeSet<_> = suspects(rejection).iter().map(|name| of(name)).collect();
     let mut commits = commits.into_iter();
     match (commits.next()?, commits.next()) {
         (only, None) => only.filter(|revision| *revision <= rejection.revision),

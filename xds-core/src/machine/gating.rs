@@ -20,6 +20,12 @@ fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
     one.into_iter().chain(other).min()
 }
 
+/// Whether the client subscribes to what has this key.
+fn is_subscribed(types: &[TypeStream], key: &Key) -> bool {
+    let stream = types.iter().find(|stream| stream.type_url == key.type_url);
+    stream.is_some_and(|stream| stream.subscription.contains(&key.name))
+}
+
 impl<V: View> Machine<V> {
     /// Takes up what an ACK proves.
     pub(super) fn prove(&mut self, type_url: &TypeUrl, responses: &[InFlight]) {
@@ -27,10 +33,7 @@ impl<V: View> Machine<V> {
             return;
         }
         let types = &self.types;
-        let is_asked_for = |key: &Key| {
-            let stream = types.iter().find(|stream| stream.type_url == key.type_url);
-            stream.is_some_and(|stream| stream.subscription.contains(&key.name))
-        };
+        let is_asked_for = |key: &Key| is_subscribed(types, key);
         let (is_first, repeats) = (type_url.policy().is_proven_first, self.repeats(type_url));
         for response in responses {
             let names = response.sent.iter().map(|sent| &sent.name);
@@ -66,10 +69,7 @@ impl<V: View> Machine<V> {
         let policy = type_url.policy();
         let is_partial = policy.full_state && !blamed.is_empty();
         let types = &self.types;
-        let is_asked_for = |key: &Key| {
-            let stream = types.iter().find(|stream| stream.type_url == key.type_url);
-            stream.is_some_and(|stream| stream.subscription.contains(&key.name))
-        };
+        let is_asked_for = |key: &Key| is_subscribed(types, key);
         for name in names {
             if is_partial && !blamed.contains(name) {
                 self.arrivals.acknowledge(name, u64::MAX, is_asked_for);
@@ -175,10 +175,7 @@ impl<V: View> Machine<V> {
     /// client, if it does. What the client has not asked for is nothing to wait for, since gRPC asks when
     /// the route names it, unless it comes back and is about to; nor is what is gone again.
     fn blocked(&self, resource: &Resource, view: &V, patience: Duration) -> Option<Until> {
-        let is_subscribed = |key: &Key| {
-            let stream = self.types.iter().find(|stream| stream.type_url == key.type_url);
-            stream.is_some_and(|stream| stream.subscription.contains(&key.name))
-        };
+        let is_subscribed = |key: &Key| is_subscribed(&self.types, key);
         let about_to_ask = self.is_about_to_ask(patience);
         let arrives = |key: &Key| {
             let is_proven_first = key.type_url.policy().is_proven_first;

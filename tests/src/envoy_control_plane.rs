@@ -299,7 +299,7 @@ impl Observer for Record {
         let entry = match event {
             ClientEvent::Connected => Entry::Connected,
             ClientEvent::Sent(response) => sent(client.variant, response),
-            ClientEvent::Told(Event::Subscribed { type_url }) => {
+            ClientEvent::Told(Event::Subscribed { type_url, is_first: true, .. }) => {
                 Entry::Subscribed { type_url: type_url.clone() }
             }
             ClientEvent::Told(Event::Acknowledged { type_url, nonce, .. }) => {

@@ -26,6 +26,8 @@ pub struct Cache {
 struct Shared {
     state: ArcSwap<State>,
     writer: Mutex<()>,
+    /// Held while a new state is published and not all are woken whom it concerns.
+    waking: Mutex<()>,
     watches: Arc<Watches>,
 }
 
@@ -41,7 +43,7 @@ impl Cache {
     }
 
     /// Makes a transaction's changes visible, all at once, at one new revision, and wakes the watches
-    /// whose scopes and types are concerned. A transaction that changes nothing makes no revision and
+    /// that it concerns. A transaction that changes nothing makes no revision and
     /// wakes nobody.
     ///
     /// Costs what the transaction names, and for a replacement what it replaces; never what exists.
@@ -84,7 +86,7 @@ impl Cache {
         self.shared.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a state the current one, and wakes whom it concerns when others may write again.
+    /// Makes a state the current one, and wakes whom it concerns.
     fn publish(
         &self,
         writer: MutexGuard<'_, ()>,
@@ -93,13 +95,14 @@ impl Cache {
     ) {
         let known = self.shared.state.load().known_layers;
         let more_is_known = state.known_layers > known;
-        self.shared.state.store(state);
-        drop(writer);
+        let waking = self.shared.waking.lock();
+        self.shared.state.store(state.clone());
         if more_is_known {
-            self.shared.watches.wake_all();
+            self.shared.watches.wake_all(state.revision);
         } else {
-            self.shared.watches.wake(touched);
+            self.shared.watches.wake(&state, touched);
         }
+        drop((waking, writer));
     }
 
     /// The last commits, the oldest first: those that can be taken back, as long as the logs hold what they
@@ -258,8 +261,14 @@ impl Cache {
         Watch::new(self.shared.watches.clone())
     }
 
+    /// Returns when all are woken whom the current revision concerns: at once, unless a commit is just about
+    /// to wake them.
+    pub fn finish_waking(&self) {
+        drop(self.shared.waking.lock());
+    }
+
     /// Wakes every watch, for a reason that is not a change.
     pub fn wake_all(&self) {
-        self.shared.watches.wake_all();
+        self.shared.watches.wake_all(Revision(0));
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use deltaplane_core::{Change, LogTruncated, Resource, Revision, TypeVersion};
-use imbl::{OrdMap, Vector};
+use imbl::{HashMap, OrdMap, Vector};
 
 use crate::references::References;
 
@@ -16,6 +16,8 @@ pub(crate) struct Layer {
     pub(crate) resources: OrdMap<Arc<str>, Resource>,
     /// The name of the resource that has an alias.
     aliases: OrdMap<Arc<str>, Arc<str>>,
+    /// Some resource had an alias at some time.
+    pub(crate) had_aliases: bool,
     pub(crate) references: References,
     pub(crate) version: TypeVersion,
     /// How many of the resources only say that there is nothing of their name, whatever lies below.
@@ -31,6 +33,7 @@ impl Layer {
         Self {
             resources: OrdMap::new(),
             aliases: OrdMap::new(),
+            had_aliases: false,
             references: References::default(),
             version: TypeVersion::default(),
             hidden: 0,
@@ -39,7 +42,7 @@ impl Layer {
         }
     }
 
-    /// What an edit would change. Equal content is no change.
+    /// What an edit would change, in the order of the names. Equal content is no change.
     pub(crate) fn difference(&self, edit: &Edit) -> Vec<Change> {
         let mut changes = Vec::new();
         if edit.replace {
@@ -52,6 +55,9 @@ impl Layer {
             if before != after.as_ref() {
                 changes.push(Change::new(name.clone(), before.cloned(), after.clone()));
             }
+        }
+        if edit.replace {
+            changes.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         }
         changes
     }
@@ -82,6 +88,7 @@ impl Layer {
                         self.version.add(after);
                     }
                     for alias in after.aliases() {
+                        self.had_aliases = true;
                         self.aliases.insert(alias.clone(), change.name.clone());
                     }
                     self.resources.insert(change.name.clone(), after.clone());
@@ -93,7 +100,7 @@ impl Layer {
         }
         self.version.revision = origin.revision.or(self.version.revision);
         self.version.label.clone_from(&origin.label);
-        self.log.push(LoggedCommit::new(revision, changes), log_limit);
+        self.log.push(revision, changes, log_limit);
     }
 
     /// The resource that has this alias.
@@ -114,11 +121,20 @@ impl Layer {
 
     /// When a name changed last, until a revision.
     pub(crate) fn changed_at(&self, name: &str, until: Revision) -> Option<Revision> {
-        let commits = self.log.commits.iter().rev().skip_while(|commit| commit.revision > until);
-        let mut commits = commits.map(|commit| (commit.revision, &commit.changes));
-        commits
-            .find(|(_, changes)| changes.iter().any(|change| *change.name == *name))
-            .map(|(revision, _)| revision)
+        let mut changes = self.log.changes_of(name).map(|(revision, _)| revision);
+        changes.find(|revision| *revision <= until)
+    }
+
+    /// What a name was before it changed for the first time after a revision, if it did since.
+    pub(crate) fn before(&self, name: &str, since: Revision) -> Option<Option<&Resource>> {
+        let changes = self.log.changes_of(name).take_while(|(revision, _)| *revision > since);
+        changes.last().map(|(_, first)| first.before.as_ref())
+    }
+
+    /// What had this name and a content of this hash before it changed.
+    pub(crate) fn recall(&self, name: &str, hash: u64) -> Option<&Resource> {
+        let mut before = self.log.changes_of(name).filter_map(|(_, change)| change.before.as_ref());
+        before.find(|before| before.hash() == hash)
     }
 
     /// Whether something in it, or in what changed of it after a revision, only hides what lies below.
@@ -130,9 +146,7 @@ impl Layer {
 
     /// What the commit of this revision changed; nothing, if that is forgotten, or if there was none.
     pub(crate) fn changes_at(&self, revision: Revision) -> Option<&[Change]> {
-        let commits = &self.log.commits;
-        let at = commits.binary_search_by_key(&revision, |commit| commit.revision).ok()?;
-        commits.get(at).map(|commit| &*commit.changes)
+        self.log.commit(revision).map(|commit| &*commit.changes)
     }
 
     /// What had this name before it was removed, as far back as the log reaches.
@@ -209,6 +223,8 @@ struct Log {
     denoted: OrdMap<(Arc<str>, Arc<str>), (u64, Revision)>,
     /// What was removed, and when it was last.
     gone: OrdMap<Arc<str>, (Resource, Revision)>,
+    /// When each name changed last.
+    last: HashMap<Arc<str>, Revision>,
 }
 
 /// Name and version of a resource.
@@ -219,7 +235,10 @@ fn denotation(resource: &Resource) -> (Arc<str>, Arc<str>) {
 #[derive(Debug, Clone)]
 struct LoggedCommit {
     revision: Revision,
+    /// In the order of their names.
     changes: Arc<[Change]>,
+    /// When each of these names changed the time before, be that still in the log or not.
+    previous: Arc<[Revision]>,
     /// Some of it only hides what lies below.
     hides: bool,
 }
@@ -233,11 +252,11 @@ const COMMITS_KEPT: usize = 64;
 const BYTES_KEPT: usize = 128 << 20;
 
 impl LoggedCommit {
-    fn new(revision: Revision, changes: Vec<Change>) -> Self {
+    fn new(revision: Revision, changes: Vec<Change>, previous: Arc<[Revision]>) -> Self {
         let absent =
             |resource: &Option<Resource>| resource.as_ref().is_some_and(Resource::is_absent);
         let hides = changes.iter().any(|change| absent(&change.before) || absent(&change.after));
-        Self { revision, changes: changes.into(), hides }
+        Self { revision, changes: changes.into(), previous, hides }
     }
 
     /// How many bytes it keeps of what was replaced.
@@ -268,7 +287,27 @@ impl Log {
         self.denoted.get(&denotation(resource)).map(|(hash, _)| *hash)
     }
 
-    fn push(&mut self, commit: LoggedCommit, limit: usize) {
+    fn commit(&self, revision: Revision) -> Option<&LoggedCommit> {
+        let at = self.commits.binary_search_by_key(&revision, |commit| commit.revision).ok()?;
+        self.commits.get(at)
+    }
+
+    /// The changes of a name and when they were, the last one first, as far back as the log reaches. Costs
+    /// what it yields.
+    fn changes_of(&self, name: &str) -> impl Iterator<Item = (Revision, &Change)> {
+        let mut next = self.last.get(name).copied();
+        std::iter::from_fn(move || {
+            let commit = self.commit(next?)?;
+            let at = commit.changes.binary_search_by(|change| (*change.name).cmp(name)).ok()?;
+            next = commit.previous.get(at).copied();
+            commit.changes.get(at).map(|change| (commit.revision, change))
+        })
+    }
+
+    fn push(&mut self, revision: Revision, changes: Vec<Change>, limit: usize) {
+        let last = |change: &Change| self.last.insert(change.name.clone(), revision);
+        let previous = changes.iter().map(last).map(Option::unwrap_or_default).collect();
+        let commit = LoggedCommit::new(revision, changes, previous);
         self.entries += commit.changes.len();
         self.bytes += commit.bytes();
         let denoted = commit.own().map(|own| (denotation(own), (own.hash(), commit.revision)));
@@ -283,6 +322,11 @@ impl Log {
             let Some(oldest) = self.commits.pop_front() else { return };
             self.entries -= oldest.changes.len();
             self.bytes -= oldest.bytes();
+            for name in oldest.changes.iter().map(|change| &change.name) {
+                if self.last.get(name).is_some_and(|last| *last == oldest.revision) {
+                    self.last.remove(name);
+                }
+            }
             for denotation in oldest.own().map(denotation) {
                 if self.denoted.get(&denotation).is_some_and(|(_, last)| *last == oldest.revision) {
                     self.denoted.remove(&denotation);
@@ -305,8 +349,13 @@ pub(crate) struct Unread<'a> {
 }
 
 impl Unread<'_> {
+    /// How many commits it is.
+    pub(crate) fn len(&self) -> usize {
+        self.log.commits.len() - self.at
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.at >= self.log.commits.len()
+        self.len() == 0
     }
 
     /// The changes as they were logged, if they are one commit's.

@@ -55,4 +55,4 @@ pub use preview::Preview;
 pub use rollback::{CommitRecord, RollbackError};
 pub use transaction::{Commit, CommitError, Scope, Transaction};
 pub use view::CacheView;
-pub use watch::Watch;
+pub use watch::{Concern, Watch};

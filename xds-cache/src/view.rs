@@ -124,15 +124,47 @@ impl CacheView {
         let names: BTreeSet<_> = layers.iter().flat_map(|(_, merged)| merged.keys()).collect();
         let seen = |name: &Arc<str>| {
             let before = layers.iter().find_map(|(layer, merged)| match merged.get(name) {
-                Some((before, _)) => before.clone(),
-                None => layer.resources.get(name).cloned(),
+                Some((before, _)) => before.as_ref(),
+                None => layer.resources.get(name),
             });
-            let after = layers.iter().find_map(|(layer, _)| layer.resources.get(name).cloned());
-            let is_there = |resource: &Resource| !resource.is_absent();
-            let (before, after) = (before.filter(is_there), after.filter(is_there));
-            (before != after).then(|| Change::new(name.clone(), before, after))
+            self.net_change(type_url, name, before)
         };
         Ok(names.into_iter().filter_map(seen).collect())
+    }
+
+    /// The same of some names, each looked up by itself.
+    fn net_changes_of<'a>(
+        &self,
+        type_url: &TypeUrl,
+        names: impl Iterator<Item = &'a Arc<str>>,
+        since: Revision,
+    ) -> Arc<[Change]> {
+        let changed = names.filter_map(|name| {
+            let mut layers = self.layers(type_url);
+            let has_changed = |layer: &Layer| layer.before(name, since).is_some();
+            if !self.layers(type_url).any(has_changed) {
+                return None;
+            }
+            let before = layers.find_map(|layer| match layer.before(name, since) {
+                Some(before) => before,
+                None => layer.resources.get(name),
+            });
+            self.net_change(type_url, name, before)
+        });
+        changed.collect()
+    }
+
+    /// What became of a name as it is seen now, if it is not what it was.
+    fn net_change(
+        &self,
+        type_url: &TypeUrl,
+        name: &Arc<str>,
+        before: Option<&Resource>,
+    ) -> Option<Change> {
+        let after = self.layers(type_url).find_map(|layer| layer.resources.get(name));
+        let is_there = |resource: &&Resource| !resource.is_absent();
+        let (before, after) = (before.filter(is_there), after.filter(is_there));
+        (before != after).then(|| Change::new(name.clone(), before.cloned(), after.cloned()))
     }
 }
 
@@ -162,6 +194,27 @@ impl View for CacheView {
 
     fn tombstone(&self, type_url: &TypeUrl, name: &str) -> Option<Resource> {
         self.layers(type_url).find_map(|layer| layer.tombstone(name)).cloned()
+    }
+
+    fn recall(&self, type_url: &TypeUrl, name: &str, hash: u64) -> Option<Resource> {
+        self.layers(type_url).find_map(|layer| layer.recall(name, hash)).cloned()
+    }
+
+    /// Costs the unread commits, or the names if they are fewer.
+    fn changes_of<'a>(
+        &self,
+        type_url: &TypeUrl,
+        names: impl ExactSizeIterator<Item = &'a Arc<str>>,
+        since: Revision,
+    ) -> Result<Arc<[Change]>, LogTruncated> {
+        let mut commits = 0;
+        for layer in self.layers(type_url) {
+            commits += layer.since(since)?.len();
+        }
+        if commits <= names.len() || self.layers(type_url).any(|layer| layer.had_aliases) {
+            return self.changes(type_url, since);
+        }
+        Ok(self.net_changes_of(type_url, names, since))
     }
 
     /// Those of the last 32 revisions.

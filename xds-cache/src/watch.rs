@@ -1,7 +1,7 @@
 //! Waking the streams that a commit concerns, and no others.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,27 +10,38 @@ use std::{
 };
 
 use dashmap::DashMap;
-use deltaplane_core::TypeUrl;
+use deltaplane_core::{Revision, TypeUrl};
 use futures::task::AtomicWaker;
 
-use crate::Scope;
+use crate::{Scope, state::State};
 
 /// All watches of a cache, by what they are interested in.
 #[derive(Debug, Default)]
 pub(crate) struct Watches {
     next: AtomicU64,
     all: DashMap<u64, Arc<Signal>>,
-    interested: DashMap<(Scope, TypeUrl), HashMap<u64, Arc<Signal>>>,
+    interested: DashMap<(Scope, TypeUrl), Interested>,
+}
+
+/// Who is interested in something of one type in one scope.
+#[derive(Debug, Default)]
+struct Interested {
+    in_all: HashMap<u64, Arc<Signal>>,
+    /// In the order of their numbers.
+    by_name: HashMap<Arc<str>, Vec<(u64, Arc<Signal>)>>,
 }
 
 #[derive(Debug, Default)]
 struct Signal {
     raised: AtomicBool,
+    /// The last revision that concerns the reader.
+    concerned: AtomicU64,
     waker: AtomicWaker,
 }
 
 impl Signal {
-    fn raise(&self) {
+    fn raise(&self, revision: Revision) {
+        self.concerned.fetch_max(revision.0, Ordering::AcqRel);
         // Who is raised already was woken already, and has not looked since.
         if !self.raised.swap(true, Ordering::AcqRel) {
             self.waker.wake();
@@ -39,16 +50,52 @@ impl Signal {
 }
 
 impl Watches {
-    pub(crate) fn wake(&self, touched: &BTreeSet<(Scope, TypeUrl)>) {
-        for layer in touched {
-            if let Some(watches) = self.interested.get(layer) {
-                watches.values().for_each(|signal| signal.raise());
+    /// Wakes those that the last change of a state concerns. Costs what changed, and who is woken.
+    pub(crate) fn wake(&self, state: &State, touched: &BTreeSet<(Scope, TypeUrl)>) {
+        for (scope, type_url) in touched {
+            let Some(interested) = self.interested.get(&(scope.clone(), type_url.clone())) else {
+                continue;
+            };
+            interested.in_all.values().for_each(|signal| signal.raise(state.revision));
+            if interested.by_name.is_empty() {
+                continue;
+            }
+            let layer = state.layer(scope, type_url);
+            let changes = layer.and_then(|layer| layer.changes_at(state.revision));
+            for change in changes.unwrap_or_default() {
+                let versions = change.before.iter().chain(&change.after);
+                let aliases = versions.flat_map(|resource| resource.aliases());
+                for name in std::iter::once(&change.name).chain(aliases) {
+                    let signals = interested.by_name.get(name).into_iter().flatten();
+                    signals.for_each(|(_, signal)| signal.raise(state.revision));
+                }
             }
         }
     }
 
-    pub(crate) fn wake_all(&self) {
-        self.all.iter().for_each(|signal| signal.raise());
+    /// Wakes all, whatever changed up to this revision.
+    pub(crate) fn wake_all(&self, revision: Revision) {
+        self.all.iter().for_each(|signal| signal.raise(revision));
+    }
+}
+
+/// What one watch is interested in, of one type.
+#[derive(Debug, Default)]
+struct Interest {
+    in_all: bool,
+    names: BTreeSet<Arc<str>>,
+}
+
+/// Tells how far back a watch was woken, also from elsewhere.
+#[derive(Debug, Clone)]
+pub struct Concern(Arc<Signal>);
+
+impl Concern {
+    /// The last revision that concerns the watch. Of a commit under way it may not know yet: see
+    /// [`Cache::finish_waking`](crate::Cache::finish_waking).
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        Revision(self.0.concerned.load(Ordering::Acquire))
     }
 }
 
@@ -59,7 +106,7 @@ pub struct Watch {
     id: u64,
     signal: Arc<Signal>,
     scopes: Arc<[Scope]>,
-    types: BTreeSet<TypeUrl>,
+    types: BTreeMap<TypeUrl, Interest>,
 }
 
 impl Watch {
@@ -67,22 +114,51 @@ impl Watch {
         let id = watches.next.fetch_add(1, Ordering::Relaxed);
         let signal = Arc::new(Signal::default());
         watches.all.insert(id, signal.clone());
-        Self { watches, id, signal, scopes: Arc::default(), types: BTreeSet::new() }
+        Self { watches, id, signal, scopes: Arc::default(), types: BTreeMap::new() }
     }
 
     /// From now on, changes of these scopes count, and no others.
     pub fn set_scopes(&mut self, scopes: Arc<[Scope]>) {
-        self.types.iter().for_each(|type_url| self.forget(type_url));
+        self.forget_all();
         self.scopes = scopes;
-        self.types.iter().for_each(|type_url| self.register(type_url));
+        for (type_url, interest) in &self.types {
+            self.register(type_url, interest.in_all, interest.names.iter());
+        }
     }
 
-    /// From now on, changes of this type count too.
-    pub fn add_type(&mut self, type_url: TypeUrl) {
-        if !self.types.contains(&type_url) {
-            self.register(&type_url);
-            self.types.insert(type_url);
+    /// From now on, all changes of this type count, or only those of names.
+    pub fn set_wildcard(&mut self, type_url: &TypeUrl, in_all: bool) {
+        let interest = self.types.entry(type_url.clone()).or_default();
+        match (std::mem::replace(&mut interest.in_all, in_all), in_all) {
+            (false, true) => self.register(type_url, true, [].iter()),
+            (true, false) => self.change(type_url, |interested, id| {
+                interested.in_all.remove(&id);
+            }),
+            _ => {}
         }
+    }
+
+    /// From now on, changes of these names count. Costs what is named.
+    pub fn add_names(&mut self, type_url: &TypeUrl, names: &[Arc<str>]) {
+        let interest = self.types.entry(type_url.clone()).or_default();
+        interest.names.extend(names.iter().cloned());
+        self.register(type_url, false, names.iter());
+    }
+
+    /// From now on, changes of these names count no more. Costs what is named.
+    pub fn remove_names(&mut self, type_url: &TypeUrl, names: &[Arc<str>]) {
+        if let Some(interest) = self.types.get_mut(type_url) {
+            names.iter().for_each(|name| {
+                interest.names.remove(name);
+            });
+        }
+        self.change(type_url, |interested, id| interested.forget(id, names.iter()));
+    }
+
+    /// Tells others how far back this watch was woken.
+    #[must_use]
+    pub fn concern(&self) -> Concern {
+        Concern(self.signal.clone())
     }
 
     /// Ready once if something happened since the last time it was. Look at the cache *after* this said
@@ -104,28 +180,65 @@ impl Watch {
         std::future::poll_fn(|cx| self.poll_raised(cx)).await;
     }
 
-    fn register(&self, type_url: &TypeUrl) {
+    fn register<'a>(
+        &self,
+        type_url: &TypeUrl,
+        in_all: bool,
+        names: impl Iterator<Item = &'a Arc<str>> + Clone,
+    ) {
         for scope in self.scopes.iter() {
             let layer = (scope.clone(), type_url.clone());
-            let mut watches = self.watches.interested.entry(layer).or_default();
-            watches.insert(self.id, self.signal.clone());
+            let mut interested = self.watches.interested.entry(layer).or_default();
+            if in_all {
+                interested.in_all.insert(self.id, self.signal.clone());
+            }
+            for name in names.clone() {
+                let signals = interested.by_name.entry(name.clone()).or_default();
+                if let Err(at) = signals.binary_search_by_key(&self.id, |(id, _)| *id) {
+                    signals.insert(at, (self.id, self.signal.clone()));
+                }
+            }
         }
     }
 
-    fn forget(&self, type_url: &TypeUrl) {
+    fn forget_all(&self) {
+        for (type_url, interest) in &self.types {
+            self.change(type_url, |interested, id| {
+                interested.in_all.remove(&id);
+                interested.forget(id, interest.names.iter());
+            });
+        }
+    }
+
+    /// Changes what is known of its interest in a type, in each of its scopes.
+    fn change(&self, type_url: &TypeUrl, change: impl Fn(&mut Interested, u64)) {
         for scope in self.scopes.iter() {
             let layer = (scope.clone(), type_url.clone());
-            self.watches.interested.remove_if_mut(&layer, |_, watches| {
-                watches.remove(&self.id);
-                watches.is_empty()
+            self.watches.interested.remove_if_mut(&layer, |_, interested| {
+                change(interested, self.id);
+                interested.in_all.is_empty() && interested.by_name.is_empty()
             });
+        }
+    }
+}
+
+impl Interested {
+    fn forget<'a>(&mut self, id: u64, names: impl Iterator<Item = &'a Arc<str>>) {
+        for name in names {
+            let Some(signals) = self.by_name.get_mut(name) else { continue };
+            if let Ok(at) = signals.binary_search_by_key(&id, |(id, _)| *id) {
+                signals.remove(at);
+            }
+            if signals.is_empty() {
+                self.by_name.remove(name);
+            }
         }
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.types.iter().for_each(|type_url| self.forget(type_url));
+        self.forget_all();
         self.watches.all.remove(&self.id);
     }
 }

@@ -55,7 +55,7 @@ fn what_changes_nothing_makes_no_revision_and_wakes_nobody() {
     let first = cache.commit(transaction.clone()).unwrap();
     let mut watch = cache.watch();
     watch.set_scopes(scopes(&["s"]));
-    watch.add_type(CDS);
+    watch.set_wildcard(&CDS, true);
     transaction.remove("s", CDS, "missing").remove("unheard-of", EDS, "missing");
     let again = cache.commit(transaction).unwrap();
     assert_eq!((again.revision, again.changes), (first.revision, 0));
@@ -101,7 +101,7 @@ fn only_those_are_woken_whom_it_concerns() {
     let watch = |scope: &str, type_url| {
         let mut watch = cache.watch();
         watch.set_scopes(scopes(&[scope]));
-        watch.add_type(type_url);
+        watch.set_wildcard(&type_url, true);
         watch
     };
     commit("s", CDS, 1);
@@ -387,7 +387,7 @@ fn a_watch_is_raised_once_and_for_what_it_looks_at() {
     };
     commit(0);
     let mut watch = cache.watch();
-    watch.add_type(CDS);
+    watch.set_wildcard(&CDS, true);
     watch.set_scopes(scopes(&["s"]));
     {
         let mut cx = Context::from_waker(Waker::noop());
@@ -405,6 +405,40 @@ fn a_watch_is_raised_once_and_for_what_it_looks_at() {
 }
 
 #[test]
+fn a_watch_of_names_is_raised_for_these_alone() {
+    let cache = Cache::new();
+    let commit = |names: &[&str], content| {
+        let mut transaction = Transaction::new();
+        for name in names {
+            transaction.upsert("s", resource(CDS, name, content));
+        }
+        cache.commit(transaction).unwrap().revision
+    };
+    commit(&["a", "b", "c"], 0);
+    let mut watch = cache.watch();
+    watch.set_scopes(scopes(&["s"]));
+    watch.add_names(&CDS, &["a".into(), "b".into()]);
+    let concern = watch.concern();
+    let last = commit(&["b", "c"], 1);
+    assert!(is_raised(&watch));
+    assert_eq!(concern.revision(), last);
+    commit(&["c"], 2);
+    assert!(!is_raised(&watch), "it did not ask for that");
+    assert_eq!(concern.revision(), last);
+    watch.remove_names(&CDS, &["b".into()]);
+    commit(&["b"], 3);
+    assert!(!is_raised(&watch), "it asks for that no more");
+    watch.set_wildcard(&CDS, true);
+    commit(&["c"], 4);
+    assert!(is_raised(&watch));
+    watch.set_wildcard(&CDS, false);
+    commit(&["c"], 5);
+    assert!(!is_raised(&watch));
+    commit(&["a"], 5);
+    assert!(is_raised(&watch), "what it named counts on");
+}
+
+#[test]
 fn a_watch_that_is_gone_leaves_nothing_behind() {
     struct Counted;
     impl Wake for Counted {
@@ -414,7 +448,7 @@ fn a_watch_that_is_gone_leaves_nothing_behind() {
     let counted = Arc::new(Counted);
     let mut watch = cache.watch();
     watch.set_scopes(scopes(&["s"]));
-    watch.add_type(CDS);
+    watch.set_wildcard(&CDS, true);
     let waker = Waker::from(counted.clone());
     assert!(watch.poll_raised(&mut Context::from_waker(&waker)).is_pending());
     drop((watch, waker));
@@ -458,6 +492,13 @@ proptest! {
             let mut changes: Vec<_> = changes.to_vec();
             changes.sort_by(|a, b| a.name.cmp(&b.name));
             prop_assert_eq!(&changes, &difference);
+            let names = [name(0).into(), name(1).into()];
+            let of_names = last.changes_of(&CDS, names.iter(), view.revision()).unwrap();
+            let named = |change: &&deltaplane_core::Change| names.contains(&change.name);
+            let mut of_names: Vec<_> = of_names.iter().filter(named).cloned().collect();
+            of_names.sort_by(|a, b| a.name.cmp(&b.name));
+            let difference: Vec<_> = difference.iter().filter(named).cloned().collect();
+            prop_assert_eq!(of_names, difference);
             let same = content(view, &CDS) == content(last, &CDS);
             prop_assert_eq!(view.version(&CDS) == last.version(&CDS), same);
         }

@@ -50,7 +50,7 @@ fn a_preview_shows_what_is_and_what_would_be_and_nobody_else_sees_it() {
     transaction.declare("t", EDS).replace("t", EDS, []);
     let preview = cache.preview(&transaction).unwrap();
     let name = |name: &str| format!("s/envoy.config.cluster.v3.Cluster/{name}");
-    let expected = [("gone", true, false), ("changed", true, true), ("new", false, true)];
+    let expected = [("changed", true, true), ("gone", true, false), ("new", false, true)];
     assert_eq!(changes(&preview), expected.map(|(n, before, after)| (name(n), before, after)));
     let touched: Vec<_> = preview.changes().map(|(scope, ..)| scope.as_str()).collect();
     assert_eq!(touched, ["s", "t"], "each once");

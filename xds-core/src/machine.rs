@@ -9,7 +9,7 @@ use crate::{
     StreamLimits, Subscription, TypeUrl, View,
     answer::Answer,
     gates::Arrivals,
-    type_stream::TypeStream,
+    type_stream::{Told, TypeStream},
     unsettled::{InFlight, Settled},
 };
 
@@ -27,10 +27,19 @@ pub enum Variant {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The first request of a type: from now on its changes concern this stream.
+    /// The client began to ask for a type, or what it subscribes to of it changed: from now on, the changes
+    /// of that concern this stream, and no others.
     Subscribed {
         /// The type.
         type_url: TypeUrl,
+        /// It was the first request of this type.
+        is_first: bool,
+        /// It subscribes to everything.
+        wildcard: bool,
+        /// The names that it asked for, some of them perhaps again.
+        names: Vec<Arc<str>>,
+        /// The names that it no longer asks for.
+        given_up: Vec<Arc<str>>,
     },
     /// A response was acknowledged: the client accepts it, which does not yet mean that it uses it.
     Acknowledged {
@@ -227,7 +236,7 @@ impl<V: View> Machine<V> {
         if first && request.claims_something() {
             self.returned.get_or_insert(self.now);
         }
-        let (nonce, error, settled) = match (request, self.variant) {
+        let told = match (request, self.variant) {
             (Request::Sotw(request), Variant::Sotw) => stream.handle_sotw(first, request),
             (Request::Delta(request), Variant::Delta) => stream.handle_delta(first, request),
             _ => return Err(RequestError::WrongVariant(self.variant)),
@@ -236,7 +245,7 @@ impl<V: View> Machine<V> {
             return Err(RequestError::TooManyNames { type_url, limit: self.limits.names });
         }
         self.stirred = true;
-        self.tell(at, first, nonce, error, settled);
+        self.tell(at, first, told);
         Ok(())
     }
 
@@ -307,19 +316,18 @@ impl<V: View> Machine<V> {
         (at, true)
     }
 
-    fn tell(
-        &mut self,
-        at: usize,
-        first: bool,
-        nonce: String,
-        error: Option<ErrorDetail>,
-        settled: Option<Settled>,
-    ) {
-        let Some(type_url) = self.types.get(at).map(|stream| stream.type_url.clone()) else {
-            return;
-        };
-        if first {
-            self.events.push_back(Event::Subscribed { type_url: type_url.clone() });
+    fn tell(&mut self, at: usize, is_first: bool, told: Told) {
+        let Some(stream) = self.types.get(at) else { return };
+        let type_url = stream.type_url.clone();
+        let Told { nonce, error, settled, asked } = told;
+        if is_first || !asked.is_nothing() {
+            self.events.push_back(Event::Subscribed {
+                type_url: type_url.clone(),
+                is_first,
+                wildcard: stream.subscription.is_wildcard(),
+                names: asked.names,
+                given_up: asked.given_up,
+            });
         }
         match (settled, error) {
             (Some(Settled::Acknowledged { revision, responses, replaced }), _) => {

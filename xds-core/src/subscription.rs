@@ -26,10 +26,17 @@ pub(crate) struct Asked {
     pub(crate) everything: bool,
     /// Names that want an answer.
     pub(crate) names: Vec<Arc<str>>,
-    /// Names given up under a wildcard, which the client asks about by doing so (W-10).
-    pub(crate) released: Vec<Arc<str>>,
+    /// Names that are no longer subscribed by themselves, be there a wildcard or not.
+    pub(crate) given_up: Vec<Arc<str>>,
     /// Something is no longer subscribed.
     pub(crate) shrunk: bool,
+}
+
+impl Asked {
+    /// Whether the subscription is as it was, and nothing is asked for again.
+    pub(crate) fn is_nothing(&self) -> bool {
+        !self.everything && !self.shrunk && self.names.is_empty()
+    }
 }
 
 impl Subscription {
@@ -89,7 +96,8 @@ impl Subscription {
                 asked.names.push(name);
             }
         }
-        asked.shrunk = !before.is_empty() || (self.wildcard && !everything);
+        asked.given_up = before.into_keys().collect();
+        asked.shrunk = !asked.given_up.is_empty() || (self.wildcard && !everything);
         if everything {
             asked.everything = self.start_wildcard();
         }
@@ -135,9 +143,7 @@ impl Subscription {
             asked.shrunk |= std::mem::take(&mut self.wildcard);
         } else if let Some((name, _)) = self.names.remove_entry(name) {
             asked.shrunk = true;
-            if self.wildcard {
-                asked.released.push(name);
-            }
+            asked.given_up.push(name);
         }
     }
 
@@ -219,7 +225,7 @@ mod tests {
         subscription.update(vec![], &[], Wildcard::Nameless);
         subscription.update(strings(&["A"]), &[], Wildcard::Nameless);
         let asked = subscription.update(vec![], &strings(&["A", "never"]), Wildcard::Nameless);
-        assert_eq!(asked.released, vec![Arc::from("A")]);
+        assert_eq!(asked.given_up, vec![Arc::from("A")]);
     }
 
     #[test]

@@ -115,8 +115,15 @@ pub(crate) enum Reason {
 /// How often what was rejected is taken apart.
 const MOST_TRIES: u32 = 64;
 
-/// The nonce that a request names, its error, and what that response was, if it was one.
-pub(crate) type Answered = (String, Option<ErrorDetail>, Option<Settled>);
+/// What a request said.
+pub(crate) struct Told {
+    /// The response that it names.
+    pub(crate) nonce: String,
+    pub(crate) error: Option<ErrorDetail>,
+    /// What that response was, if the request answers it.
+    pub(crate) settled: Option<Settled>,
+    pub(crate) asked: Asked,
+}
 
 impl TypeStream {
     pub(crate) fn new(type_url: TypeUrl, variant: Variant) -> Self {
@@ -160,7 +167,7 @@ impl TypeStream {
     }
 
     /// Reads a State of the World request: what it answers, what it claims, what it asks for.
-    pub(crate) fn handle_sotw(&mut self, first: bool, request: SotwRequest) -> Answered {
+    pub(crate) fn handle_sotw(&mut self, first: bool, request: SotwRequest) -> Told {
         let (nonce, error) = (request.response_nonce, request.error_detail);
         let settled = self.settle(&nonce, Some(&request.version_info), error.as_ref());
         if first && !request.version_info.is_empty() {
@@ -171,12 +178,12 @@ impl TypeStream {
             // Who answered knows a nonce; without one, the client forgot the type, and asks anew.
             asked.names = self.subscription.names().cloned().collect();
         }
-        self.ask(asked);
-        (nonce, error, settled)
+        self.ask(&asked);
+        Told { nonce, error, settled, asked }
     }
 
     /// Reads a delta request: what it answers, what it claims, what it asks for.
-    pub(crate) fn handle_delta(&mut self, first: bool, request: DeltaRequest) -> Answered {
+    pub(crate) fn handle_delta(&mut self, first: bool, request: DeltaRequest) -> Told {
         let (nonce, error) = (request.response_nonce, request.error_detail);
         let settled = self.settle(&nonce, None, error.as_ref());
         if first {
@@ -185,8 +192,8 @@ impl TypeStream {
         let subscribe = request.resource_names_subscribe;
         let unsubscribe = request.resource_names_unsubscribe;
         let asked = self.subscription.update(subscribe, &unsubscribe, self.policy.wildcard);
-        self.ask(asked);
-        (nonce, error, settled)
+        self.ask(&asked);
+        Told { nonce, error, settled, asked }
     }
 
     /// Reads the answer to a response, if that is what a request is.
@@ -243,7 +250,7 @@ impl TypeStream {
     }
 
     /// Takes up what a request changed in the subscription.
-    fn ask(&mut self, asked: Asked) {
+    fn ask(&mut self, asked: &Asked) {
         if asked.shrunk {
             self.shrink();
         }
@@ -253,13 +260,16 @@ impl TypeStream {
         // Where responses repeat everything, any of them may bring it.
         let may_come = self.repeats_everything() && self.unsettled.is_unanswered();
         self.asked |= !asked.names.is_empty();
-        for name in asked.names {
+        for name in &asked.names {
             // What is on its way may arrive after the name was given up and asked for again.
-            let held = may_come || self.subscription.was_told(&name) || in_flight.contains(&name);
-            self.owe(name, None, held, Reason::Asked);
+            let held = may_come || self.subscription.was_told(name) || in_flight.contains(name);
+            self.owe(name.clone(), None, held, Reason::Asked);
         }
-        for name in asked.released {
-            self.owe(name, None, true, Reason::Released);
+        // Who gives a name up under a wildcard asks what becomes of it (W-10).
+        if self.variant == Variant::Delta && self.subscription.is_wildcard() {
+            for name in &asked.given_up {
+                self.owe(name.clone(), None, true, Reason::Released);
+            }
         }
     }
 
@@ -302,7 +312,12 @@ impl TypeStream {
         match self.cursor {
             None => self.begin(view),
             Some(cursor) if cursor < view.revision() => {
-                match view.changes(&self.type_url, cursor) {
+                let names = &self.subscription;
+                let changes = match names.is_wildcard() {
+                    true => view.changes(&self.type_url, cursor),
+                    false => view.changes_of(&self.type_url, names.names(), cursor),
+                };
+                match changes {
                     Ok(changes) => self.take_up(changes.iter()),
                     Err(truncated) => self.compare(view, truncated)?,
                 }
@@ -363,8 +378,8 @@ impl TypeStream {
         }
     }
 
-    /// What is done for who is too late for the log: names are compared with what was told of them. A
-    /// wildcard client in delta cannot be told what is gone, and must come back with what it holds.
+    /// What is done for who is too late for the log: names are compared with what was told of them, as far
+    /// as that is still known. A wildcard client in delta cannot be told what is gone, and must come back with what it holds.
     fn compare<V: View>(&mut self, view: &V, truncated: LogTruncated) -> Result<(), LogTruncated> {
         if self.subscription.is_wildcard() {
             if self.variant == Variant::Delta {
@@ -372,15 +387,19 @@ impl TypeStream {
             }
             (self.everything, self.holds_unknown) = (true, true);
         }
+        let type_url = &self.type_url;
         let names: Vec<_> = self
             .subscription
             .told()
-            .map(|(name, told)| (name.clone(), told, view.resolve(&self.type_url, name)))
+            .map(|(name, told)| (name.clone(), told, view.resolve(type_url, name)))
             .filter(|(_, told, now)| *told != now.as_ref().map(Resource::hash))
-            .map(|(name, told, _)| (name, told.is_some()))
+            .map(|(name, told, _)| {
+                let had = told.and_then(|told| view.recall(type_url, &name, told));
+                (name, had, told.is_some())
+            })
             .collect();
-        for (name, held) in names {
-            self.owe(name, None, held, Reason::Again);
+        for (name, had, held) in names {
+            self.owe(name, had, held, Reason::Again);
         }
         Ok(())
     }

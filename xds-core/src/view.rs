@@ -98,6 +98,26 @@ pub trait View: Clone {
     /// If the log no longer reaches back that far.
     fn changes(&self, type_url: &TypeUrl, since: Revision) -> Result<Arc<[Change]>, LogTruncated>;
 
+    /// What changed after `since` of these names; a view that does not know better tells of others, too.
+    ///
+    /// # Errors
+    /// If the log no longer reaches back that far.
+    fn changes_of<'a>(
+        &self,
+        type_url: &TypeUrl,
+        names: impl ExactSizeIterator<Item = &'a Arc<str>>,
+        since: Revision,
+    ) -> Result<Arc<[Change]>, LogTruncated> {
+        let _ = names;
+        self.changes(type_url, since)
+    }
+
+    /// What had this name and the content of this hash before it changed, if that is still known.
+    fn recall(&self, type_url: &TypeUrl, name: &str, hash: u64) -> Option<Resource> {
+        let _ = (type_url, name, hash);
+        None
+    }
+
     /// What differs for a client whose set of this type has this version, if it is still known which set
     /// that is: one that this view showed of late, or one with what a later commit removed still in it,
     /// as in the middle of a swap.

@@ -63,6 +63,8 @@ impl Delivery {
         revision: Revision,
         who: impl Fn(&Client) -> bool,
     ) -> Self {
+        // Else a client may seem not to be concerned.
+        cache.finish_waking();
         let asked = clients.all().into_iter().filter(|status| who(&status.client));
         let fates = asked.map(|status| (Fate::of(cache, &status, revision), status.client));
         Self { revision, clients: fates.map(|(fate, client)| (client, fate)).collect() }
@@ -125,9 +127,9 @@ impl Fate {
         }
         let looked = standing.looked.unwrap_or_default();
         let view = cache.view(&status.client.scopes);
-        let is_unread =
-            || status.types.keys().any(|of_type| view.changed_between(of_type, looked, revision));
-        if is_by_then(standing.pending) || is_unread() {
+        let changed = |of_type| view.changed_between(of_type, looked, revision);
+        let is_unread = status.concerned > looked && status.types.keys().any(changed);
+        if is_by_then(standing.pending) || is_unread {
             return Fate::Pending { awaited: status.awaited.clone() };
         }
         if is_by_then(standing.draining) { Fate::Draining } else { Fate::Settled }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use dashmap::DashMap;
+use deltaplane_cache::Concern;
 use deltaplane_core::{ErrorDetail, Event, Key, Response, Revision, Standing, TypeUrl};
 use tokio::sync::Notify;
 
@@ -29,6 +30,8 @@ pub struct ClientStatus {
     pub standing: Standing,
     /// New clusters that it has not shown to be able to use, so that what names them waits.
     pub awaited: Vec<Key>,
+    /// The last revision that concerns it.
+    pub(crate) concerned: Revision,
 }
 
 /// What is known of one type on one stream.
@@ -83,18 +86,23 @@ pub(crate) struct Clients {
 
 /// One connected client, as its own stream and others see it.
 #[derive(Debug)]
-pub(crate) struct Entry(Mutex<ClientStatus>);
+pub(crate) struct Entry {
+    status: Mutex<ClientStatus>,
+    concern: Concern,
+}
 
 impl Clients {
     /// Enters a client.
-    pub(crate) fn enter(&self, client: &Client) -> Arc<Entry> {
-        let entry = Arc::new(Entry(Mutex::new(ClientStatus {
+    pub(crate) fn enter(&self, client: &Client, concern: Concern) -> Arc<Entry> {
+        let status = Mutex::new(ClientStatus {
             client: client.clone(),
             since: SystemTime::now(),
             types: BTreeMap::new(),
             standing: Standing::default(),
             awaited: Vec::new(),
-        })));
+            concerned: Revision(0),
+        });
+        let entry = Arc::new(Entry { status, concern });
         self.entries.insert(client.id, entry.clone());
         entry
     }
@@ -107,7 +115,7 @@ impl Clients {
 
     /// Every client, in the order in which they came.
     pub(crate) fn all(&self) -> Vec<ClientStatus> {
-        let mut all: Vec<_> = self.entries.iter().map(|entry| entry.status().clone()).collect();
+        let mut all: Vec<_> = self.entries.iter().map(|entry| entry.seen()).collect();
         all.sort_unstable_by_key(|status| status.client.id);
         all
     }
@@ -144,7 +152,13 @@ impl Drop for Waiting<'_> {
 
 impl Entry {
     pub(crate) fn status(&self) -> MutexGuard<'_, ClientStatus> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How it is now, and what concerns it by now.
+    fn seen(&self) -> ClientStatus {
+        let status = self.status().clone();
+        ClientStatus { concerned: self.concern.revision(), ..status }
     }
 
     pub(crate) fn sent(&self, response: &Response) {

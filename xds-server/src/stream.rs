@@ -268,8 +268,10 @@ impl XdsStream {
             self.machine.demand_answers();
         }
         while let Some(event) = self.machine.poll_event() {
-            if let Event::Subscribed { type_url } = &event {
-                self.watch.add_type(type_url.clone());
+            if let Event::Subscribed { type_url, wildcard, names, given_up, .. } = &event {
+                self.watch.set_wildcard(type_url, *wildcard);
+                self.watch.add_names(type_url, names);
+                self.watch.remove_names(type_url, given_up);
             }
             if let Some(entry) = &self.entry {
                 entry.told(&event);
@@ -295,7 +297,7 @@ impl XdsStream {
         self.view_generation = self.shared.view_generation();
         self.client.scopes = self.shared.scopes_of(&self.client.node);
         self.watch.set_scopes(self.client.scopes.clone());
-        self.entry = Some(self.shared.clients.enter(&self.client));
+        self.entry = Some(self.shared.clients.enter(&self.client, self.watch.concern()));
         self.distrusted = self.shared.rejections.of(&self.client.node.id);
         self.machine.distrust(self.distrusted.iter().cloned());
         self.observe(&ClientEvent::Connected);

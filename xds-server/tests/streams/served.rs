@@ -58,7 +58,7 @@ impl Observer for Heard {
             ClientEvent::Told(Event::Rejected { error, .. }) => {
                 format!("rejected {}", error.message)
             }
-            ClientEvent::Told(Event::Subscribed { type_url }) => {
+            ClientEvent::Told(Event::Subscribed { type_url, is_first: true, .. }) => {
                 format!("subscribed {}", type_url.rsplit('.').next().unwrap())
             }
             ClientEvent::Told(_) => return,

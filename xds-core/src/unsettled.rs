@@ -417,7 +417,7 @@ impl Unsettled {
 }
 
 /// Whether a client's words name a resource. Clients put the name before a colon, in quotes, in
-/// parentheses or behind the word "name"; elsewhere the same letters may be a word of the sentence, and a
+/// parentheses or behind the words "name" or "in route"; elsewhere the same letters may be a word of the sentence, and a
 /// cluster may well be called "cluster".
 fn mentions(words: &str, name: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
@@ -427,7 +427,8 @@ fn mentions(words: &str, name: &str) -> bool {
         let is_label = after.starts_with(':') && !before.ends_with(is_part);
         let is_quoted =
             ['"', '\'', '`'].iter().any(|q| before.ends_with(*q) && after.starts_with(*q));
-        let is_called = before.ends_with("name ") && !after.starts_with(is_part);
+        let is_called = ["name ", "in route "].iter().any(|it| before.ends_with(it))
+            && !after.starts_with(is_part);
         let is_expected = before.ends_with("(expecting ") && after.starts_with(')');
         is_label || is_quoted || is_called || is_expected
     })
@@ -448,6 +449,7 @@ mod tests {
             ("[resource index 1: my.bad: INVALID_ARGUMENT: x]", "my.bad"),
             ("cluster 'x.y' is bad", "x.y"),
             ("bad: bad and bad", "bad"),
+            ("Only a single wildcard domain is permitted in route front", "front"),
         ] {
             assert!(mentions(words, name), "{name} in {words}");
         }
@@ -459,6 +461,7 @@ mod tests {
             ("cluster bad-2: x", "bad"),
             ("cluster my.bad: x", "bad"),
             ("name bad-2 found", "bad"),
+            ("domain is permitted in route front-2", "front"),
             ("resource 'bad-2'", "bad"),
             ("Unexpected EDS cluster (expecting a): other", "other"),
         ] {

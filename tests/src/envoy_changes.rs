@@ -293,9 +293,7 @@ impl Changes {
         for outcome in &outcomes {
             println!("{mode}: {changes} changes: {outcome}{}", self.blame(outcome));
         }
-        let failed = outcomes.iter().any(|outcome| !outcome.failures.is_empty());
-        assert!(!failed, "what failed is said above");
-        assert!(outcomes.iter().all(Outcome::is_enough), "these are too few to prove anything");
+        outcomes.iter().for_each(Outcome::check);
     }
 
     /// What happened last before requests failed.

@@ -9,8 +9,8 @@ use deltaplane_server::envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryResponse, DiscoveryResponse,
 };
 use deltaplane_server::{
-    Cache, Client, ClientEvent, Delivery, Event, Observer, Order, Resource, Response, Revision,
-    Transaction, TypeUrl, Variant, Withdrawal, XdsServer, XdsServerBuilder,
+    Cache, Client, ClientEvent, Delivery, Event, HowMany, Observer, Order, Rejection, Resource,
+    Response, Revision, Transaction, TypeUrl, Variant, Withdrawal, XdsServer, XdsServerBuilder,
 };
 use prost::Message;
 use tokio::net::TcpListener;
@@ -92,7 +92,17 @@ impl EnvoyControlPlane {
         resources: impl IntoIterator<Item = Resource>,
         gone: impl IntoIterator<Item = (TypeUrl, &'a str)>,
     ) -> Revision {
-        change(&self.cache, resources, gone)
+        self.commit(transaction(resources, gone))
+    }
+
+    /// Adds and changes resources, be it to what was rejected and taken back.
+    pub fn insist(&self, resources: impl IntoIterator<Item = Resource>) -> Revision {
+        self.commit(std::mem::take(transaction(resources, []).insist()))
+    }
+
+    /// Makes any other change.
+    pub fn commit(&self, transaction: Transaction) -> Revision {
+        commit(&self.cache, transaction)
     }
 
     /// Cuts all connections, and accepts no others. What it knows it keeps.
@@ -142,6 +152,25 @@ impl EnvoyControlPlane {
         self.server.delivery(revision)
     }
 
+    /// Waits until all clients have settled at a revision.
+    pub fn delivers(&self, revision: Revision) {
+        wait_until("all have settled", PATIENCE, || {
+            self.delivery(revision).has_settled(HowMany::All).then_some(())
+        });
+    }
+
+    /// Waits until somebody rejected something of a revision and nobody still has to answer, and returns what.
+    pub fn rejected(&self, revision: Revision) -> Vec<(Client, Rejection)> {
+        wait_until("it is rejected", PATIENCE, || {
+            let delivery = self.delivery(revision);
+            let all = delivery.rejected();
+            let each =
+                all.flat_map(|(client, all)| all.iter().map(|it| (client.clone(), it.clone())));
+            let rejected: Vec<_> = each.collect();
+            (!rejected.is_empty() && delivery.pending().next().is_none()).then_some(rejected)
+        })
+    }
+
     /// Kills the server: its connections break, nothing is said, and all that it knew is lost, the
     /// record included. The next one, when it is resumed, serves these resources.
     pub fn kill(&mut self, resources: impl IntoIterator<Item = Resource>) {
@@ -152,7 +181,7 @@ impl EnvoyControlPlane {
 
 fn server(resources: impl IntoIterator<Item = Resource>) -> (Cache, XdsServer, Arc<Record>) {
     let (cache, record) = (Cache::new(), Arc::<Record>::default());
-    change(&cache, resources, []);
+    commit(&cache, transaction(resources, []));
     let server = builder(&cache, &record).build();
     (cache, server, record)
 }
@@ -162,11 +191,11 @@ fn builder(cache: &Cache, record: &Arc<Record>) -> XdsServerBuilder {
     XdsServer::builder(cache.clone()).observer(record.clone()).order(order)
 }
 
-fn change<'a>(
-    cache: &Cache,
+/// What adds, changes and removes resources that all clients see.
+pub fn transaction<'a>(
     resources: impl IntoIterator<Item = Resource>,
     gone: impl IntoIterator<Item = (TypeUrl, &'a str)>,
-) -> Revision {
+) -> Transaction {
     let mut transaction = Transaction::new();
     for resource in resources {
         transaction.upsert(SCOPE, resource);
@@ -174,6 +203,10 @@ fn change<'a>(
     for (type_url, name) in gone {
         transaction.remove(SCOPE, type_url, name);
     }
+    transaction
+}
+
+fn commit(cache: &Cache, transaction: Transaction) -> Revision {
     let commit = cache.commit(transaction).expect("a test contradicts nobody");
     assert!(commit.changes > 0, "the test says what was said before");
     commit.revision

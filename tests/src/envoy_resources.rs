@@ -41,7 +41,7 @@ use deltaplane_server::envoy_types::pb::envoy::extensions::upstreams::http::v3::
     },
 };
 use deltaplane_server::envoy_types::pb::envoy::r#type::matcher::v3::{
-    StringMatcher, string_matcher::MatchPattern,
+    RegexMatcher, StringMatcher, string_matcher::MatchPattern,
 };
 use deltaplane_server::envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use deltaplane_server::envoy_types::pb::envoy::service::runtime::v3::Runtime;
@@ -92,11 +92,6 @@ pub fn tls_listener(mode: Mode, name: &str, port: u16, routes: &str) -> Resource
     envoy::resource(&Listener { filter_chains: vec![chain], ..bare_listener(name, port) })
 }
 
-/// A listener that Envoy does not accept, since it does nothing with what it accepts.
-pub fn listener_without_filters(name: &str, port: u16) -> Resource {
-    envoy::resource(&bare_listener(name, port))
-}
-
 pub(crate) fn bare_listener(name: &str, port: u16) -> Listener {
     Listener { name: name.into(), address: Some(address(port)), ..Listener::default() }
 }
@@ -134,6 +129,21 @@ pub fn ambiguous_routes(name: &str, prefixes: &[(&str, &str)]) -> Resource {
     envoy::resource(&RouteConfiguration {
         name: name.into(),
         virtual_hosts: vec![virtual_host("all", prefixes), virtual_host("others", prefixes)],
+        ..RouteConfiguration::default()
+    })
+}
+
+/// Routes that Envoy does not accept: no path can be meant by this expression.
+pub fn routes_by_broken_expression(name: &str, cluster: &str) -> Resource {
+    let expression = RegexMatcher { regex: "(".into(), ..RegexMatcher::default() };
+    let mut host = virtual_host("all", &[("/", cluster)]);
+    host.routes.iter_mut().for_each(|route| {
+        let path_specifier = Some(PathSpecifier::SafeRegex(expression.clone()));
+        route.r#match = Some(RouteMatch { path_specifier, ..RouteMatch::default() });
+    });
+    envoy::resource(&RouteConfiguration {
+        name: name.into(),
+        virtual_hosts: vec![host],
         ..RouteConfiguration::default()
     })
 }

@@ -32,6 +32,7 @@ pub mod envoy_changes;
 pub mod envoy_control_plane;
 pub mod envoy_listeners;
 pub mod envoy_mesh;
+pub mod envoy_mistakes;
 pub mod envoy_mode;
 pub mod envoy_resources;
 pub mod envoy_services;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Of more failures than these, only the number is told.
 const TOLD: usize = 12;
+
+/// As long as this is held, no other load is there that asked for it, too: thousands of requests in a second
+/// take most of a machine.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    // Whoever failed has nothing left here.
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What is asked for, and how.
 #[derive(Debug, Clone, Copy)]
@@ -158,6 +166,13 @@ impl Load {
         self.shared.tally().failures.len()
     }
 
+    /// Stops. No request failed, and there were enough in a second.
+    pub fn ends_well(self) {
+        let outcome = self.stop();
+        println!("{outcome}");
+        outcome.check();
+    }
+
     /// Stops, when the requests that are under way are answered.
     pub fn stop(mut self) -> Outcome {
         let duration = self.start.elapsed();
@@ -183,9 +198,12 @@ impl Outcome {
         self.answered as f64 / self.duration.as_secs_f64()
     }
 
-    /// Whether there were as many as there must be.
-    pub fn is_enough(&self) -> bool {
-        self.rate() >= f64::from(self.plan.least)
+    /// No request failed, and there were as many as there must be. What it says of itself should have been
+    /// printed.
+    pub fn check(&self) {
+        assert!(self.failures.is_empty(), "what failed is said above");
+        let is_enough = self.rate() >= f64::from(self.plan.least);
+        assert!(is_enough, "these are too few to prove anything");
     }
 }
 

@@ -3,12 +3,14 @@
 
 #![allow(missing_docs, clippy::panic)]
 
+use std::slice::from_ref;
+
 use deltaplane_server::{TypeUrl, Variant};
 use deltaplane_tests::envoy_mesh::{Mesh, RECONNECT, in_modes};
+use deltaplane_tests::envoy_mistakes::{GoodServices, Mistake};
 use deltaplane_tests::envoy_mode::Mode;
 use deltaplane_tests::envoy_resources::{
-    ambiguous_routes, cluster, cluster_from_nowhere, endpoints, endpoints_beyond_all, listener,
-    listener_without_filters, routes,
+    cluster, cluster_from_nowhere, endpoints, endpoints_beyond_all, listener, routes,
 };
 use deltaplane_tests::envoy_traffic::Traffic;
 use deltaplane_tests::{port, wait_until};
@@ -75,58 +77,84 @@ fn cluster_among_good_ones() {
 }
 
 #[test]
-fn listener_routes_and_endpoints() {
-    in_modes(Mode::ALL, |mesh| {
-        let (plane, mode, ports) = (&mesh.plane, mesh.mode, &mesh.ports);
-        let (record, front, side) = (plane.record(), &ports.front, &ports.side);
-        let traffic = [front, side].map(|listener| Traffic::start(listener.port(), "/"));
+fn cluster_that_is_in_use() {
+    in_modes(Mode::ALL, |mesh| is_rejected(&mesh, Mistake::cluster));
+}
 
-        plane.put([listener_without_filters("side", side.port())]);
-        let (names, words) = record.rejects(&LDS);
-        assert_eq!(names, ["side"]);
-        assert!(words.starts_with("Error adding/updating listener(s) side: "), "{words}");
-        assert!(words.ends_with("no filter chains specified\n"), "{words}");
+#[test]
+fn endpoints_that_are_in_use() {
+    in_modes(Mode::ALL, |mesh| is_rejected(&mesh, Mistake::endpoints));
+}
 
-        plane.put([ambiguous_routes("front", &[("/", "extra")])]);
-        let (names, words) = record.rejects(&RDS);
-        assert_eq!(names, ["front"]);
-        assert_eq!(words, "Only a single wildcard domain is permitted in route front");
+#[test]
+fn impossible_listener() {
+    in_modes(Mode::ALL, |mesh| is_rejected(&mesh, Mistake::listener));
+}
 
-        plane.put([endpoints_beyond_all("main", mesh.b.port())]);
-        let (names, words) = record.rejects(&EDS);
-        assert_eq!(names, ["main"]);
-        assert!(words.contains("Priority: value must be less than or equal to 128"), "{words}");
+#[test]
+fn routes_that_are_in_use() {
+    in_modes(Mode::ALL, |mesh| is_rejected(&mesh, Mistake::routes));
+}
 
-        // Others of each type come, and those do not come again.
-        let sent = || [LDS, RDS, EDS].map(|type_url| record.sent(&type_url).len());
-        let bad = || [(RDS, "front"), (EDS, "main")].map(|(of, name)| record.times(&of, name));
-        let before = (sent(), bad());
-        let more = [
-            cluster(mode, "more", 5),
-            endpoints("more", mesh.b.port()),
-            listener(mode, "more", port::reserve(), "more"),
-            routes("more", &[("/", "more")]),
-        ];
-        plane.put(more.clone());
-        mesh.has(&mesh.content_with(&more));
-        record.settles();
-        assert_eq!((sent(), bad()), (before.0.map(|count| count + 1), before.1));
-        front.reaches("/", &mesh.a);
+#[test]
+fn routes_that_envoy_does_not_name() {
+    in_modes(Mode::ALL, |mesh| is_rejected(&mesh, Mistake::nameless_routes));
+}
 
-        plane.put([
-            endpoints("main", mesh.b.port()),
-            routes("front", &[("/fixed", "main"), ("/", "main")]),
-            listener(mode, "side", side.port(), "front"),
-        ]);
-        front.moves("/", &mesh.a, &mesh.b);
-        mesh.uses(&RDS, "front", "/fixed");
-        mesh.uses(&LDS, "side", "\"route_config_name\":\"front\"");
-        record.settles();
-        for type_url in [LDS, RDS, EDS] {
-            assert_eq!(record.rejections(&type_url).len(), 1, "{type_url}");
-        }
-        traffic.into_iter().for_each(Traffic::ends_well);
-    });
+/// Ten good services change in the same transaction. Nobody takes anything back, so the mistake stays. It is
+/// told once, or as often as it takes to find it among the good ones; then nothing is said of it again until
+/// it is mended, whatever else is.
+fn is_rejected(mesh: &Mesh, mistake: fn(&Mesh) -> Mistake) {
+    let (plane, mode, record) = (&mesh.plane, mesh.mode, mesh.plane.record());
+    let traffic = Traffic::start(mesh.ports.front.port(), "/");
+    let (mistake, services) = (mistake(mesh), GoodServices::reserve());
+    let [first, changed] = [services.at_first(mesh), services.changed(mesh)];
+    plane.put(first.clone());
+    services.are_used(mesh, false);
+    record.settles();
+
+    let revision = plane.put([&changed[..], from_ref(&mistake.bad)].concat());
+    services.are_used(mesh, true);
+    let rejected = plane.rejected(revision);
+    let [(client, rejection)] = &rejected[..] else { panic!("once, and not {rejected:#?}") };
+    assert_eq!(client.node.id, mode.name());
+    assert!(mistake.is_told(&rejection.error.message), "{rejection:?}");
+    let blamed = if rejection.blamed.is_empty() { &rejection.names } else { &rejection.blamed };
+    assert!(blamed.iter().eq([mistake.bad.name()]), "{rejection:?}");
+
+    // Others of each type come, each with one response, or two: endpoints follow their cluster.
+    record.settles();
+    let types = [CDS, EDS, LDS, RDS];
+    let rejections = || types.each_ref().map(|type_url| record.rejections(type_url).len());
+    let rejected_before = rejections();
+    let count = rejected_before.iter().sum::<usize>();
+    println!("{}: {count} rejections", mode.name());
+    assert!((1..=mistake.rejections).contains(&count), "{count} rejections");
+    let sent = || types.each_ref().map(|type_url| record.sent(type_url).len());
+    let before = sent();
+    let extra = port::reserve();
+    plane.put([cluster(mode, "extra", 7)]);
+    mesh.uses_timeout("extra", 7);
+    plane.put([endpoints("extra", mesh.a.port())]);
+    mesh.ports.side.moves("/", &mesh.b, &mesh.a);
+    plane.put([routes("side", &[("/more", "main"), ("/", "extra")])]);
+    mesh.uses(&RDS, "side", "/more");
+    plane.put([listener(mode, "extra", extra, "side")]);
+    mesh.uses(&LDS, "extra", "\"route_config_name\":\"side\"");
+    record.settles();
+    let after = sent();
+    let said = [0, 1, 2, 3].map(|at| after[at] - before[at]);
+    assert_eq!(said, [1, 2, 1, 1], "{types:?}");
+    assert_eq!((plane.rejected(revision).len(), rejections()), (1, rejected_before));
+
+    let revision = plane.put([mistake.mended.clone()]);
+    plane.delivers(revision);
+    let all = [first, changed, vec![mistake.mended, listener(mode, "extra", extra, "side")]];
+    mesh.has(&mesh.content_with(&all.concat()));
+    services.are_used(mesh, true);
+    record.settles();
+    assert_eq!(rejections(), rejected_before, "{types:?}");
+    traffic.ends_well();
 }
 
 #[test]

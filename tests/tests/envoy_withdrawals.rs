@@ -1,65 +1,80 @@
-//! Commits that real Envoys reject, each with good resources beside the bad one, are taken back by
-//! themselves while requests flow.
+//! Commits that real Envoys reject, each with ten good services beside the bad resource, are taken back by
+//! themselves under constant load, of which no request fails. What becomes of them otherwise is in
+//! `envoy_rejections.rs`.
 
 #![allow(missing_docs, clippy::panic)]
 
-use deltaplane_server::{HowMany, Resource, TypeUrl};
+use std::slice::from_ref;
+
+use deltaplane_server::{TypeUrl, Withdrawal};
 use deltaplane_tests::envoy_mesh::{Mesh, RECONNECT, in_modes};
+use deltaplane_tests::envoy_mistakes::{GoodServices, Mistake};
 use deltaplane_tests::envoy_mode::Mode;
-use deltaplane_tests::envoy_resources::{
-    ambiguous_routes, cluster, cluster_from_nowhere, endpoints, endpoints_beyond_all,
-    listener_without_filters,
-};
-use deltaplane_tests::envoy_traffic::Traffic;
-use deltaplane_tests::{port, wait_until};
+use deltaplane_tests::load::{self, Load, Plan};
+use deltaplane_tests::wait_until;
+
+/// How often each is tried.
+const ROUNDS: usize = 10;
 
 #[test]
 fn a_bad_cluster_is_taken_back() {
-    in_modes(Mode::AGGREGATED, |mesh| is_taken_back(mesh, cluster_from_nowhere("bad")));
+    under_load(|mesh| is_taken_back(mesh, Mistake::cluster));
 }
 
 #[test]
 fn bad_endpoints_are_taken_back() {
-    in_modes(Mode::AGGREGATED, |mesh| {
-        let bad = endpoints_beyond_all("main", mesh.a.port());
-        is_taken_back(mesh, bad);
-    });
+    under_load(|mesh| is_taken_back(mesh, Mistake::endpoints));
 }
 
 #[test]
-fn a_bad_listener_is_taken_back() {
-    in_modes(Mode::AGGREGATED, |mesh| {
-        is_taken_back(mesh, listener_without_filters("bad", port::reserve()));
-    });
+fn an_impossible_listener_is_taken_back() {
+    under_load(|mesh| is_taken_back(mesh, Mistake::listener));
 }
 
 #[test]
 fn bad_routes_are_taken_back() {
-    in_modes(Mode::AGGREGATED, |mesh| {
-        is_taken_back(mesh, ambiguous_routes("front", &[("/", "main")]));
-    });
+    under_load(|mesh| is_taken_back(mesh, Mistake::routes));
 }
 
-/// Commits this among ten good clusters with their endpoints.
-fn is_taken_back(mut mesh: Mesh, bad: Resource) {
+fn under_load(scenario: fn(Mesh)) {
+    let _turn = load::alone();
+    in_modes(Mode::AGGREGATED, scenario);
+}
+
+fn is_taken_back(mut mesh: Mesh, mistake: fn(&Mesh) -> Mistake) {
     mesh.plane.withdraw_rejected();
     wait_until("Envoy is back", RECONNECT, || {
         (mesh.plane.record().subscriptions(&TypeUrl::ROUTE) > 1).then_some(())
     });
     mesh.plane.record().settles();
-    let traffic = Traffic::start(mesh.ports.front.port(), "/");
-    let names: Vec<_> = (0..10).map(|i| format!("good-{i}")).collect();
-    let good =
-        names.iter().flat_map(|name| [cluster(mesh.mode, name, 5), endpoints(name, mesh.b.port())]);
-    let revision = mesh.plane.put(good.chain([bad]));
-    let withdrawal = wait_until("it is taken back", RECONNECT, || mesh.plane.withdrawals().pop());
-    println!("{}: {}", mesh.mode.name(), withdrawal.rejection.error.message);
-    assert_eq!(withdrawal.culprit, revision);
-    mesh.has(&mesh.content());
-    assert!(mesh.plane.delivery(withdrawal.commit.revision).has_settled(HowMany::All));
-    // What comes next flows, and the good ones may come without the bad one.
-    let again = [cluster(mesh.mode, "good-0", 7), endpoints("good-0", mesh.b.port())];
-    mesh.plane.put(again.clone());
-    mesh.has(&mesh.content_with(&again));
-    traffic.ends_well();
+    let load = Load::start(Plan::constant(mesh.ports.front.port(), &["/"]));
+    load.reaches("/", &mesh.a);
+
+    let (mistake, services) = (mistake(&mesh), GoodServices::reserve());
+    let [first, changed] = [services.at_first(&mesh), services.changed(&mesh)];
+    mesh.plane.put(first.clone());
+    services.are_used(&mesh, false);
+    for round in 1..=ROUNDS {
+        // Of what was taken back, the server takes nothing any more, unless one insists.
+        let revision = mesh.plane.insist([&changed[..], from_ref(&mistake.bad)].concat());
+        let withdrawals = wait_until("it is taken back", RECONNECT, || {
+            Some(mesh.plane.withdrawals()).filter(|all| all.len() == round)
+        });
+        let Withdrawal { culprit, commit, rejection, .. } = &withdrawals[round - 1];
+        let words = &rejection.error.message;
+        assert!(mistake.is_told(words), "{words}");
+        assert_eq!(*culprit, revision);
+        mesh.has(&mesh.content_with(&first));
+        services.are_used(&mesh, false);
+        mesh.plane.delivers(commit.revision);
+    }
+
+    // Nothing is held against the good ones, nor against the bad one when it is as it should be.
+    mesh.plane.put(changed.clone());
+    services.are_used(&mesh, true);
+    let revision = mesh.plane.put([mistake.mended.clone()]);
+    mesh.has(&mesh.content_with(&[first, changed, vec![mistake.mended]].concat()));
+    mesh.plane.delivers(revision);
+    assert_eq!(mesh.plane.withdrawals().len(), ROUNDS);
+    load.ends_well();
 }

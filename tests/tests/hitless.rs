@@ -7,7 +7,6 @@
 
 #![allow(missing_docs, clippy::panic)]
 
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use deltaplane_tests::envoy_mesh::{RECONNECT, in_modes_from};
 use deltaplane_tests::envoy_mode::Mode;
 use deltaplane_tests::envoy_services::PATHS;
 use deltaplane_tests::listener::PATIENCE;
-use deltaplane_tests::load::{Load, Plan};
+use deltaplane_tests::load::{self, Load, Plan};
 use deltaplane_tests::random::Random;
 use deltaplane_tests::upstream::SLOW;
 use deltaplane_tests::wait_until;
@@ -252,9 +251,7 @@ fn without_an_order_requests_fail() {
 
 /// Runs a scenario in both variants, and no other one meanwhile.
 fn under_load(scenario: fn(Changes)) {
-    static TURN: Mutex<()> = Mutex::new(());
-    // Whoever failed has nothing left here.
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = load::alone();
     in_modes_from(Mode::AGGREGATED, Changes::start, scenario);
 }
 

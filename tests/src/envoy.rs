@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -78,6 +79,16 @@ impl Envoy {
     /// All of its configuration, endpoints included.
     pub fn config_dump(&self) -> String {
         self.admin("/config_dump?include_eds")
+    }
+
+    /// It does nothing any more, and its connections stay: gone without a word, as far as others see.
+    pub fn pause(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// It goes on.
+    pub fn resume(&self) {
+        self.process.signal(Signal::CONT);
     }
 
     /// Its folder, for what else belongs to it.

@@ -1,22 +1,17 @@
 //! A control plane as an embedder builds it, for Envoys: the library's own server in this process, and
-//! a record of what it heard and said in either variant.
+//! a record of what it heard and said.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use deltaplane_server::envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryResponse, DiscoveryResponse,
-};
 use deltaplane_server::{
-    Cache, Client, ClientEvent, Delivery, Event, HowMany, Observer, Order, Rejection, Resource,
-    Response, Revision, Transaction, TypeUrl, Variant, Withdrawal, XdsServer, XdsServerBuilder,
+    Cache, Client, Delivery, HowMany, Keepalive, Order, Rejection, Resource, Revision, Scope,
+    Transaction, TypeUrl, Withdrawal, XdsServer, XdsServerBuilder,
 };
-use prost::Message;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::deadline::wait_quietly;
+use crate::envoy_record::Record;
 use crate::{port, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,7 +24,10 @@ const LAST_ENTRIES: usize = 400;
 /// then are cut. A connection with some requests in a second has long ended by then.
 pub const DRAIN: Duration = Duration::from_secs(5);
 
-/// What all clients see.
+/// How often, and for how long, it is asked whether a connection is still there.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// What all clients see. Over it, each sees what its node's id is the scope of.
 const SCOPE: &str = "default";
 
 /// A control plane on a port that stays its own while it is down.
@@ -41,22 +39,6 @@ pub struct EnvoyControlPlane {
     server: XdsServer,
     withdrawals: Arc<Mutex<Vec<Withdrawal>>>,
     runtime: Option<Runtime>,
-}
-
-/// What happened on the streams of one server, in order.
-#[derive(Debug, Default)]
-pub struct Record(Mutex<Vec<(u64, Entry)>>);
-
-/// What happened on a stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs, reason = "they are called what they are")]
-pub enum Entry {
-    Connected,
-    Subscribed { type_url: TypeUrl },
-    Sent { type_url: TypeUrl, nonce: String, names: Vec<String>, removed: Vec<String> },
-    Accepted { type_url: TypeUrl, nonce: String },
-    Rejected { type_url: TypeUrl, nonce: String, names: Vec<String>, words: String },
-    Disconnected,
 }
 
 impl EnvoyControlPlane {
@@ -142,6 +124,11 @@ impl EnvoyControlPlane {
         self.resume();
     }
 
+    /// The library's server. Another one after it was killed, or made to do other things.
+    pub fn server(&self) -> &XdsServer {
+        &self.server
+    }
+
     /// What was taken back.
     pub fn withdrawals(&self) -> Vec<Withdrawal> {
         self.withdrawals.lock().expect("nobody panicked with it").clone()
@@ -188,7 +175,13 @@ fn server(resources: impl IntoIterator<Item = Resource>) -> (Cache, XdsServer, A
 
 fn builder(cache: &Cache, record: &Arc<Record>) -> XdsServerBuilder {
     let order = Order::Gated { patience: PATIENCE, drain: DRAIN };
-    XdsServer::builder(cache.clone()).observer(record.clone()).order(order)
+    let mut keepalive = Keepalive::default();
+    (keepalive.interval, keepalive.timeout) = (KEEPALIVE, KEEPALIVE);
+    XdsServer::builder(cache.clone())
+        .view(|node, _| vec![Scope::from(&*node.id), Scope::from(SCOPE)])
+        .observer(record.clone())
+        .order(order)
+        .keepalive(keepalive)
 }
 
 /// What adds, changes and removes resources that all clients see.
@@ -223,158 +216,4 @@ impl Drop for EnvoyControlPlane {
             eprintln!("{text}");
         }
     }
-}
-
-impl Record {
-    /// All of it, so far, with the streams that it happened on.
-    pub fn all(&self) -> Vec<(u64, Entry)> {
-        self.entries().clone()
-    }
-
-    /// How often any stream subscribed to a type first.
-    pub fn subscriptions(&self, type_url: &TypeUrl) -> usize {
-        let is_it =
-            |entry: &Entry| matches!(entry, Entry::Subscribed { type_url: it } if it == type_url);
-        self.entries().iter().filter(|(_, entry)| is_it(entry)).count()
-    }
-
-    /// How many streams are open.
-    pub fn open(&self) -> usize {
-        let entries = self.entries();
-        let count = |what| entries.iter().filter(|(_, entry)| *entry == what).count();
-        count(Entry::Connected) - count(Entry::Disconnected)
-    }
-
-    /// The responses of a type: the names of what was in them, sorted, and the names of what they
-    /// removed.
-    pub fn sent(&self, type_url: &TypeUrl) -> Vec<(Vec<String>, Vec<String>)> {
-        let entries = self.entries();
-        let sent = entries.iter().filter_map(|(_, entry)| match entry {
-            Entry::Sent { type_url: it, names, removed, .. } if it == type_url => {
-                Some((names.clone(), removed.clone()))
-            }
-            _ => None,
-        });
-        sent.collect()
-    }
-
-    /// How many responses there were, of all types.
-    pub fn responses(&self) -> usize {
-        let is_it = |entry: &Entry| matches!(entry, Entry::Sent { .. });
-        self.entries().iter().filter(|(_, entry)| is_it(entry)).count()
-    }
-
-    /// How often a resource was sent.
-    pub fn times(&self, type_url: &TypeUrl, name: &str) -> usize {
-        let all = self.sent(type_url);
-        all.iter().filter(|(names, _)| names.iter().any(|it| it == name)).count()
-    }
-
-    /// How many responses of a type were accepted.
-    pub fn accepted(&self, type_url: &TypeUrl) -> usize {
-        let is_it =
-            |entry: &Entry| matches!(entry, Entry::Accepted { type_url: it, .. } if it == type_url);
-        self.entries().iter().filter(|(_, entry)| is_it(entry)).count()
-    }
-
-    /// What was rejected of a type: the names, and Envoy's words.
-    pub fn rejections(&self, type_url: &TypeUrl) -> Vec<(Vec<String>, String)> {
-        let entries = self.entries();
-        let rejections = entries.iter().filter_map(|(_, entry)| match entry {
-            Entry::Rejected { type_url: it, names, words, .. } if it == type_url => {
-                Some((names.clone(), words.clone()))
-            }
-            _ => None,
-        });
-        rejections.collect()
-    }
-
-    /// Waits for the rejection of a type, of which there is one, and returns its names and words.
-    pub fn rejects(&self, type_url: &TypeUrl) -> (Vec<String>, String) {
-        wait_until("Envoy rejects", PATIENCE, || self.rejections(type_url).pop())
-    }
-
-    /// Waits until each response was answered that Envoy still can answer. The answer to a type's newest
-    /// is for those before it, too (S-18).
-    pub fn settles(&self) {
-        wait_quietly("all is answered", PATIENCE, || self.is_settled().then_some(()));
-    }
-
-    /// Whether that is so now.
-    pub fn is_settled(&self) -> bool {
-        let (entries, mut open, mut any) = (self.entries(), HashMap::new(), false);
-        for (stream, entry) in entries.iter() {
-            match entry {
-                Entry::Sent { type_url, nonce, .. } => {
-                    open.insert((*stream, type_url), nonce);
-                    any = true;
-                }
-                Entry::Accepted { type_url, nonce } | Entry::Rejected { type_url, nonce, .. } => {
-                    let key = (*stream, type_url);
-                    if open.get(&key) == Some(&nonce) {
-                        open.remove(&key);
-                    }
-                }
-                Entry::Disconnected => open.retain(|(it, _), _| it != stream),
-                Entry::Connected | Entry::Subscribed { .. } => {}
-            }
-        }
-        any && open.is_empty()
-    }
-
-    fn entries(&self) -> MutexGuard<'_, Vec<(u64, Entry)>> {
-        self.0.lock().expect("no holder of it panics")
-    }
-}
-
-impl Observer for Record {
-    fn observe(&self, client: &Client, event: &ClientEvent<'_>) {
-        let entry = match event {
-            ClientEvent::Connected => Entry::Connected,
-            ClientEvent::Sent(response) => sent(client.variant, response),
-            ClientEvent::Told(Event::Subscribed { type_url, is_first: true, .. }) => {
-                Entry::Subscribed { type_url: type_url.clone() }
-            }
-            ClientEvent::Told(Event::Acknowledged { type_url, nonce, .. }) => {
-                Entry::Accepted { type_url: type_url.clone(), nonce: nonce.clone() }
-            }
-            ClientEvent::Told(Event::Rejected { type_url, nonce, names, error, .. }) => {
-                let (type_url, nonce) = (type_url.clone(), nonce.clone());
-                let names = names.iter().map(ToString::to_string).collect();
-                Entry::Rejected { type_url, nonce, names, words: error.message.clone() }
-            }
-            ClientEvent::Disconnected(_) => Entry::Disconnected,
-            _ => return,
-        };
-        self.entries().push((client.id, entry));
-    }
-}
-
-/// A response's body is all of it but the nonce.
-fn sent(variant: Variant, response: &Response) -> Entry {
-    let (mut names, removed) = if variant == Variant::Delta {
-        let message = DeltaDiscoveryResponse::decode(&*response.body);
-        let message = message.expect("a response can be read");
-        let names = message.resources.into_iter().map(|resource| resource.name);
-        (names.collect::<Vec<_>>(), message.removed_resources)
-    } else {
-        let message = DiscoveryResponse::decode(&*response.body);
-        let message = message.expect("a response can be read");
-        let names = message.resources.iter().map(|resource| name(&resource.value));
-        (names.collect(), Vec::new())
-    };
-    names.sort();
-    let (type_url, nonce) = (response.type_url.clone(), response.nonce.clone());
-    Entry::Sent { type_url, nonce, names, removed }
-}
-
-/// What all types here have in common: the first field is the name.
-#[derive(Clone, PartialEq, Message)]
-struct Named {
-    #[prost(string, tag = "1")]
-    name: String,
-}
-
-fn name(resource: &[u8]) -> String {
-    Named::decode(resource).expect("a resource of a known type can be read").name
 }

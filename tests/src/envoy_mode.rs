@@ -37,7 +37,7 @@ impl Mode {
     /// Those where all types share one stream, on which alone there can be an order among them.
     pub const AGGREGATED: [Mode; 2] = [Mode::ALL[0], Mode::ALL[2]];
 
-    /// What it is called; Envoy's node has this name, too.
+    /// What it is called; the node of an Envoy that is the only one has this name, too.
     pub fn name(self) -> String {
         let streams = if self.aggregated { "ads" } else { "separate" };
         format!("{:?}-{streams}", self.variant).to_lowercase()
@@ -76,6 +76,11 @@ impl Mode {
     ///
     /// It sends its node in every request, as it does unless it is told not to.
     pub fn bootstrap(self, control_plane: u16) -> String {
+        self.bootstrap_of(&self.name(), control_plane)
+    }
+
+    /// The same for an Envoy whose node has another name.
+    pub fn bootstrap_of(self, node: &str, control_plane: u16) -> String {
         let api = json!({
             "api_type": self.api_type().as_str_name(),
             "transport_api_version": "V3",
@@ -95,7 +100,7 @@ impl Mode {
             {"name": RUNTIME_LAYER, "rtds_layer": {"name": RUNTIME_LAYER, "rtds_config": source}},
         ]);
         json!({
-            "node": {"id": self.name(), "cluster": "tests"},
+            "node": {"id": node, "cluster": "tests"},
             "admin": {"address": address(0)},
             "dynamic_resources": dynamic,
             "layered_runtime": {"layers": layers},

@@ -9,9 +9,9 @@
 
 use deltaplane_server::{TypeUrl, Variant};
 use deltaplane_tests::envoy_certificate::Certificate;
-use deltaplane_tests::envoy_control_plane::Entry;
 use deltaplane_tests::envoy_mesh::{FLAG, in_modes};
 use deltaplane_tests::envoy_mode::Mode;
+use deltaplane_tests::envoy_record::Entry;
 use deltaplane_tests::envoy_resources::{
     cluster, endpoints, faults, listener, routes, runtime, tls_cluster,
 };

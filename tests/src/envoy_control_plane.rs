@@ -24,8 +24,8 @@ const LAST_ENTRIES: usize = 400;
 /// then are cut. A connection with some requests in a second has long ended by then.
 pub const DRAIN: Duration = Duration::from_secs(5);
 
-/// How often, and for how long, it is asked whether a connection is still there.
-const KEEPALIVE: Duration = Duration::from_secs(5);
+/// How often it is asked whether a quiet connection is still there.
+const KEEPALIVE: Duration = Duration::from_secs(1);
 
 /// What all clients see. Over it, each sees what its node's id is the scope of.
 const SCOPE: &str = "default";
@@ -176,7 +176,7 @@ fn server(resources: impl IntoIterator<Item = Resource>) -> (Cache, XdsServer, A
 fn builder(cache: &Cache, record: &Arc<Record>) -> XdsServerBuilder {
     let order = Order::Gated { patience: PATIENCE, drain: DRAIN };
     let mut keepalive = Keepalive::default();
-    (keepalive.interval, keepalive.timeout) = (KEEPALIVE, KEEPALIVE);
+    keepalive.interval = KEEPALIVE;
     XdsServer::builder(cache.clone())
         .view(|node, _| vec![Scope::from(&*node.id), Scope::from(SCOPE)])
         .observer(record.clone())

@@ -1,0 +1,219 @@
+//! The fleet: opens the streams, publishes the changes, and times their arrival.
+//!
+//! It does what it is told on its standard input, a line at a time, and answers each with a line of
+//! `name=value` on its standard output, so that whoever runs it can look at the server in between.
+
+mod arrivals;
+mod stream;
+
+use std::{sync::Arc, time::Duration};
+
+use clap::Parser;
+use deltaplane_benches::{
+    Result,
+    cluster::Variant,
+    control::{Command, Control},
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    arrivals::Arrivals,
+    stream::{Connections, Plan},
+};
+
+/// Opens the streams of a fleet, publishes changes, and times their arrival.
+///
+/// Reads commands from its standard input: `open`, `update COUNT SECONDS`, `settle COUNT SECONDS`,
+/// `rate PER_SECOND SECONDS`, `again`.
+#[derive(Parser)]
+struct Args {
+    /// The port on which the contestant serves ADS.
+    #[arg(long, value_name = "PORT")]
+    grpc: u16,
+    /// Its control port.
+    #[arg(long, value_name = "PORT")]
+    http: u16,
+    /// How many streams to open.
+    #[arg(long, value_name = "N")]
+    streams: usize,
+    /// How many clusters the contestant was told to load.
+    #[arg(long, value_name = "N")]
+    resources: usize,
+    /// How many streams share a connection.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    per_connection: usize,
+    /// Which protocol to speak.
+    #[arg(long, value_enum, default_value_t = Variant::Delta)]
+    variant: Variant,
+    /// How many clusters each stream subscribes to by name; to all of them if this is not set.
+    #[arg(long, value_name = "N")]
+    names: Option<usize>,
+    /// How many of the streams, each with a connection of its own, stop reading after the first sync.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    stopped: usize,
+}
+
+/// How long to wait for what should come.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    let plan = Plan {
+        grpc: args.grpc,
+        streams: args.streams,
+        resources: args.resources,
+        per_connection: args.per_connection.max(1),
+        variant: args.variant,
+        names: args.names,
+        stopped: args.stopped.min(args.streams),
+    };
+    let control = Control::connect(args.http).await?;
+    let arrivals = Arc::new(Arrivals::default());
+    let mut fleet =
+        Fleet { plan: Arc::new(plan), arrivals, control, generation: 0, connections: None };
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while let Some(line) = lines.next_line().await? {
+        let words: Vec<_> = line.split_whitespace().collect();
+        match fleet.execute(&words).await {
+            Ok(answer) => println!("{answer}"),
+            Err(error) => println!("error={error}"),
+        }
+    }
+    Ok(())
+}
+
+struct Fleet {
+    plan: Arc<Plan>,
+    arrivals: Arc<Arrivals>,
+    control: Control,
+    generation: u32,
+    connections: Option<Connections>,
+}
+
+impl Fleet {
+    async fn execute(&mut self, words: &[&str]) -> Result<String> {
+        match *words {
+            ["open"] => self.open(&[]).await,
+            ["again"] => self.again().await,
+            ["update", count, seconds] => self.update(count.parse()?, seconds.parse()?).await,
+            ["settle", count, seconds] => self.settle(count.parse()?, seconds.parse()?).await,
+            ["rate", rate, seconds] => self.rate(rate.parse()?, seconds.parse()?).await,
+            _ => Err(format!("{words:?} is no command").into()),
+        }
+    }
+
+    /// Opens all streams, and waits until each has all that it subscribes to.
+    async fn open(&mut self, held: &[stream::Held]) -> Result<String> {
+        let start = Instant::now();
+        let expected = if held.is_empty() { self.plan.streams } else { 0 };
+        self.arrivals.expect(expected);
+        self.connections = Some(Connections::open(&self.plan, &self.arrivals, held).await?);
+        self.arrived(expected, "were synced").await?;
+        Ok(format!("seconds={}", start.elapsed().as_secs_f64()))
+    }
+
+    /// Closes all streams and opens them at once again, with what they hold; a change then shows when the
+    /// last of them is served.
+    async fn again(&mut self) -> Result<String> {
+        let held = stream::hold(&self.plan).await?;
+        self.connections = None;
+        sleep(Duration::from_secs(2)).await;
+        let start = Instant::now();
+        self.open(&held).await?;
+        self.publish(false).await?;
+        Ok(format!("seconds={} {}", start.elapsed().as_secs_f64(), self.arrivals.summary()))
+    }
+
+    /// Publishes changes one after another, each when the last one is everywhere.
+    async fn update(&mut self, count: usize, seconds: u64) -> Result<String> {
+        let (start, first) = (Instant::now(), self.generation);
+        self.arrivals.forget();
+        for _ in 0..count {
+            if start.elapsed() > Duration::from_secs(seconds) {
+                break;
+            }
+            self.publish(false).await?;
+        }
+        let elapsed = start.elapsed().as_secs_f64();
+        // The last ACKs are the server's work, too.
+        sleep(Duration::from_millis(200)).await;
+        let commits = self.generation - first;
+        Ok(format!("commits={commits} seconds={elapsed} {}", self.arrivals.summary()))
+    }
+
+    /// Publishes changes one after another, each when all have acknowledged the last one, and times that.
+    async fn settle(&mut self, count: usize, seconds: u64) -> Result<String> {
+        let start = Instant::now();
+        let settled = Arrivals::default();
+        for _ in 0..count {
+            if start.elapsed() > Duration::from_secs(seconds) {
+                break;
+            }
+            settled.expect(1);
+            self.publish(true).await?;
+            settled.note(1);
+        }
+        Ok(settled.summary())
+    }
+
+    /// Publishes so many changes a second without waiting for their arrival, and then until the last of
+    /// them is everywhere.
+    async fn rate(&mut self, rate: u32, seconds: u32) -> Result<String> {
+        self.arrivals.forget();
+        let reading = self.plan.streams - self.plan.stopped;
+        // Of a key that changes twice before a stream is told, that stream is told once.
+        self.arrivals.expect(usize::MAX);
+        let start = Instant::now();
+        let mut late = Duration::ZERO;
+        for n in 0..rate * seconds {
+            let due = start + Duration::from_secs_f64(f64::from(n) / f64::from(rate));
+            tokio::time::sleep_until(due).await;
+            late = late.max(due.elapsed());
+            let command = self.next(false);
+            self.control.tell(command).await?;
+        }
+        let published = start.elapsed().as_secs_f64();
+        let quiet = self.arrivals.quiet(Duration::from_secs(1), PATIENCE).await;
+        let resources = self.arrivals.resources() as f64 / (reading as f64);
+        Ok(format!(
+            "commits={} seconds={published} late={} behind={} each={resources} messages={}",
+            rate * seconds,
+            late.as_secs_f64(),
+            quiet.as_secs_f64(),
+            self.arrivals.messages(),
+        ))
+    }
+
+    /// Publishes one change, and waits until it is everywhere.
+    async fn publish(&mut self, settled: bool) -> Result<()> {
+        let command = self.next(settled);
+        let Command::Update { i, .. } = command else { return Ok(()) };
+        let expected = self.plan.concerned(i);
+        self.arrivals.expect(expected);
+        timeout(PATIENCE, self.control.tell(command)).await??;
+        self.arrived(expected, "got the change").await
+    }
+
+    fn next(&mut self, settled: bool) -> Command {
+        self.generation += 1;
+        // A prime walks over all of them, however many there are.
+        let i = self.generation as usize * 7_919 % self.plan.resources;
+        Command::Update { i, generation: self.generation, settled }
+    }
+
+    async fn arrived(&self, expected: usize, what: &str) -> Result<()> {
+        let Ok(()) = timeout(PATIENCE, self.arrivals.all()).await else {
+            let (missing, seconds) = (self.arrivals.missing(), PATIENCE.as_secs());
+            let came = expected.saturating_sub(missing);
+            return Err(format!("{came} of {expected} streams {what} within {seconds} s").into());
+        };
+        match self.arrivals.failure() {
+            Some(failure) => Err(failure.into()),
+            None => Ok(()),
+        }
+    }
+}

@@ -244,7 +244,9 @@ impl<V: View> Machine<V> {
         if stream.subscription.names().len() > self.limits.names {
             return Err(RequestError::TooManyNames { type_url, limit: self.limits.names });
         }
-        self.stirred = true;
+        // Who only answers, and is owed nothing, has nothing coming.
+        self.stirred |= first || !told.asked.is_nothing();
+        self.stirred |= self.types.iter().any(TypeStream::owes);
         self.tell(at, first, told);
         Ok(())
     }
@@ -275,6 +277,24 @@ impl<V: View> Machine<V> {
             self.delivering = None;
             self.delivered = Some(current.revision());
         }
+    }
+
+    /// Whether there is surely nothing to send at this revision, so that
+    /// [`poll_response`](Machine::poll_response) need not be asked. Costs the number of types.
+    pub fn is_in_step(&mut self, now: Revision) -> bool {
+        let delivering = self.delivering.as_ref().map(View::revision);
+        if self.stirred || delivering.or(self.delivered) != Some(now) {
+            return false;
+        }
+        if delivering.is_some() {
+            if self.types.iter().any(TypeStream::owes) {
+                return false;
+            }
+            self.timeout = None;
+            self.delivering = None;
+            self.delivered = Some(now);
+        }
+        true
     }
 
     /// What requests told since the last call, one by one.

@@ -160,6 +160,16 @@ impl TypeStream {
         self.policy.repeats_everything(self.variant)
     }
 
+    /// Whether there may be something to send at the view that was looked at last.
+    pub(crate) fn owes(&self) -> bool {
+        self.answer_due
+            || self.everything
+            || self.asked
+            || self.is_suspect
+            || !self.owed.is_empty()
+            || !self.held_back.is_empty()
+    }
+
     /// The next response is due, and holds all that is owed.
     pub(crate) fn demand_answer(&mut self) {
         self.answer_due = true;

@@ -15,7 +15,7 @@ use prost::Message;
 use tonic::{
     Status, Streaming,
     body::Body,
-    codec::{DecodeBuf, Decoder},
+    codec::{BufferSettings, DecodeBuf, Decoder},
     server::NamedService,
     service::{Routes, RoutesBuilder},
     transport::server::TcpConnectInfo,
@@ -234,6 +234,11 @@ impl RequestDecoder {
 impl Decoder for RequestDecoder {
     type Item = Request;
     type Error = Status;
+
+    /// Room for an ACK, instead of the usual 8 KiB for each stream; a larger request makes its own.
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(512, 32 << 10)
+    }
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Request>, Status> {
         let malformed = |error| Status::invalid_argument(format!("malformed request: {error}"));

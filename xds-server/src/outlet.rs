@@ -40,6 +40,8 @@ struct Shared {
 struct Slot {
     frames: VecDeque<Bytes>,
     end: Option<Status>,
+    /// The driver waits for room.
+    awaited: bool,
     /// Nobody takes anything any more.
     closed: bool,
 }
@@ -56,10 +58,12 @@ impl Outlet {
         ResponseBody { shared: self.shared.clone() }
     }
 
-    /// Whether a response may be left here; if not, the task is woken when one may.
-    pub(crate) fn has_room(&self, cx: &mut Context<'_>) -> bool {
-        self.shared.driver.register(cx.waker());
-        self.shared.slot().frames.is_empty()
+    /// Whether a response may be left here; if not, the task that asked [`is_closed`](Outlet::is_closed)
+    /// is woken when one may. Who does not ask is not woken for that.
+    pub(crate) fn has_room(&self) -> bool {
+        let mut slot = self.shared.slot();
+        slot.awaited = !slot.frames.is_empty();
+        !slot.awaited
     }
 
     /// Whether the client is gone; if not, the task is woken when it goes.
@@ -93,7 +97,7 @@ impl ResponseBody {
     fn take(&self) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let mut slot = self.shared.slot();
         if let Some(frame) = slot.frames.pop_front() {
-            if slot.frames.is_empty() {
+            if slot.frames.is_empty() && std::mem::take(&mut slot.awaited) {
                 self.shared.driver.wake();
             }
             return Poll::Ready(Some(Ok(Frame::data(frame))));

@@ -26,7 +26,7 @@ use crate::{
     client::{Client, ClientEvent},
     outlet::{Outlet, ResponseBody},
     server::Shared,
-    status::{Entry, Rejection},
+    status::{ClientStatus, Entry, Rejection},
 };
 
 /// How many requests are read before responses are looked at again, so that a client that never stops
@@ -80,6 +80,8 @@ pub(crate) struct XdsStream {
     outlet: Outlet,
     /// A response was left in the outlet.
     answered: bool,
+    /// The client's requests changed what others see of it.
+    is_new: bool,
     rate: Rate,
 }
 
@@ -114,6 +116,7 @@ impl XdsStream {
             distrusted: Vec::new(),
             outlet: Outlet::default(),
             answered: false,
+            is_new: false,
             rate: Rate::new(shared.limits.requests_per_second),
             shared,
         }
@@ -140,7 +143,7 @@ impl XdsStream {
             };
             // What happens from here on raises the watch again; so nothing is missed by looking now.
             let raised = self.watch.poll_raised(cx).is_ready();
-            let progress = self.respond(cx);
+            let progress = self.respond();
             let is_full = matches!(progress, Ok(Progress::Full));
             match progress {
                 Ok(Progress::Responded) => continue,
@@ -166,11 +169,28 @@ impl XdsStream {
     }
 
     /// Shows others how far the client is.
-    fn show(&self) {
+    fn show(&mut self) {
         let Some(entry) = &self.entry else { return };
         let standing = self.machine.standing();
         let mut status = entry.status();
-        let is_news = status.standing != standing;
+        let before = std::mem::replace(&mut status.standing, standing);
+        // Together, lest it looks settled in scopes of which it was told nothing yet.
+        if !Arc::ptr_eq(&status.client.scopes, &self.client.scopes) {
+            status.client.scopes = self.client.scopes.clone();
+        }
+        status.awaited = self.machine.awaited();
+        let rejects = before.rejected.or(standing.rejected).is_some();
+        if std::mem::take(&mut self.is_new) || rejects {
+            self.show_types(&mut status);
+        }
+        drop(status);
+        if before != standing {
+            self.shared.clients.tell();
+        }
+    }
+
+    /// Shows others what the client asks for, and of which types it rejects something.
+    fn show_types(&self, status: &mut ClientStatus) {
         for (type_url, subscription) in self.machine.subscriptions() {
             let of_type = status.types.entry(type_url.clone()).or_default();
             of_type.wildcard = subscription.is_wildcard();
@@ -181,14 +201,6 @@ impl XdsStream {
             if let Some(of_type) = status.types.get_mut(type_url) {
                 of_type.is_rejected = true;
             }
-        }
-        // Together, lest it looks settled in scopes of which it was told nothing yet.
-        status.client.scopes = self.client.scopes.clone();
-        status.standing = standing;
-        status.awaited = self.machine.awaited();
-        drop(status);
-        if is_news {
-            self.shared.clients.tell();
         }
     }
 
@@ -207,12 +219,15 @@ impl XdsStream {
     }
 
     /// Leaves the next response in the outlet, if there is one and room for it.
-    fn respond(&mut self, cx: &mut Context<'_>) -> Result<Progress, Status> {
+    fn respond(&mut self) -> Result<Progress, Status> {
         if self.entry.is_none() {
             return Ok(Progress::InStep);
         }
         self.choose_view()?;
-        if !self.outlet.has_room(cx) {
+        if self.kind == Kind::Stream && self.machine.is_in_step(self.shared.cache.revision()) {
+            return Ok(Progress::InStep);
+        }
+        if !self.outlet.has_room() {
             return Ok(Progress::Full);
         }
         if self.kind == Kind::Fetch && self.answered {
@@ -269,6 +284,7 @@ impl XdsStream {
         }
         while let Some(event) = self.machine.poll_event() {
             if let Event::Subscribed { type_url, wildcard, names, given_up, .. } = &event {
+                self.is_new = true;
                 self.watch.set_wildcard(type_url, *wildcard);
                 self.watch.add_names(type_url, names);
                 self.watch.remove_names(type_url, given_up);
@@ -357,7 +373,10 @@ impl XdsStream {
                 "a response cannot be split and is larger than gRPC clients usually accept"
             );
         }
-        let mut head = BytesMut::with_capacity(GRPC_PREFIX + len - response.body.len());
+        // What is small is copied, which costs less than a frame of its own.
+        let is_small = response.body.len() <= SMALL_BODY;
+        let own = if is_small { len } else { len - response.body.len() };
+        let mut head = BytesMut::with_capacity(GRPC_PREFIX + own);
         head.put_u8(0);
         // A gRPC message has at most 4 GiB, and one beyond that cannot be built.
         head.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
@@ -368,7 +387,12 @@ impl XdsStream {
             entry.sent(&response);
         }
         self.observe(&ClientEvent::Sent(&response));
-        self.outlet.put([head.freeze(), response.body]);
+        if is_small {
+            head.extend_from_slice(&response.body);
+            self.outlet.put([head.freeze()]);
+        } else {
+            self.outlet.put([head.freeze(), response.body]);
+        }
     }
 
     /// Notes, once, that the client is gone. If it leaves with something rejected, its next stream is not
@@ -387,6 +411,9 @@ impl XdsStream {
         self.shared.observer.observe(&self.client, event);
     }
 }
+
+/// Up to this many bytes, a body is copied behind what is the stream's own.
+const SMALL_BODY: usize = 2 << 10;
 
 /// A gRPC message on the wire begins with a byte that says whether it is compressed, and its length.
 const GRPC_PREFIX: usize = 5;

@@ -325,7 +325,8 @@ impl TypeStream {
 
     /// Adds what is gone and not yet told to be, since its removal comes last (O-02).
     fn keep_gone<V: View>(&self, view: &V, answer: &mut Answer, version: &mut TypeVersion) {
-        let removed: BTreeSet<_> = answer.removed.iter().collect();
+        // What does not come along is gone: there is no other word for it.
+        let removed: BTreeSet<_> = std::mem::take(&mut answer.removed).into_iter().collect();
         let kept = self.owed.iter().filter(|(name, _)| !removed.contains(*name));
         let held = |owed: &Owed| owed.told.clone().filter(|_| owed.may_hold);
         let kept = kept.filter_map(|(name, owed)| Some((name, held(owed)?)));

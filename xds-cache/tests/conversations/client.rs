@@ -280,7 +280,7 @@ fn read(variant: Variant, response: &Response) -> Got {
     wire.extend_from_slice(&response.body);
     assert_eq!(wire.len(), response.encoded_len());
     let text = |value: &[u8]| String::from_utf8(value.to_vec()).unwrap();
-    match variant {
+    let got = match variant {
         Variant::Sotw => {
             let message = SotwResponse::decode(wire.freeze()).unwrap();
             for any in &message.resources {
@@ -315,5 +315,7 @@ fn read(variant: Variant, response: &Response) -> Got {
                 type_url: message.type_url,
             }
         }
-    }
+    };
+    assert_eq!((got.resources.len(), got.removed.len()), (response.resources, response.removals));
+    got
 }

@@ -35,6 +35,16 @@ fn s02_s03_clusters_come_all_at_once_and_absence_deletes() {
 }
 
 #[test]
+fn s03_what_absence_deletes_is_no_removal_on_the_wire() {
+    let mut client = sotw(&[(CDS, "a", 1), (CDS, "b", 1)]);
+    client.sotw(CDS, &[], "", "");
+    client.drain(&[]);
+    client.remove(&[(CDS, "a")]);
+    let response = client.machine.poll_response(&client.view()).unwrap().unwrap();
+    assert_eq!((response.resources, response.removals), (1, 0));
+}
+
+#[test]
 fn s03_nothing_is_said_of_what_is_unknown() {
     let mut client = Client::new(Variant::Sotw);
     client.sotw(CDS, &[], "", "");

@@ -117,3 +117,22 @@ fn what_a_response_only_repeats_may_arrive_after_it_was_asked_for() {
     ];
     converges(Variant::Sotw, &operations);
 }
+
+/// What changes a subscription names the newest nonce, and would accept what was rejected before.
+#[test]
+fn what_was_rejected_is_said_before_a_subscription_changes() {
+    let operations = [
+        Operation::Subscribe { type_at: 1, name: 1 },
+        Operation::Subscribe { type_at: 1, name: 2 },
+        Operation::Hear,
+        Operation::Hear,
+        Operation::Commit(vec![(1, 1, 1, Some(BAD)), (1, 1, 2, Some(2))]),
+        Operation::Say(1),
+        Operation::Commit(vec![(1, 1, 1, Some(0))]),
+        Operation::Say(1),
+        Operation::Read { part: 0 },
+        Operation::Read { part: 0 },
+        Operation::Subscribe { type_at: 1, name: 3 },
+    ];
+    converges(Variant::Sotw, &operations);
+}

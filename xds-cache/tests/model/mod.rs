@@ -271,8 +271,12 @@ impl World {
         }
     }
 
-    /// Puts a request on its way.
+    /// Puts a request on its way. In State of the World it carries the newest nonce, so what is answered
+    /// one by one is answered before it (D-14).
     fn request(&mut self, type_url: &TypeUrl, subscribe: &[&str], unsubscribe: &[&str]) {
+        if self.variant == Variant::Sotw && !type_url.policy().full_state {
+            self.answer(type_url);
+        }
         let strings = |names: &[&str]| names.iter().map(ToString::to_string).collect();
         self.requests.push_back(match self.variant {
             Variant::Sotw => self.sotw_request(type_url),

@@ -136,3 +136,24 @@ fn what_was_rejected_is_said_before_a_subscription_changes() {
     ];
     converges(Variant::Sotw, &operations);
 }
+
+/// A response repeats a bad cluster that is given up meanwhile: the good one in it is not to blame.
+#[test]
+fn what_rides_with_what_is_rejected_and_given_up_is_not_rejected() {
+    let operations = [
+        Operation::Subscribe { type_at: 0, name: 1 },
+        Operation::Subscribe { type_at: 0, name: 2 },
+        Operation::Commit(vec![(0, 0, 2, Some(BAD))]),
+        Operation::Hear,
+        Operation::Subscribe { type_at: 3, name: 0 },
+        Operation::Hear,
+        Operation::Say(1),
+        Operation::Commit(vec![(0, 0, 1, Some(1))]),
+        Operation::Commit(vec![(1, 3, 0, Some(1))]),
+        Operation::Read { part: 0 },
+        Operation::Unsubscribe { type_at: 0, name: 2 },
+        Operation::Answer,
+        Operation::Say(1),
+    ];
+    converges(Variant::Sotw, &operations);
+}

@@ -56,7 +56,9 @@ pub enum Event {
         type_url: TypeUrl,
         /// The response's nonce.
         nonce: String,
-        /// What that response said something new about; nothing is sent for these until they change.
+        /// What that response said something new about, or repeated although it was not accepted; nothing
+        /// is sent for these until they change. None, if it can have been rejected for what is no longer
+        /// there.
         names: Vec<Arc<str>>,
         /// Those of them that the client's words name.
         blamed: Vec<Arc<str>>,
@@ -438,6 +440,7 @@ impl<V: View> Machine<V> {
             sent: answer.sent,
             awaited,
             withheld: stream.unsettled.withheld(),
+            is_crossed: false,
         };
         stream.send(in_flight, &answer.kept);
         for key in followers {

@@ -217,7 +217,8 @@ impl TypeStream {
         let is_current = |name: &str| subscription.contains(name) && !owed.contains_key(name);
         let mut settled = self.unsettled.settle(nonce, version, error, is_current)?;
         self.answered = true;
-        if let Settled::Rejected { names, again, awaited, is_probe, .. } = &mut settled {
+        if let Settled::Rejected { names, is_innocent, again, awaited, is_probe, .. } = &mut settled
+        {
             self.is_suspect = self.isolates && !self.policy.full_state;
             if !*is_probe {
                 self.tries = 0;
@@ -227,6 +228,9 @@ impl TypeStream {
                     // What was told was rejected: that it comes back to that is no reason to be silent.
                     owed.reason = owed.reason.max(Reason::Again);
                 }
+            }
+            if *is_innocent {
+                names.clear();
             }
             self.owe_again(std::mem::take(again));
             // The failure ended the wait of whoever waited for others, with nothing (N-13).

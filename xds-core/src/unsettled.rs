@@ -48,6 +48,8 @@ pub(crate) struct InFlight {
     pub(crate) awaited: Vec<Arc<str>>,
     /// What it left out, because the client rejected that by name.
     pub(crate) withheld: BTreeSet<Arc<str>>,
+    /// Something that it may repeat was rejected since.
+    pub(crate) is_crossed: bool,
 }
 
 /// What a response said of a name: its content, or that it is gone.
@@ -105,6 +107,9 @@ pub(crate) enum Settled {
         names: Vec<Arc<str>>,
         /// Those of them that the client's words name.
         blamed: Vec<Arc<str>>,
+        /// It repeated what was rejected and is no longer asked for, or changed since; nothing else of it
+        /// is known to be at fault.
+        is_innocent: bool,
         /// The response was part of a first answer.
         is_first: bool,
         /// It was sent to find out which of several names is at fault.
@@ -222,6 +227,7 @@ impl Unsettled {
     ) -> Settled {
         let is_first = settled.iter().any(|response| response.is_first);
         let is_probe = settled.iter().all(|response| response.is_probe);
+        let is_crossed = settled.iter().any(|response| response.is_crossed);
         let mut sent = BTreeMap::<Arc<str>, Sent>::new();
         let mut awaited = Vec::new();
         for response in settled {
@@ -235,16 +241,29 @@ impl Unsettled {
             }
             awaited.extend(response.awaited);
         }
+        if self.repeats_everything {
+            // What was repeated is as suspect as what was news.
+            let is_named = |name: &str| is_crossed && mentions(&error.message, name);
+            let rejected = std::mem::take(&mut self.rejected).into_iter();
+            let (repeated, withheld): (BTreeMap<_, _>, _) =
+                rejected.partition(|(name, rejected)| !rejected.blamed || is_named(name));
+            self.rejected = withheld;
+            for (name, rejected) in repeated {
+                sent.entry(name).or_insert(rejected.sent);
+            }
+            self.in_flight.iter_mut().for_each(|response| response.is_crossed = true);
+        }
         let names: Vec<_> = sent.keys().cloned().collect();
         let is_blamed = |name: &&Arc<str>| mentions(&error.message, name);
-        let words = names.iter().filter(is_blamed).cloned().collect();
+        let words: Vec<_> = names.iter().filter(is_blamed).cloned().collect();
+        let is_innocent = is_crossed && words.is_empty();
         let in_flight = self.unanswered();
         let is_parked = |name: &Arc<str>, sent: &Sent| {
             is_current(name) && !in_flight.contains(name) && !sent.is_void
         };
         let parked: Vec<_> =
             sent.into_iter().filter(|(name, sent)| is_parked(name, sent)).collect();
-        let is_whole = parked.len() == names.len();
+        let is_whole = parked.len() == names.len() && !is_innocent;
         let mut again = Vec::new();
         self.rejections += 1;
         for (name, sent) in parked {
@@ -260,7 +279,16 @@ impl Unsettled {
                 again.push(rejected.again());
             }
         }
-        Settled::Rejected { revision, names, blamed: words, is_first, is_probe, again, awaited }
+        Settled::Rejected {
+            revision,
+            names,
+            blamed: words,
+            is_innocent,
+            is_first,
+            is_probe,
+            again,
+            awaited,
+        }
     }
 
     /// Notes that a name is gone without a word.

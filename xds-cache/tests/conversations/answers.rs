@@ -1,5 +1,7 @@
 //! ACK and NACK, statement by statement.
 
+use std::sync::Arc;
+
 use deltaplane_core::{ErrorDetail, Event, Variant};
 
 use crate::client::{BOTH, CDS, Client, EDS, Got, LDS, RDS, delta, sotw};
@@ -53,6 +55,67 @@ fn n02_what_is_rejected_by_name_is_not_repeated_with_the_others() {
     client.silence();
     client.put(&[(CDS, "b", 3)]);
     assert_eq!(client.expect(CDS).resources, ["a=2", "b=3", "c=1", "new=1"]);
+}
+
+/// The names and the blamed ones of the rejections since the last call.
+fn rejections(client: &mut Client) -> Vec<(String, String)> {
+    let join = |names: Vec<Arc<str>>| names.join(",");
+    let rejection = |event| match event {
+        Event::Rejected { names, blamed, .. } => Some((join(names), join(blamed))),
+        _ => None,
+    };
+    client.events().into_iter().filter_map(rejection).collect()
+}
+
+fn pair(names: &str, blamed: &str) -> (String, String) {
+    (names.into(), blamed.into())
+}
+
+#[test]
+fn n02_what_a_response_only_repeated_is_to_blame_if_the_words_name_it() {
+    let mut client = sotw(&[(CDS, "a", 1)]);
+    client.sotw(CDS, &[], "", "");
+    let first = client.drain(&[]).remove(0);
+    client.put(&[(CDS, "bad", 1)]);
+    let bad = client.expect(CDS);
+    client.put(&[(CDS, "b", 1)]);
+    let crossed = client.expect(CDS);
+    client.nack(&bad, &[], &first.version, "bad: x");
+    client.nack(&crossed, &[], &first.version, "bad: x");
+    assert_eq!(rejections(&mut client), [pair("bad", "bad"), pair("b,bad", "bad")]);
+    client.silence();
+    client.put(&[(CDS, "c", 1)]);
+    assert_eq!(client.expect(CDS).resources, ["a=1", "b=1", "c=1"]);
+}
+
+#[test]
+fn n02_what_is_repeated_unaccepted_is_as_suspect_as_what_is_new() {
+    let mut client = sotw(&[(CDS, "a", 1)]);
+    client.sotw(CDS, &[], "", "");
+    let first = client.drain(&[]).remove(0);
+    for name in ["b", "c"] {
+        client.put(&[(CDS, name, 1)]);
+        let got = client.expect(CDS);
+        client.nack(&got, &[], &first.version, "something is wrong");
+    }
+    assert_eq!(rejections(&mut client), [pair("b", ""), pair("b,c", "")]);
+}
+
+#[test]
+fn n06_what_rode_with_what_was_given_up_is_sent_again_and_blamed_for_nothing() {
+    let mut client = sotw(&[(CDS, "a", 1), (CDS, "bad", 1)]);
+    client.sotw(CDS, &["a", "bad"], "", "");
+    let bad = client.expect(CDS);
+    client.put(&[(CDS, "a", 2)]);
+    let crossed = client.expect(CDS);
+    client.nack(&bad, &["a"], "", "bad: x");
+    client.nack(&crossed, &["a"], "", "bad: x");
+    assert_eq!(rejections(&mut client), [pair("a,bad", "bad"), pair("", "")]);
+    let again = client.expect(CDS);
+    assert_eq!(again.resources, ["a=2"]);
+    client.nack(&again, &["a"], "", "a: x");
+    assert_eq!(rejections(&mut client), [pair("a", "a")]);
+    client.silence();
 }
 
 #[test]

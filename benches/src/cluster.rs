@@ -87,6 +87,12 @@ pub fn cluster(i: usize, generation: u32) -> Cluster {
     }
 }
 
+/// The same, encoded, for those who have other types for it.
+#[must_use]
+pub fn encoded(i: usize, generation: u32) -> Vec<u8> {
+    cluster(i, generation).encode_to_vec()
+}
+
 /// A message behind the five bytes that gRPC puts in front of it.
 #[must_use]
 pub fn frame(message: &impl Message) -> Bytes {

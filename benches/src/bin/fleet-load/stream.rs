@@ -34,6 +34,7 @@ pub(crate) struct Plan {
     pub(crate) variant: Variant,
     pub(crate) names: Option<usize>,
     pub(crate) stopped: usize,
+    pub(crate) one_node: bool,
 }
 
 impl Plan {
@@ -174,7 +175,10 @@ impl Stream {
     async fn converse(&mut self, sender: SendRequest<Bytes>, first: Option<Bytes>) -> Result<()> {
         let Plan { variant, .. } = *self.plan;
         let first = first.unwrap_or_else(|| {
-            let node = format!("node-{:06}", self.index);
+            let node = match self.plan.one_node {
+                true => "node".to_owned(),
+                false => format!("node-{:06}", self.index),
+            };
             cluster::request(variant, &node, self.plan.names(self.index), &[])
         });
         let (mut requests, mut body) = call(sender, variant, first).await?;

@@ -17,6 +17,8 @@ fn colour(kind: Kind) -> &'static str {
         Kind::Deltaplane => "#2563eb",
         Kind::GoSnapshot => "#f59e0b",
         Kind::GoLinear => "#d97706",
+        Kind::Java => "#dc2626",
+        Kind::RustControlPlane | Kind::Nebucloud => "#7c3aed",
     }
 }
 
@@ -42,7 +44,7 @@ pub(crate) fn bars(results: &Results, rows: &[Row]) -> String {
     };
     let rows: Vec<_> = rows
         .iter()
-        .filter(|row| row.shows.contains(&Metric::Delivery) && row.who == Kind::ALL)
+        .filter(|row| row.shows.contains(&Metric::Delivery) && row.who.len() > Kind::LEAN.len())
         .map(|row| (row.title(), values(row)))
         .collect();
     let most = rows.iter().flat_map(|(_, bars)| bars).map(|(_, value)| *value).fold(10.0, f64::max);

@@ -2,7 +2,6 @@
 
 use std::{
     env,
-    ffi::OsString,
     fs::File,
     io,
     net::{Ipv4Addr, TcpListener},
@@ -34,14 +33,31 @@ pub(crate) enum Kind {
     GoSnapshot,
     /// go-control-plane's linear cache.
     GoLinear,
+    /// java-control-plane's one cache.
+    Java,
+    /// rust-control-plane, which has no delta.
+    RustControlPlane,
+    /// nebucloud-xds.
+    Nebucloud,
 }
 
 impl Kind {
     /// Everybody.
-    pub(crate) const ALL: &[Self] =
-        &[Self::Floor, Self::Deltaplane, Self::GoSnapshot, Self::GoLinear];
-    /// Who knows of names.
-    pub(crate) const SERVERS: &[Self] = &[Self::Deltaplane, Self::GoSnapshot, Self::GoLinear];
+    pub(crate) const ALL: &[Self] = &[
+        Self::Floor,
+        Self::Deltaplane,
+        Self::GoSnapshot,
+        Self::GoLinear,
+        Self::Java,
+        Self::RustControlPlane,
+        Self::Nebucloud,
+    ];
+    /// Who was seen to serve a fleet, and the floor.
+    pub(crate) const SOUND: &[Self] =
+        &[Self::Floor, Self::Deltaplane, Self::GoSnapshot, Self::GoLinear, Self::Java];
+    /// Who of these knows of names.
+    pub(crate) const SERVERS: &[Self] =
+        &[Self::Deltaplane, Self::GoSnapshot, Self::GoLinear, Self::Java];
     /// Who is quick enough for long rows.
     pub(crate) const LEAN: &[Self] = &[Self::Floor, Self::Deltaplane];
     /// Who alone can do it.
@@ -54,37 +70,54 @@ impl Kind {
             Self::Deltaplane => "Deltaplane",
             Self::GoSnapshot => "go-control-plane, snapshot",
             Self::GoLinear => "go-control-plane, linear",
+            Self::Java => "java-control-plane",
+            Self::RustControlPlane => "rust-control-plane",
+            Self::Nebucloud => "nebucloud-xds",
         }
     }
 
-    /// What makes it, and in which folder, if cargo did not make it with the rest of the benchmark.
-    fn recipe(self) -> Option<(&'static str, Vec<OsString>)> {
+    /// Whether its clients must share a node, because it cannot tell by itself that they see the same.
+    pub(crate) fn wants_one_node(self) -> bool {
+        matches!(self, Self::RustControlPlane | Self::Nebucloud)
+    }
+
+    /// The folder that it is made in, and what makes it, if cargo did not make it with the rest.
+    fn recipe(self) -> Option<(&'static str, String)> {
+        let peers = peers();
+        let peers = peers.display();
+        let cargo = "cargo build --release --locked --target-dir";
         match self {
             Self::Floor | Self::Deltaplane => None,
-            Self::GoSnapshot | Self::GoLinear => {
-                let output = peers().join("go").into();
-                Some(("go", vec!["go".into(), "build".into(), "-o".into(), output, ".".into()]))
+            Self::GoSnapshot | Self::GoLinear => Some(("go", format!("go build -o {peers}/go ."))),
+            Self::Java => Some(("java", format!("mvn -B -q -Dout={peers}/java process-classes"))),
+            Self::RustControlPlane => {
+                Some(("rust", format!("{cargo} {peers}/rust -p fleet-rust-control-plane")))
+            }
+            Self::Nebucloud => {
+                Some(("rust", format!("{cargo} {peers}/rust -p fleet-nebucloud-xds")))
             }
         }
     }
 
     /// Builds it.
     pub(crate) async fn build(self) -> Result<()> {
-        let Some((folder, words)) = self.recipe() else { return Ok(()) };
-        let [program, arguments @ ..] = &words[..] else { return Ok(()) };
+        let Some((folder, recipe)) = self.recipe() else { return Ok(()) };
+        let mut words = recipe.split(' ');
+        let Some(program) = words.next() else { return Ok(()) };
         std::fs::create_dir_all(peers())?;
         let built = Command::new(program)
-            .args(arguments)
+            .args(words)
             .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(folder))
             .kill_on_drop(true)
             .output()
             .await
-            .map_err(|error| format!("{}: {error}", program.display()))?;
+            .map_err(|error| format!("{program}: {error}"))?;
         if built.status.success() {
             return Ok(());
         }
         let text = String::from_utf8_lossy(&built.stderr);
-        Err(format!("it does not build: {}", text.lines().last().unwrap_or_default()).into())
+        let error = text.lines().find(|line| line.contains("rror")).unwrap_or_default();
+        Err(format!("it does not build: {error}").into())
     }
 
     fn command(self, grpc: u16, http: u16, variant: Variant) -> Command {
@@ -93,6 +126,21 @@ impl Kind {
             Self::Floor => Command::new(binaries().join("fleet-floor")),
             Self::Deltaplane => Command::new(binaries().join("fleet-server")),
             Self::GoSnapshot | Self::GoLinear => Command::new(peers().join("go")),
+            Self::Java => {
+                let folder = peers().join("java");
+                let folder = folder.display();
+                let mut java = Command::new("java");
+                java.args([
+                    "-cp",
+                    &format!("{folder}/classes:{folder}/dependency/*"),
+                    "Contestant",
+                ]);
+                java
+            }
+            Self::RustControlPlane => {
+                Command::new(peers().join("rust/release/fleet-rust-control-plane"))
+            }
+            Self::Nebucloud => Command::new(peers().join("rust/release/fleet-nebucloud-xds")),
         };
         command.args(["--grpc", &grpc, "--http", &http]);
         match self {
@@ -113,7 +161,8 @@ pub(crate) fn binaries() -> PathBuf {
 
 /// Where the others' programs are put.
 fn peers() -> PathBuf {
-    binaries().join("../peers")
+    let binaries = binaries();
+    binaries.parent().unwrap_or(&binaries).join("peers")
 }
 
 /// A port that was free a moment ago; not every contestant can tell which it was given.

@@ -14,7 +14,10 @@ use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 use clap::Parser;
 use deltaplane_benches::Result;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::process::Command;
+use tokio::{
+    process::Command,
+    signal::unix::{SignalKind, signal},
+};
 
 use crate::{
     contestant::Kind,
@@ -64,10 +67,12 @@ async fn main() -> Result<()> {
         }
         return Ok(());
     }
+    let mut terminated = signal(SignalKind::terminate())?;
     // What is dropped when this is interrupted ends its processes.
     tokio::select! {
         done = run(&args, &rows) => done,
         _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+        _ = terminated.recv() => Err("terminated".into()),
     }
 }
 

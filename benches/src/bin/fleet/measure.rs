@@ -28,12 +28,12 @@ pub(crate) struct Budget {
 /// Measures one row of one contestant.
 pub(crate) async fn measure(row: &Row, kind: Kind, budget: Budget) -> Result<Measures> {
     let server = Running::start(kind, row.variant).await?;
-    let measured = drive(row, &server, budget).await;
+    let measured = drive(row, kind, &server, budget).await;
     server.stop().await;
     measured
 }
 
-async fn drive(row: &Row, server: &Running, budget: Budget) -> Result<Measures> {
+async fn drive(row: &Row, kind: Kind, server: &Running, budget: Budget) -> Result<Measures> {
     let mut measures = Measures::new();
     let (cpu, memory) = (server.cpu()?, server.memory()?);
     server.load(row.resources).await?;
@@ -43,11 +43,15 @@ async fn drive(row: &Row, server: &Running, budget: Budget) -> Result<Measures> 
     measures.insert(Metric::Load, (server.cpu()? - cpu) * 1e6 / resources);
     measures.insert(Metric::Resource, (server.memory()? - memory) / resources);
 
-    let mut fleet = Fleet::start(row, server)?;
+    let mut fleet = Fleet::start(row, kind, server)?;
     let (cpu, memory) = (server.cpu()?, server.memory()?);
-    fleet.tell("open").await?;
-    sleep(Duration::from_millis(300)).await;
-    measures.insert(Metric::Sync, server.cpu()? - cpu);
+    if !matches!(row.act, Act::Again) {
+        fleet.tell("open").await?;
+        sleep(Duration::from_millis(300)).await;
+        measures.insert(Metric::Sync, server.cpu()? - cpu);
+        // The first change may be dearer than those after it.
+        fleet.tell("update 3 60").await?;
+    }
     act(row, server, &mut fleet, budget, &mut measures).await?;
     sleep(Duration::from_secs(1)).await;
     let kib = (server.memory()? - memory) / 1024.0;
@@ -63,10 +67,6 @@ async fn act(
     budget: Budget,
     measures: &mut Measures,
 ) -> Result<()> {
-    if !matches!(row.act, Act::Again) {
-        // The first change may be dearer than those after it.
-        fleet.tell("update 3 60").await?;
-    }
     let (cpu, memory) = (server.cpu()?, server.memory()?);
     let few = |count: usize| (count / budget.divisor).max(3);
     let told = fleet
@@ -90,6 +90,7 @@ async fn act(
         measures.insert(metric, value(name) / 1e3);
     }
     measures.insert(Metric::Behind, value("behind"));
+    measures.insert(Metric::Rate, value("commits") / value("seconds"));
     measures.insert(Metric::Cores, cpu / (value("seconds") + value("behind")));
     let messages = value("messages") / (row.streams - row.stopped) as f64;
     measures.insert(Metric::Messages, messages / value("commits"));
@@ -110,7 +111,7 @@ struct Fleet {
 const PATIENCE: Duration = Duration::from_secs(600);
 
 impl Fleet {
-    fn start(row: &Row, server: &Running) -> Result<Self> {
+    fn start(row: &Row, kind: Kind, server: &Running) -> Result<Self> {
         let variant = if row.variant == Variant::Delta { "delta" } else { "sotw" };
         let mut command = Command::new(binaries().join("fleet-load"));
         for (name, value) in [
@@ -125,6 +126,9 @@ impl Fleet {
         }
         if let Some(names) = row.names {
             command.args(["--names", &names.to_string()]);
+        }
+        if kind.wants_one_node() {
+            command.arg("--one-node");
         }
         let mut process = command
             .args(["--variant", variant])

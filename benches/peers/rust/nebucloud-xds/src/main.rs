@@ -1,0 +1,69 @@
+//! The fleet benchmark's contestant from nebucloud-xds.
+
+use std::{
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use clap::Parser;
+use deltaplane_benches::{
+    Result, cluster,
+    control::{self, Command},
+};
+use nebucloud_xds::{core::resource::AnyResource, prelude::*};
+use prost_types::Any;
+use tokio::net::TcpListener;
+
+/// Serves the fleet benchmark's clusters with nebucloud-xds, to the node `node`.
+#[derive(Parser)]
+struct Args {
+    /// The port on which to serve ADS.
+    #[arg(long, value_name = "PORT")]
+    grpc: u16,
+    /// The port on which to be told what to serve: POST /load?n=N and /update?i=I&gen=G.
+    #[arg(long, value_name = "PORT")]
+    http: u16,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    let cache = Arc::new(ShardedCache::new());
+    let content = Arc::new(Content { cache: cache.clone(), state: Mutex::default() });
+    let http = TcpListener::bind((Ipv4Addr::LOCALHOST, args.http)).await?;
+    tokio::spawn(control::serve(http, move |command| std::future::ready(content.execute(command))));
+    let server = XdsServer::builder().cache(cache).enable_sotw().enable_delta().build()?;
+    server.serve((Ipv4Addr::LOCALHOST, args.grpc).into()).await?;
+    Ok(())
+}
+
+struct Content {
+    cache: Arc<ShardedCache>,
+    state: Mutex<(u64, Vec<BoxResource>)>,
+}
+
+impl Content {
+    fn execute(&self, command: Command) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (version, resources) = &mut *state;
+        match command {
+            Command::Load(n) => *resources = (0..n).map(|i| resource(i, 0)).collect(),
+            Command::Update { i, generation, .. } => resources[i] = resource(i, generation),
+            _ => return Err(format!("{command:?} is not known here").into()),
+        }
+        *version += 1;
+        let snapshot = Snapshot::builder()
+            .version(version.to_string())
+            .resources(TypeUrl::new(TypeUrl::CLUSTER), resources.iter().cloned())
+            .build();
+        self.cache.set_snapshot(NodeHash::from_id("node"), snapshot);
+        Ok(())
+    }
+}
+
+fn resource(i: usize, generation: u32) -> BoxResource {
+    let value = cluster::encoded(i, generation);
+    let any = Any { type_url: cluster::TYPE_URL.into(), value };
+    let version = generation.to_string();
+    Arc::new(AnyResource::new(cluster::TYPE_URL, cluster::name(i), any).with_version(version))
+}

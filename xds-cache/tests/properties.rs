@@ -157,3 +157,20 @@ fn what_rides_with_what_is_rejected_and_given_up_is_not_rejected() {
     ];
     converges(Variant::Sotw, &operations);
 }
+
+/// What goes before a wildcard is looked at was not told, so it is news when a view gives it back.
+#[test]
+fn what_goes_as_a_wildcard_begins_and_comes_back_with_a_view_is_sent() {
+    let operations = [
+        Operation::Commit(vec![(0, 0, 1, Some(0)), (1, 0, 1, Some(0))]),
+        Operation::Subscribe { type_at: 0, name: 3 },
+        Operation::View(1),
+        Operation::Hear,
+        Operation::Say(1),
+        Operation::Wildcard { type_at: 0, on: true },
+        Operation::Hear,
+        Operation::Commit(vec![(1, 0, 1, None)]),
+        Operation::View(2),
+    ];
+    converges(Variant::Delta, &operations);
+}

@@ -327,11 +327,17 @@ impl TypeStream {
             None => self.begin(view),
             Some(cursor) if cursor < view.revision() => {
                 let names = &self.subscription;
-                let changes = match names.is_wildcard() {
+                let changes = match names.is_wildcard() && !self.everything {
                     true => view.changes(&self.type_url, cursor),
                     false => view.changes_of(&self.type_url, names.names(), cursor),
                 };
                 match changes {
+                    // Of what a wildcard that just began covers, the client was told nothing.
+                    Ok(changes) if self.everything => {
+                        let is_told = |change: &&Change| self.subscription.was_told(&change.name);
+                        let told: Vec<_> = changes.iter().filter(is_told).collect();
+                        self.take_up(told.into_iter());
+                    }
                     Ok(changes) => self.take_up(changes.iter()),
                     Err(truncated) => self.compare(view, truncated)?,
                 }
@@ -395,7 +401,7 @@ impl TypeStream {
     /// What is done for who is too late for the log: names are compared with what was told of them, as far
     /// as that is still known. A wildcard client in delta cannot be told what is gone, and must come back with what it holds.
     fn compare<V: View>(&mut self, view: &V, truncated: LogTruncated) -> Result<(), LogTruncated> {
-        if self.subscription.is_wildcard() {
+        if self.subscription.is_wildcard() && !self.everything {
             if self.variant == Variant::Delta {
                 return Err(truncated);
             }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use deltaplane_cache::{Cache, CacheView, CommitError, Scope, Transaction, Watch};
-use deltaplane_core::{Resource, Revision, TypeUrl, View};
+use deltaplane_core::{Change, Resource, Revision, TypeUrl, View};
 use proptest::prelude::*;
 
 const CDS: TypeUrl = TypeUrl::CLUSTER;
@@ -375,6 +375,49 @@ fn what_one_commit_changed_is_shared_by_all_who_ask() {
     assert_eq!(changes(2)[0].before, Some(resource(CDS, "a", 1)));
     assert_eq!(changes(1)[0].before, Some(resource(CDS, "a", 0)));
     assert_eq!(changes(3).len(), 0);
+}
+
+#[test]
+fn what_hid_something_before_does_not_keep_what_changed_since_from_being_shared() {
+    let cache = Cache::new();
+    let mut hides = Transaction::new();
+    hides.hide("s", CDS, "a");
+    let mut shows = Transaction::new();
+    shows.remove("s", CDS, "a");
+    let mut changes = Transaction::new();
+    changes.upsert("s", resource(CDS, "b", 1));
+    let [_, since, _] = [hides, shows, changes].map(|t| cache.commit(t).unwrap().revision);
+    let changes = || cache.view(&scopes(&["s"])).changes(&CDS, since).unwrap();
+    assert!(Arc::ptr_eq(&changes(), &changes()));
+}
+
+#[test]
+fn r14_a_set_in_the_middle_of_a_swap_is_recognised() {
+    let cache = Cache::new();
+    let (old, new) = (resource(CDS, "old", 1), resource(CDS, "new", 1));
+    let mut transaction = Transaction::new();
+    cache.commit(transaction.upsert("s", old.clone()).clone()).unwrap();
+    let mut swap = Transaction::new();
+    cache.commit(swap.upsert("s", new).remove("s", CDS, "old").clone()).unwrap();
+    let view = cache.view(&scopes(&["s"]));
+    let mut both = view.version(&CDS);
+    both.add(&old);
+    let changes = view.changes_from(&CDS, &both).unwrap();
+    assert_eq!(*changes, [Change::new("old".into(), Some(old), None)]);
+}
+
+#[test]
+fn a_transaction_that_is_emptied_still_comes_from_where_it_did() {
+    let cache = Cache::new();
+    let mut transaction = Transaction::new();
+    transaction.source_revision(7).label("x").upsert("s", resource(CDS, "a", 1));
+    let mut emptied = transaction.emptied();
+    emptied.upsert("s", resource(CDS, "b", 1));
+    cache.commit(emptied).unwrap();
+    let view = cache.view(&scopes(&["s"]));
+    let version = view.version(&CDS);
+    assert_eq!((version.revision, version.label.as_deref()), (Some(7), Some("x")));
+    assert_eq!(content(&view, &CDS), [("b".into(), 1)]);
 }
 
 #[test]

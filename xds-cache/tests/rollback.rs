@@ -76,6 +76,26 @@ fn what_depends_on_a_commit_is_taken_back_with_it() {
 }
 
 #[test]
+fn what_depends_on_what_is_left_in_no_scope_or_not_in_its_own_is_taken_back_too() {
+    // Whether another scope has the cluster too, and the scope of the route.
+    for (is_elsewhere, scope, depends) in
+        [(false, "s", true), (false, "t", true), (true, "s", true), (true, "t", false)]
+    {
+        let cache = Cache::new();
+        if is_elsewhere {
+            let mut elsewhere = Transaction::new();
+            cache.commit(elsewhere.upsert("u", cluster("b", 1)).clone()).unwrap();
+        }
+        let bad = commit(&cache, &[cluster("b", 1)], &[]);
+        let mut names_it = Transaction::new();
+        cache.commit(names_it.upsert(scope, route(1, "b")).clone()).unwrap();
+        cache.undo(bad.revision, "").unwrap();
+        let left = seen(&view(&cache, &["s", "t"]));
+        assert_eq!(left, if depends { "" } else { "r=1" }, "{is_elsewhere} {scope}");
+    }
+}
+
+#[test]
 fn the_cache_returns_to_a_revision_exactly() {
     let cache = Cache::new();
     let empty = cache.revision();
@@ -139,6 +159,19 @@ fn what_was_withdrawn_is_refused_until_somebody_insists() {
         cache.preview(Transaction::new().upsert("s", cluster("b", 2))).is_ok(),
         "it is not to blame"
     );
+}
+
+#[test]
+fn what_is_withdrawn_later_does_not_make_up_for_what_was_before() {
+    let cache = Cache::new();
+    for name in ["a", "b"] {
+        let bad = commit(&cache, &[cluster(name, 1)], &[]);
+        cache.withdraw(bad.revision, &[], "no").unwrap();
+    }
+    for name in ["a", "b"] {
+        let refused = cache.commit(Transaction::new().upsert("s", cluster(name, 1)).clone());
+        assert!(matches!(refused, Err(CommitError::Withdrawn { .. })), "{name}");
+    }
 }
 
 #[test]

@@ -374,6 +374,13 @@ mod tests {
     }
 
     #[test]
+    fn a_version_is_the_callers_own_if_he_brings_one() {
+        let resource = || Resource::raw(TypeUrl::CLUSTER, "a", vec![1]);
+        assert!(!resource().build().has_own_version());
+        assert!(resource().version("v").build().has_own_version());
+    }
+
+    #[test]
     fn what_is_shown_of_a_secret_is_its_size() {
         let secret = Resource::raw(TypeUrl::SECRET, "key", b"swordfish".to_vec()).version("v");
         let shown = format!("{:?}", secret.build());

@@ -209,6 +209,35 @@ fn without_a_log_names_are_compared_and_all_is_sent_or_nothing_can_be() {
 }
 
 #[test]
+fn a_view_that_knows_no_better_is_compared_resource_by_resource() {
+    let [old, new] = [&[(CDS, "a", 1), (CDS, "b", 1)], &[(CDS, "b", 2), (CDS, "c", 1)]]
+        .map(|resources| Shelf::of(1, resources));
+    let mut machine = Machine::new(Variant::Delta);
+    machine.handle_request(delta(CDS, &[], &[])).unwrap();
+    assert_eq!(drain(&mut machine, &old), [(CDS, 2, 0)]);
+    machine.change_view(&old, &new).unwrap();
+    assert_eq!(drain(&mut machine, &new), [(CDS, 2, 0), (CDS, 0, 1)]);
+}
+
+#[test]
+fn n10_a_clients_words_are_cut_where_a_character_ends() {
+    let view = Shelf::of(1, &[(EDS, "a", 1)]);
+    for (words, length) in [("é".repeat(3000), 4096), (format!("x{}", "é".repeat(3000)), 4095)] {
+        let mut machine = Machine::new(Variant::Delta);
+        machine.handle_request(delta(EDS, &["a"], &[])).unwrap();
+        let response = machine.poll_response(&view).unwrap().unwrap();
+        let error = ErrorDetail::new(13, words.clone());
+        machine.handle_request(answer(response, Some(error))).unwrap();
+        let events = std::iter::from_fn(|| machine.poll_event());
+        let said = events.filter_map(|event| match event {
+            Event::Rejected { error, .. } => Some(error.message),
+            _ => None,
+        });
+        assert_eq!(said.collect::<Vec<_>>(), [&words[..length]]);
+    }
+}
+
+#[test]
 fn what_is_subscribed_can_be_read() {
     let mut machine = Machine::<Shelf>::new(Variant::Delta);
     machine.handle_request(delta(EDS, &["b", "a"], &[])).unwrap();

@@ -53,8 +53,25 @@ fn n02_what_is_rejected_by_name_is_not_repeated_with_the_others() {
     assert_eq!(mixed.resources, ["a=2", "b=1", "c=1"], "b as acknowledged, new left out");
     client.ack(&mixed, &[]);
     client.silence();
+    client.put(&[(CDS, "a", 3)]);
+    assert_eq!(client.expect(CDS).resources, ["a=3", "b=1", "c=1"], "accepted was the rest");
     client.put(&[(CDS, "b", 3)]);
-    assert_eq!(client.expect(CDS).resources, ["a=2", "b=3", "c=1", "new=1"]);
+    assert_eq!(client.expect(CDS).resources, ["a=3", "b=3", "c=1", "new=1"]);
+}
+
+#[test]
+fn n02_what_was_acknowledged_while_a_newer_content_was_on_its_way_comes_in_its_place() {
+    let mut client = sotw(&[(CDS, "a", 1), (CDS, "b", 1)]);
+    client.sotw(CDS, &[], "", "");
+    client.drain(&[]);
+    let [good, bad] = [2, 3].map(|content| {
+        client.put(&[(CDS, "a", content)]);
+        client.expect(CDS)
+    });
+    client.ack(&good, &[]);
+    client.nack(&bad, &[], &good.version, "a: no");
+    client.put(&[(CDS, "b", 2)]);
+    assert_eq!(client.expect(CDS).resources, ["a=2", "b=2"]);
 }
 
 /// The names and the blamed ones of the rejections since the last call.
@@ -214,6 +231,20 @@ fn n06_a_fix_that_crosses_its_nack_strands_nobody() {
     assert_eq!(client.expect(EDS).resources, ["good=1"]);
     client.ack(&fix, &[]);
     client.silence();
+}
+
+#[test]
+fn n06_a_fix_that_is_about_to_be_sent_strands_nobody_either() {
+    let mut client = delta(&[(CDS, "c", 1), (EDS, "bad", 1), (EDS, "good", 1)]);
+    client.machine.set_isolation(false);
+    client.delta(CDS, &[], &[]);
+    client.delta(EDS, &["bad", "good"], &[]);
+    client.expect(CDS);
+    let got = client.expect(EDS);
+    client.put(&[(CDS, "c", 2), (EDS, "bad", 2)]);
+    client.expect(CDS);
+    client.nack(&got, &[], "", "no");
+    assert_eq!(client.expect(EDS).resources, ["bad=2", "good=1"]);
 }
 
 #[test]

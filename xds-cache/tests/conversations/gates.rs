@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use deltaplane_cache::Transaction;
-use deltaplane_core::{Key, Order, Resource, TypeUrl, Variant};
+use deltaplane_core::{Key, Order, Resource, TypeUrl, TypeVersion, Variant, View};
 
 use crate::client::{
-    BOTH, CDS, Client, ECDS, EDS, Got, LDS, RDS, SDS, delta, resource as plain, sotw,
+    BOTH, CDS, Client, ECDS, EDS, Got, LDS, RDS, SDS, SRDS, delta, resource as plain, sotw,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -199,6 +199,21 @@ fn o12_secrets_are_waited_for_as_endpoints_are() {
 }
 
 #[test]
+fn o12_secrets_that_the_client_has_are_not_sent_again_and_not_waited_for() {
+    let mut client = running(Variant::Delta);
+    commit(&client, &[plain(SDS, "s", 1)], &[]);
+    client.delta(SDS, &["s"], &[]);
+    accept_all(&mut client);
+    let tls = resource(&CDS, "y", 1, &[(EDS, "y"), (SDS, "s")]);
+    commit(&client, &[tls, endpoints("y"), route("r", 2, "y")], &[]);
+    client.expect(CDS);
+    client.delta(EDS, &["y"], &[]);
+    let loads = client.expect(EDS);
+    accept(&mut client, &loads);
+    assert_eq!(client.expect(RDS).resources, ["r=2"]);
+}
+
+#[test]
 fn o12_endpoints_that_do_not_come_by_this_stream_are_not_waited_for() {
     let mut client = delta(&[(CDS, "x", 1)]);
     commit(&client, &[route("r", 1, "x")], &[]);
@@ -256,12 +271,84 @@ fn o08_silence_has_a_deadline_and_independent_changes_have_none() {
 }
 
 #[test]
-fn o09_a_rejected_cluster_holds_its_routes_without_a_deadline() {
+fn o08_the_deadline_counts_from_when_the_endpoints_were_sent() {
     for variant in BOTH {
+        let mut client = running(variant);
+        commit(&client, &[cluster("y", 1), endpoints("y"), route("r", 2, "y")], &[]);
+        let clusters = client.expect(CDS);
+        client.pass(PATIENCE / 2);
+        ask_for_y(&mut client, &clusters);
+        client.expect(EDS);
+        client.pass(PATIENCE - INSTANT);
+        client.silence();
+        client.pass(INSTANT);
+        assert_eq!(client.expect(RDS).resources, ["r=2"]);
+    }
+}
+
+#[test]
+fn o03_a_listener_that_waits_holds_no_other_back() {
+    for variant in BOTH {
+        let mut client = running(variant);
+        let waits = resource(&LDS, "m", 1, &[(CDS, "y")]);
+        let other = resource(&LDS, "l", 2, &[(RDS, "r")]);
+        commit(&client, &[cluster("y", 1), waits, other], &[]);
+        client.expect(CDS);
+        assert_eq!(client.expect(LDS).resources, ["l=2"]);
+        client.silence();
+    }
+}
+
+#[test]
+fn d16_what_waits_changes_and_goes_was_never_there() {
+    let mut client = running(Variant::Delta);
+    let waits = |content| resource(&LDS, "m", content, &[(CDS, "y")]);
+    commit(&client, &[cluster("y", 1), waits(1)], &[]);
+    client.expect(CDS);
+    client.silence();
+    commit(&client, &[waits(2)], &[]);
+    client.silence();
+    commit(&client, &[], &[(LDS, "m")]);
+    client.silence();
+}
+
+#[test]
+fn a_machine_says_how_far_its_client_is() {
+    for variant in BOTH {
+        let mut client = running(variant);
+        let standing = |client: &Client| {
+            let it = client.machine.standing();
+            (it.looked, it.pending, it.draining, it.rejected)
+        };
+        let before = Some(client.view().revision());
+        assert_eq!(standing(&client), (before, None, None, None));
+        let now = client.put(&[(EDS, "x", 2)]).revision;
+        let loads = client.expect(EDS);
+        assert_eq!(standing(&client), (before, Some(now), None, None), "there may be more to say");
+        client.silence();
+        assert_eq!(standing(&client), (Some(now), Some(now), None, None));
+        client.nack(&loads, &["x"], "", "x: no");
+        client.silence();
+        assert_eq!(standing(&client), (Some(now), None, None, Some(now)));
+        let fixed = client.put(&[(EDS, "x", 3)]).revision;
+        accept_all(&mut client);
+        assert_eq!(standing(&client), (Some(fixed), None, None, None));
+        let removed = client.remove(&[(CDS, "x")]).revision;
+        client.silence(); // A route names it.
+        assert_eq!(standing(&client), (Some(removed), None, Some(removed), None));
+        client.pass(PATIENCE);
+        accept_all(&mut client);
+        assert_eq!(standing(&client), (Some(removed), None, None, None));
+    }
+}
+
+#[test]
+fn o09_a_rejected_cluster_holds_its_routes_without_a_deadline() {
+    for (variant, words) in BOTH.into_iter().flat_map(|v| [(v, "y: no"), (v, "something else")]) {
         let mut client = running(variant);
         commit(&client, &[cluster("y", 1), endpoints("y"), route("r", 2, "y")], &[(CDS, "x")]);
         let clusters = client.expect(CDS);
-        client.nack(&clusters, &[], "", "y: no");
+        client.nack(&clusters, &[], "", words);
         for _ in 0..3 {
             client.pass(PATIENCE * 2);
             client.silence();
@@ -494,7 +581,7 @@ fn r14_in_delta_a_removal_found_at_reconnect_waits_for_the_routes() {
     let held: Vec<_> = [(CDS, "x"), (EDS, "x"), (LDS, "l"), (RDS, "r")]
         .map(|(type_url, name)| {
             let view = first.view();
-            let resource = deltaplane_core::View::get(&view, &type_url, name).unwrap();
+            let resource = View::get(&view, &type_url, name).unwrap();
             (type_url, name, resource.version().to_owned())
         })
         .into();
@@ -532,9 +619,8 @@ fn r14_in_delta_a_removal_found_at_reconnect_waits_for_the_routes() {
 #[test]
 fn r14_in_sotw_a_client_that_comes_back_in_the_middle_of_a_swap_keeps_the_old_cluster() {
     let mut first = running(Variant::Sotw);
-    let version = |client: &Client, type_url: &TypeUrl| {
-        deltaplane_core::View::version(&client.view(), type_url).to_string()
-    };
+    let version =
+        |client: &Client, type_url: &TypeUrl| View::version(&client.view(), type_url).to_string();
     let before: Vec<_> = [CDS, EDS, LDS, RDS].map(|type_url| version(&first, &type_url)).into();
     swap(&first);
     let both = first.expect(CDS);
@@ -567,7 +653,7 @@ fn r14_in_sotw_a_client_that_comes_back_in_the_middle_of_a_swap_keeps_the_old_cl
 fn draining(variant: Variant, remembers: bool) -> Client {
     let mut client = running(variant);
     let held = |client: &Client, type_url: &TypeUrl, name: &str| {
-        let held = deltaplane_core::View::get(&client.view(), type_url, name);
+        let held = View::get(&client.view(), type_url, name);
         held.map(|held| held.version().to_owned()).unwrap_or_default()
     };
     let x = held(&client, &CDS, "x");
@@ -579,7 +665,7 @@ fn draining(variant: Variant, remembers: bool) -> Client {
     commit(&client, &now, &[(RDS, "r"), (CDS, "x"), (EDS, "x")]);
     let mut client = Client::of(client.cache, variant);
     if variant == Variant::Sotw {
-        let version = |type_url| deltaplane_core::View::version(&client.view(), type_url);
+        let version = |type_url| View::version(&client.view(), type_url);
         let [listeners, routes] = [&LDS, &RDS].map(|type_url| version(type_url).to_string());
         client.sotw(CDS, &[], "00000000000000a1", "");
         client.sotw(LDS, &[], &listeners, "");
@@ -662,9 +748,8 @@ fn r14_routes_and_listeners_wait_until_who_comes_back_asks_for_clusters() {
 #[test]
 fn r14_in_sotw_a_version_does_not_say_of_routes_that_wait_that_they_were_sent() {
     let mut first = running(Variant::Sotw);
-    let version = |client: &Client, type_url: &TypeUrl| {
-        deltaplane_core::View::version(&client.view(), type_url).to_string()
-    };
+    let version =
+        |client: &Client, type_url: &TypeUrl| View::version(&client.view(), type_url).to_string();
     commit(&first, &[route("q", 1, "x")], &[]);
     first.sotw(RDS, &["q", "r"], "", "");
     accept_all(&mut first);
@@ -674,6 +759,9 @@ fn r14_in_sotw_a_version_does_not_say_of_routes_that_wait_that_they_were_sent() 
     commit(&first, &[route("q", 2, "z")], &[]);
     let others = first.expect(RDS);
     assert_eq!(others.resources, ["q=2"]);
+    let mut has = TypeVersion::default();
+    [route("q", 2, "z"), route("r", 1, "x")].iter().for_each(|route| has.add(route));
+    assert_eq!(others.version.parse(), Ok(has));
     // It has the clusters from before, and the newest of one route.
     let mut client = Client::of(first.cache, Variant::Sotw);
     client.sotw(CDS, &[], &before[0], "");
@@ -683,6 +771,44 @@ fn r14_in_sotw_a_version_does_not_say_of_routes_that_wait_that_they_were_sent() 
     assert_eq!(clusters.resources, ["y=1", "x=1"]);
     let early = client.read_all();
     assert!(early.iter().all(|got| got.type_url == RDS.as_str()), "{early:?}");
+}
+
+/// A route configuration of which it is not known what it says is gone before the client was told another.
+#[test]
+fn r14_in_delta_a_route_that_nobody_knows_is_in_use_until_it_is_given_up() {
+    let first = running(Variant::Delta);
+    let [x, l] = [(CDS, "x"), (LDS, "l")]
+        .map(|(type_url, name)| first.view().get(&type_url, name).unwrap().version().to_owned());
+    swap(&first);
+    let mut client = Client::of(first.cache, Variant::Delta);
+    client.delta_from(CDS, &[], &[], &[("x", &x)]);
+    client.delta_from(LDS, &[], &[], &[("l", &l)]);
+    client.delta_from(RDS, &["r"], &[], &[("r", "unknown")]);
+    let clusters = client.expect(CDS);
+    assert_eq!(clusters.resources, ["y=1"]);
+    client.silence(); // The route waits for that.
+    commit(&client, &[resource(&LDS, "l", 2, &[])], &[(RDS, "r")]);
+    let removed = |all: Vec<Got>| all.into_iter().flat_map(|got| got.removed).collect::<Vec<_>>();
+    assert_eq!(removed(accept_all(&mut client)), ["r"], "which Envoy ignores");
+    client.pass(PATIENCE);
+    assert_eq!(removed(accept_all(&mut client)), [""; 0]);
+    client.delta(RDS, &[], &["r"]);
+    assert_eq!(removed(accept_all(&mut client)), ["x"]);
+}
+
+/// Scoped routes may hold their routes themselves.
+#[test]
+fn r14_what_scoped_routes_may_use_that_nobody_knows_stays_until_they_are_replaced() {
+    let mut client = Client::new(Variant::Delta);
+    client.put(&[(CDS, "y", 1), (SRDS, "s", 1)]);
+    client.delta_from(CDS, &[], &[], &[("x", "unknown")]);
+    client.delta_from(SRDS, &[], &[], &[("s", "unknown")]);
+    client.expect(CDS);
+    let scopes = client.expect(SRDS);
+    client.pass(PATIENCE / 2); // By then it has named all types that it had.
+    client.silence();
+    client.ack(&scopes, &[]);
+    assert_eq!(client.expect(CDS).removed, ["x"]);
 }
 
 #[test]

@@ -796,6 +796,20 @@ fn r14_in_delta_a_route_that_nobody_knows_is_in_use_until_it_is_given_up() {
     assert_eq!(removed(accept_all(&mut client)), ["x"]);
 }
 
+#[test]
+fn r14_who_comes_back_may_use_what_is_gone_until_it_had_time_to_name_its_types() {
+    let second = Duration::from_secs(1);
+    for (time, answered) in [(second - INSTANT, (1, 0)), (second, (0, 1))] {
+        let mut client = delta(&[(CDS, "x", 1), (EDS, "x", 1)]);
+        client.remove(&[(CDS, "x"), (EDS, "x")]);
+        client.delta_from(CDS, &[], &[], &[("x", "unknown")]);
+        client.pass(time);
+        client.delta(EDS, &["x"], &[]);
+        let loads = client.expect(EDS);
+        assert_eq!((loads.resources.len(), loads.removed.len()), answered);
+    }
+}
+
 /// Scoped routes may hold their routes themselves.
 #[test]
 fn r14_what_scoped_routes_may_use_that_nobody_knows_stays_until_they_are_replaced() {

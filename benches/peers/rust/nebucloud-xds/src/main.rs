@@ -1,6 +1,8 @@
 //! The fleet benchmark's contestant from nebucloud-xds.
 
 use std::{
+    any::Any as StdAny,
+    error::Error,
     net::Ipv4Addr,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -10,7 +12,7 @@ use deltaplane_benches::{
     Result, cluster,
     control::{self, Command},
 };
-use nebucloud_xds::{core::resource::AnyResource, prelude::*};
+use nebucloud_xds::prelude::*;
 use prost_types::Any;
 use tokio::net::TcpListener;
 
@@ -62,8 +64,36 @@ impl Content {
 }
 
 fn resource(i: usize, generation: u32) -> BoxResource {
-    let value = cluster::encoded(i, generation);
-    let any = Any { type_url: cluster::TYPE_URL.into(), value };
-    let version = generation.to_string();
-    Arc::new(AnyResource::new(cluster::TYPE_URL, cluster::name(i), any).with_version(version))
+    let (name, version) = (cluster::name(i), generation.to_string());
+    Arc::new(Encoded { name, version, value: cluster::encoded(i, generation) })
+}
+
+/// A cluster that is encoded already.
+#[derive(Debug)]
+struct Encoded {
+    name: String,
+    version: String,
+    value: Vec<u8>,
+}
+
+impl Resource for Encoded {
+    fn type_url(&self) -> &str {
+        cluster::TYPE_URL
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn encode(&self) -> std::result::Result<Any, Box<dyn Error + Send + Sync>> {
+        Ok(Any { type_url: cluster::TYPE_URL.into(), value: self.value.clone() })
+    }
+
+    fn version(&self) -> Option<&str> {
+        Some(&self.version)
+    }
+
+    fn as_any(&self) -> &dyn StdAny {
+        self
+    }
 }

@@ -34,8 +34,12 @@ struct Args {
 #[tokio::main]
 async fn main() -> Result<()> {
     let args = Args::parse();
-    let cache = Arc::new(Cache::new(true));
-    let content = Arc::new(Content { cache: cache.clone(), resources: Mutex::new((0, Resources::new(String::new()))) });
+    // Told that it serves ADS, it never answers who asks for everything.
+    let cache = Arc::new(Cache::new(false));
+    let content = Arc::new(Content {
+        cache: cache.clone(),
+        resources: Mutex::new((0, Resources::new(String::new()))),
+    });
     let http = TcpListener::bind((Ipv4Addr::LOCALHOST, args.http)).await?;
     tokio::spawn(control::serve(http, move |command| content.clone().execute(command)));
     let ads = AggregatedDiscoveryServiceServer::new(Service::new(cache));

@@ -189,6 +189,17 @@ fn a_rejection_is_there_until_it_is_repaired() {
 }
 
 #[test]
+fn who_slept_by_name_may_begin_a_wildcard_however_old_the_log() {
+    let before = Shelf::of(1, &[(CDS, "a", 1), (CDS, "b", 1)]);
+    let after = Shelf::of(2, &[(CDS, "a", 2), (CDS, "c", 1)]);
+    let mut machine = Machine::new(Variant::Delta);
+    machine.handle_request(delta(CDS, &["a", "b"], &[])).unwrap();
+    assert_eq!(drain(&mut machine, &before), [(CDS, 2, 0)]);
+    machine.handle_request(delta(CDS, &["*"], &[])).unwrap();
+    assert_eq!(drain(&mut machine, &after), [(CDS, 2, 0), (CDS, 0, 1)]);
+}
+
+#[test]
 fn without_a_log_names_are_compared_and_all_is_sent_or_nothing_can_be() {
     let before = Shelf::of(1, &[(CDS, "a", 1), (EDS, "a", 1), (EDS, "b", 1), (EDS, "c", 1)]);
     let after = Shelf::of(2, &[(CDS, "a", 1), (EDS, "a", 1), (EDS, "b", 2)]);

@@ -89,6 +89,7 @@ impl Results {
             && let Some(floor) = self.median(&row.id, Kind::Floor, metric)
             && let Some(value) = self.median(&row.id, kind, metric)
             && floor > 0.0
+            && value > 0.0
         {
             let _ = write!(text, " ({}×)", significant(value / floor));
         }

@@ -66,7 +66,8 @@ pub fn cluster(i: usize, generation: u32) -> Cluster {
             ..SocketAddress::default()
         };
         let address = Address { address: Some(address::Address::SocketAddress(socket)) };
-        let endpoint = Endpoint { address: Some(address), ..Endpoint::default() };
+        let hostname = format!("endpoint-{host}.internal");
+        let endpoint = Endpoint { address: Some(address), hostname, ..Endpoint::default() };
         let identifier = Some(HostIdentifier::Endpoint(endpoint));
         LbEndpoint { host_identifier: identifier, ..LbEndpoint::default() }
     });

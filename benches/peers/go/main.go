@@ -37,8 +37,9 @@ func cluster(i, generation int) types.Resource {
 			PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: 8080},
 		}
 		address := &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: socket}}
+		endpoint := &endpointv3.Endpoint{Address: address, Hostname: fmt.Sprintf("endpoint-%d.internal", host)}
 		locality.LbEndpoints = append(locality.LbEndpoints, &endpointv3.LbEndpoint{
-			HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address}},
+			HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: endpoint},
 		})
 	}
 	timeout := 5*time.Second + time.Duration(generation%1_000_000)*time.Microsecond

@@ -62,6 +62,9 @@ struct Args {
 /// How long to wait for what should come.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long to wait for all who come back at once: each says what it holds, some hundred kilobytes.
+const STORM: Duration = Duration::from_secs(400);
+
 #[tokio::main]
 async fn main() -> Result<()> {
     let args = Args::parse();
@@ -77,8 +80,14 @@ async fn main() -> Result<()> {
     };
     let control = Control::connect(args.http).await?;
     let arrivals = Arc::new(Arrivals::default());
-    let mut fleet =
-        Fleet { plan: Arc::new(plan), arrivals, control, generation: 0, connections: None };
+    let mut fleet = Fleet {
+        plan: Arc::new(plan),
+        arrivals,
+        control,
+        patience: PATIENCE,
+        generation: 0,
+        connections: None,
+    };
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await? {
         let words: Vec<_> = line.split_whitespace().collect();
@@ -94,6 +103,7 @@ struct Fleet {
     plan: Arc<Plan>,
     arrivals: Arc<Arrivals>,
     control: Control,
+    patience: Duration,
     generation: u32,
     connections: Option<Connections>,
 }
@@ -123,6 +133,7 @@ impl Fleet {
     /// Opens all streams at once, with clients that hold everything already; a change then shows when the
     /// last of them is served.
     async fn again(&mut self) -> Result<String> {
+        self.patience = STORM;
         let held = stream::hold(&self.plan).await?;
         let start = Instant::now();
         self.open(&held).await?;
@@ -196,7 +207,7 @@ impl Fleet {
         let Command::Update { i, .. } = command else { return Ok(()) };
         let expected = self.plan.concerned(i);
         self.arrivals.expect(expected);
-        timeout(PATIENCE, self.control.tell(command)).await??;
+        timeout(self.patience, self.control.tell(command)).await??;
         self.arrived(expected, "got the change").await
     }
 
@@ -208,8 +219,8 @@ impl Fleet {
     }
 
     async fn arrived(&self, expected: usize, what: &str) -> Result<()> {
-        let Ok(()) = timeout(PATIENCE, self.arrivals.all()).await else {
-            let (missing, seconds) = (self.arrivals.missing(), PATIENCE.as_secs());
+        let Ok(()) = timeout(self.patience, self.arrivals.all()).await else {
+            let (missing, seconds) = (self.arrivals.missing(), self.patience.as_secs());
             let came = expected.saturating_sub(missing);
             return Err(format!("{came} of {expected} streams {what} within {seconds} s").into());
         };

@@ -87,7 +87,8 @@ public final class Contestant {
       String ip = "10." + (100 + i / 100 % 100) + "." + (100 + i % 100) + "." + host;
       SocketAddress socket = SocketAddress.newBuilder().setAddress(ip).setPortValue(8080).build();
       Address address = Address.newBuilder().setSocketAddress(socket).build();
-      Endpoint endpoint = Endpoint.newBuilder().setAddress(address).build();
+      String hostname = "endpoint-" + host + ".internal";
+      Endpoint endpoint = Endpoint.newBuilder().setAddress(address).setHostname(hostname).build();
       locality.addLbEndpoints(LbEndpoint.newBuilder().setEndpoint(endpoint));
     }
     String name = String.format("cluster-%06d", i);

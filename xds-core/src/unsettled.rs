@@ -227,7 +227,7 @@ impl Unsettled {
     ) -> Settled {
         let is_first = settled.iter().any(|response| response.is_first);
         let is_probe = settled.iter().all(|response| response.is_probe);
-        let is_crossed = settled.iter().any(|response| response.is_crossed);
+        let mut is_innocent = settled.iter().any(|response| response.is_crossed);
         let mut sent = BTreeMap::<Arc<str>, Sent>::new();
         let mut awaited = Vec::new();
         for response in settled {
@@ -243,11 +243,12 @@ impl Unsettled {
         }
         if self.repeats_everything {
             // What was repeated is as suspect as what was news.
-            let is_named = |name: &str| is_crossed && mentions(&error.message, name);
+            let is_named = |name: &str| mentions(&error.message, name);
             let rejected = std::mem::take(&mut self.rejected).into_iter();
             let (repeated, withheld): (BTreeMap<_, _>, _) =
                 rejected.partition(|(name, rejected)| !rejected.blamed || is_named(name));
             self.rejected = withheld;
+            is_innocent &= repeated.is_empty();
             for (name, rejected) in repeated {
                 sent.entry(name).or_insert(rejected.sent);
             }
@@ -256,7 +257,7 @@ impl Unsettled {
         let names: Vec<_> = sent.keys().cloned().collect();
         let is_blamed = |name: &&Arc<str>| mentions(&error.message, name);
         let words: Vec<_> = names.iter().filter(is_blamed).cloned().collect();
-        let is_innocent = is_crossed && words.is_empty();
+        is_innocent &= words.is_empty();
         let in_flight = self.unanswered();
         let is_parked = |name: &Arc<str>, sent: &Sent| {
             is_current(name) && !in_flight.contains(name) && !sent.is_void

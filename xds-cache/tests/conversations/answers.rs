@@ -106,6 +106,21 @@ fn n02_what_a_response_only_repeated_is_to_blame_if_the_words_name_it() {
 }
 
 #[test]
+fn n02_what_was_rejected_by_name_stays_so_if_the_next_words_name_another() {
+    let mut client = sotw(&[(CDS, "a", 1)]);
+    client.sotw(CDS, &[], "", "");
+    let first = client.drain(&[]).remove(0);
+    let [bad, worse] = ["bad", "worse"].map(|name| {
+        client.put(&[(CDS, name, 1)]);
+        client.expect(CDS)
+    });
+    client.nack(&bad, &[], &first.version, "bad: x");
+    client.nack(&worse, &[], &first.version, "worse: x");
+    client.put(&[(CDS, "c", 1)]);
+    assert_eq!(client.expect(CDS).resources, ["a=1", "c=1"]);
+}
+
+#[test]
 fn n02_what_is_repeated_unaccepted_is_as_suspect_as_what_is_new() {
     let mut client = sotw(&[(CDS, "a", 1)]);
     client.sotw(CDS, &[], "", "");
@@ -116,6 +131,16 @@ fn n02_what_is_repeated_unaccepted_is_as_suspect_as_what_is_new() {
         client.nack(&got, &[], &first.version, "something is wrong");
     }
     assert_eq!(rejections(&mut client), [pair("b", ""), pair("b,c", "")]);
+    // The same where answers cross.
+    let crossing = ["d", "e"].map(|name| {
+        client.put(&[(CDS, name, 1)]);
+        client.expect(CDS)
+    });
+    for got in crossing {
+        client.nack(&got, &[], &first.version, "something is wrong");
+    }
+    assert_eq!(rejections(&mut client), [pair("b,c,d", ""), pair("b,c,d,e", "")]);
+    client.silence();
 }
 
 #[test]

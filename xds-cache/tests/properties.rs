@@ -174,3 +174,20 @@ fn what_goes_as_a_wildcard_begins_and_comes_back_with_a_view_is_sent() {
     ];
     converges(Variant::Delta, &operations);
 }
+
+/// What is on its way when a wildcard begins anew is answered before the server looks what there is.
+#[test]
+fn what_is_answered_as_a_wildcard_begins_anew_is_removed_all_the_same() {
+    let operations = [
+        Operation::Wildcard { type_at: 0, on: true },
+        Operation::Hear,
+        Operation::Wildcard { type_at: 0, on: false },
+        Operation::Commit(vec![(1, 0, 3, Some(1))]),
+        Operation::Wildcard { type_at: 0, on: true },
+        Operation::Say(1),
+        Operation::Read { part: 0 },
+        Operation::View(3),
+        Operation::Answer,
+    ];
+    converges(Variant::Delta, &operations);
+}

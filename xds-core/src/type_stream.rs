@@ -269,6 +269,12 @@ impl TypeStream {
             self.shrink();
         }
         self.everything |= asked.everything;
+        if asked.everything {
+            // What is on its way may arrive after the wildcard began, be it gone when that is looked at.
+            for name in self.unsettled.unanswered() {
+                self.owe(name, None, true, Reason::Again);
+            }
+        }
         let in_flight =
             if asked.names.is_empty() { BTreeSet::new() } else { self.unsettled.unanswered() };
         // Where responses repeat everything, any of them may bring it.
@@ -427,11 +433,6 @@ impl TypeStream {
     fn owe_everything<V: View>(&mut self, view: &V) {
         self.answer_due = true;
         let type_url = self.type_url.clone();
-        let in_flight = self.unsettled.unanswered();
-        for name in &in_flight {
-            // It may arrive after the wildcard began, be it gone or not.
-            self.owe(name.clone(), None, true, Reason::Again);
-        }
         let unknown = std::mem::take(&mut self.holds_unknown);
         for resource in view.resources(&type_url) {
             let name = resource.name();

@@ -17,6 +17,28 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::Result;
 
+/// Where a contestant is to be reached.
+#[derive(Debug, Clone, Copy, clap::Args)]
+#[non_exhaustive]
+pub struct Ports {
+    /// The port on which to serve ADS.
+    #[arg(long, value_name = "PORT")]
+    pub grpc: u16,
+    /// The port on which to be told what to serve: POST /load?n=N and /update?i=I&gen=G.
+    #[arg(long, value_name = "PORT")]
+    pub http: u16,
+}
+
+impl Ports {
+    /// Listens on the control port, on loopback only.
+    ///
+    /// # Errors
+    /// If it is taken.
+    pub async fn control(self) -> Result<TcpListener> {
+        Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, self.http)).await?)
+    }
+}
+
 /// What a contestant is told to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

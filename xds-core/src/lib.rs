@@ -23,8 +23,8 @@
 //! * `view`: what a stream reads from, implemented by a cache
 //! * `wire`: the messages
 //! * `subscription`: what a client subscribes to
-//! * `type_stream`: one type on one stream: what it subscribes to, and what it is owed; in `claim`, what a
-//!   client has from before, and in `usage`, what it may use
+//! * `type_stream`: one type on one stream: what it subscribes to, and what it is owed; in `changes`, what
+//!   changed of it, in `claim`, what a client has from before, and in `usage`, what it may use
 //! * `unsettled`: what was sent and is not accepted: in flight, rejected
 //! * `limits`: what a stream may ask for
 //! * `answer`: what goes into the next response

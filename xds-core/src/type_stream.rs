@@ -14,6 +14,7 @@
 //! exceptions are kept. A change that meets a name in flight makes it owed again; the answer to what is
 //! in flight then touches nothing.
 
+mod changes;
 mod claim;
 mod usage;
 
@@ -25,8 +26,7 @@ use std::{
 
 use self::claim::Claim;
 use crate::{
-    Change, DeltaRequest, ErrorDetail, LogTruncated, Resource, Revision, SotwRequest, Subscription,
-    TypeUrl, Variant, View,
+    DeltaRequest, ErrorDetail, Resource, Revision, SotwRequest, Subscription, TypeUrl, Variant,
     subscription::Asked,
     type_url::{Lingering, TypePolicy},
     unsettled::{Again, InFlight, Sent, Settled, Unsettled},
@@ -322,147 +322,6 @@ impl TypeStream {
             let held = self.subscription.was_told(name);
             self.owe(name.clone(), None, held, Reason::Again);
         }
-    }
-
-    /// Looks at what changed up to this view. Nothing of an unknown type is looked at.
-    pub(crate) fn look<V: View>(&mut self, view: &V) -> Result<(), LogTruncated> {
-        if !view.is_known(&self.type_url) {
-            return Ok(());
-        }
-        match self.cursor {
-            None => self.begin(view),
-            Some(cursor) if cursor < view.revision() => {
-                let names = &self.subscription;
-                let changes = match names.is_wildcard() && !self.everything {
-                    true => view.changes(&self.type_url, cursor),
-                    false => view.changes_of(&self.type_url, names.names(), cursor),
-                };
-                match changes {
-                    // Of what a wildcard that just began covers, the client was told nothing.
-                    Ok(changes) if self.everything => {
-                        let is_told = |change: &&Change| self.subscription.was_told(&change.name);
-                        let told: Vec<_> = changes.iter().filter(is_told).collect();
-                        self.take_up(told.into_iter());
-                    }
-                    Ok(changes) => self.take_up(changes.iter()),
-                    Err(truncated) => self.compare(view, truncated)?,
-                }
-            }
-            Some(_) => {}
-        }
-        if std::mem::take(&mut self.everything) {
-            self.owe_everything(view);
-        }
-        if std::mem::take(&mut self.asked) {
-            self.recall(view);
-        }
-        self.cursor = Some(view.revision());
-        Ok(())
-    }
-
-    /// Finds what was there of the names that were asked for and are gone: it may still be in use.
-    fn recall<V: View>(&mut self, view: &V) {
-        let goes_on = self.cursor.is_none() && self.policy.lingers == Lingering::UntilGivenUp;
-        let asked = self.owed.iter_mut().filter(|(_, owed)| owed.reason == Reason::Asked);
-        for (name, owed) in asked.filter(|(_, owed)| owed.told.is_none()) {
-            if view.resolve(&self.type_url, name).is_none() {
-                owed.told = view.tombstone(&self.type_url, name);
-                // What is removed of these it forgot to have, but not to use (D-19); and the tombstone may
-                // be of what it was never told.
-                if goes_on {
-                    self.gone_before.insert(name.clone());
-                }
-            }
-        }
-    }
-
-    /// Takes up changes, of which those count that are subscribed.
-    pub(crate) fn take_up<'a>(&mut self, changes: impl Iterator<Item = &'a Change>) {
-        for change in changes {
-            if self.subscription.contains(&change.name) {
-                self.note(&change.name, change);
-                continue;
-            }
-            let versions = change.before.iter().chain(&change.after);
-            let aliases: BTreeSet<_> = versions.flat_map(Resource::aliases).collect();
-            for alias in aliases {
-                if self.subscription.contains(alias) {
-                    self.note(alias, change);
-                }
-            }
-        }
-    }
-
-    /// Takes up what differs for a client that moves to another view: whatever revision is asked about, it
-    /// has settled there when it has answered this.
-    pub(crate) fn take_up_anew(&mut self, changes: &[Change]) {
-        self.take_up(changes.iter());
-        for change in changes {
-            if let Some(owed) = self.owed.get_mut(&change.name) {
-                owed.since = Revision(0);
-            }
-        }
-    }
-
-    /// What is done for who is too late for the log: names are compared with what was told of them, as far
-    /// as that is still known. A wildcard client in delta cannot be told what is gone, and must come back with what it holds.
-    fn compare<V: View>(&mut self, view: &V, truncated: LogTruncated) -> Result<(), LogTruncated> {
-        if self.subscription.is_wildcard() && !self.everything {
-            if self.variant == Variant::Delta {
-                return Err(truncated);
-            }
-            (self.everything, self.holds_unknown) = (true, true);
-        }
-        let type_url = &self.type_url;
-        let names: Vec<_> = self
-            .subscription
-            .told()
-            .map(|(name, told)| (name.clone(), told, view.resolve(type_url, name)))
-            .filter(|(_, told, now)| *told != now.as_ref().map(Resource::hash))
-            .map(|(name, told, _)| {
-                let had = told.and_then(|told| view.recall(type_url, &name, told));
-                (name, had, told.is_some())
-            })
-            .collect();
-        for (name, had, held) in names {
-            self.owe(name, had, held, Reason::Again);
-        }
-        Ok(())
-    }
-
-    fn owe_everything<V: View>(&mut self, view: &V) {
-        self.answer_due = true;
-        let type_url = self.type_url.clone();
-        let unknown = std::mem::take(&mut self.holds_unknown);
-        for resource in view.resources(&type_url) {
-            let name = resource.name();
-            let held = unknown || self.subscription.was_told(name);
-            self.owe(name.clone(), None, held, Reason::Again);
-            if unknown && let Some(owed) = self.owed.get_mut(name) {
-                owed.unknown = owed.told.is_none();
-            }
-        }
-    }
-
-    /// Takes up a change of what is subscribed by this name, or alias. What was owed and came back to what was told is no
-    /// longer owed, as if nothing had happened (D-16).
-    fn note(&mut self, name: &Arc<str>, change: &Change) {
-        if let Some(owed) = self.owed.get(name)
-            && owed.reason == Reason::Changed
-            && owed.told == change.after
-            && (owed.told.is_some() || !owed.may_hold)
-        {
-            self.owed.remove(name);
-            return;
-        }
-        // What is owed already was not sent, so what the client may hold did not change; unless it asks
-        // by name for what the wildcard gave it.
-        let was_told = self
-            .owed
-            .get(&change.name)
-            .is_none_or(|owed| owed.reason >= Reason::Asked && self.subscription.is_wildcard());
-        let may_hold = change.before.is_some() && was_told;
-        self.owe(name.clone(), change.before.clone(), may_hold, Reason::Changed);
     }
 
     /// Owes a name; what is known of it from before stays.

@@ -87,6 +87,11 @@ mod sealed {
 impl<T: Transport> ModelClient<T> {
     /// Subscribes to these names of a type, besides what is subscribed already. No names at all mean
     /// everything, as far as the type has that.
+    ///
+    /// # Panics
+    /// Over a cache, if the server would end the stream for it; so do [`unsubscribe`](Self::unsubscribe),
+    /// [`ack`](Self::ack) and [`nack`](Self::nack).
+    #[track_caller]
     pub fn subscribe(&mut self, type_url: impl Into<TypeUrl>, names: &[&str]) {
         self.transport.send(self.model.subscribe(&type_url.into(), names));
     }

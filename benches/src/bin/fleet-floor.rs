@@ -17,7 +17,7 @@ use clap::Parser;
 use deltaplane_benches::{
     Result,
     cluster::{Variant, cluster, response},
-    control::{self, Command},
+    control::{self, Command, Ports},
 };
 use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame};
@@ -28,12 +28,8 @@ use tokio::net::TcpListener;
 /// Sends what is encoded beforehand to every stream, and nothing else: what HTTP/2 alone costs.
 #[derive(Parser)]
 struct Args {
-    /// The port on which to serve ADS.
-    #[arg(long, value_name = "PORT")]
-    grpc: u16,
-    /// The port on which to be told what to serve: POST /load?n=N and /update?i=I&gen=G.
-    #[arg(long, value_name = "PORT")]
-    http: u16,
+    #[command(flatten)]
+    ports: Ports,
     /// For which protocol to encode.
     #[arg(long, value_enum, default_value_t = Variant::Delta)]
     variant: Variant,
@@ -43,8 +39,8 @@ struct Args {
 async fn main() -> Result<()> {
     let args = Args::parse();
     let content = Arc::new(Content { variant: args.variant, state: Mutex::default() });
-    let grpc = TcpListener::bind((Ipv4Addr::LOCALHOST, args.grpc)).await?;
-    let http = TcpListener::bind((Ipv4Addr::LOCALHOST, args.http)).await?;
+    let grpc = TcpListener::bind((Ipv4Addr::LOCALHOST, args.ports.grpc)).await?;
+    let http = args.ports.control().await?;
     let controlled = content.clone();
     tokio::spawn(control::serve(http, move |command| ready(controlled.execute(command))));
     loop {

@@ -7,7 +7,7 @@ use clap::Parser;
 use deltaplane_benches::{
     Result,
     cluster::cluster,
-    control::{self, Command},
+    control::{self, Command, Ports},
 };
 use deltaplane_server::{Cache, HowMany, Transaction, TypeUrl, XdsServer, envoy};
 use tokio::net::TcpListener;
@@ -15,12 +15,8 @@ use tokio::net::TcpListener;
 /// Serves the fleet benchmark's clusters with Deltaplane.
 #[derive(Parser)]
 struct Args {
-    /// The port on which to serve ADS.
-    #[arg(long, value_name = "PORT")]
-    grpc: u16,
-    /// The port on which to be told what to serve: POST /load?n=N and /update?i=I&gen=G.
-    #[arg(long, value_name = "PORT")]
-    http: u16,
+    #[command(flatten)]
+    ports: Ports,
 }
 
 #[tokio::main]
@@ -28,8 +24,8 @@ async fn main() -> Result<()> {
     let args = Args::parse();
     let cache = Cache::new();
     let server = XdsServer::builder(cache.clone()).build();
-    let grpc = TcpListener::bind((Ipv4Addr::LOCALHOST, args.grpc)).await?;
-    let http = TcpListener::bind((Ipv4Addr::LOCALHOST, args.http)).await?;
+    let grpc = TcpListener::bind((Ipv4Addr::LOCALHOST, args.ports.grpc)).await?;
+    let http = args.ports.control().await?;
     let publisher = server.clone();
     let control =
         control::serve(http, move |command| execute(cache.clone(), publisher.clone(), command));

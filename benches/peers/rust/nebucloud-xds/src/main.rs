@@ -10,21 +10,16 @@ use std::{
 use clap::Parser;
 use deltaplane_benches::{
     Result, cluster,
-    control::{self, Command},
+    control::{self, Command, Ports},
 };
 use nebucloud_xds::prelude::*;
 use prost_types::Any;
-use tokio::net::TcpListener;
 
 /// Serves the fleet benchmark's clusters with nebucloud-xds, to the node `node`.
 #[derive(Parser)]
 struct Args {
-    /// The port on which to serve ADS.
-    #[arg(long, value_name = "PORT")]
-    grpc: u16,
-    /// The port on which to be told what to serve: POST /load?n=N and /update?i=I&gen=G.
-    #[arg(long, value_name = "PORT")]
-    http: u16,
+    #[command(flatten)]
+    ports: Ports,
 }
 
 #[tokio::main]
@@ -32,10 +27,10 @@ async fn main() -> Result<()> {
     let args = Args::parse();
     let cache = Arc::new(ShardedCache::new());
     let content = Arc::new(Content { cache: cache.clone(), state: Mutex::default() });
-    let http = TcpListener::bind((Ipv4Addr::LOCALHOST, args.http)).await?;
+    let http = args.ports.control().await?;
     tokio::spawn(control::serve(http, move |command| std::future::ready(content.execute(command))));
     let server = XdsServer::builder().cache(cache).enable_sotw().enable_delta().build()?;
-    server.serve((Ipv4Addr::LOCALHOST, args.grpc).into()).await?;
+    server.serve((Ipv4Addr::LOCALHOST, args.ports.grpc).into()).await?;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use data_plane_api::envoy::{
 };
 use deltaplane_benches::{
     Result, cluster,
-    control::{self, Command},
+    control::{self, Command, Ports},
 };
 use prost::Message as _;
 use rust_control_plane::{
@@ -17,18 +17,14 @@ use rust_control_plane::{
     service::common::Service,
     snapshot::{Resource, Resources, Snapshot},
 };
-use tokio::{net::TcpListener, sync::Mutex};
+use tokio::sync::Mutex;
 use tonic::transport::Server;
 
 /// Serves the fleet benchmark's clusters with rust-control-plane, to the node `node`.
 #[derive(Parser)]
 struct Args {
-    /// The port on which to serve ADS.
-    #[arg(long, value_name = "PORT")]
-    grpc: u16,
-    /// The port on which to be told what to serve: POST /load?n=N and /update?i=I&gen=G.
-    #[arg(long, value_name = "PORT")]
-    http: u16,
+    #[command(flatten)]
+    ports: Ports,
 }
 
 #[tokio::main]
@@ -40,10 +36,10 @@ async fn main() -> Result<()> {
         cache: cache.clone(),
         resources: Mutex::new((0, Resources::new(String::new()))),
     });
-    let http = TcpListener::bind((Ipv4Addr::LOCALHOST, args.http)).await?;
+    let http = args.ports.control().await?;
     tokio::spawn(control::serve(http, move |command| content.clone().execute(command)));
     let ads = AggregatedDiscoveryServiceServer::new(Service::new(cache));
-    Server::builder().add_service(ads).serve((Ipv4Addr::LOCALHOST, args.grpc).into()).await?;
+    Server::builder().add_service(ads).serve((Ipv4Addr::LOCALHOST, args.ports.grpc).into()).await?;
     Ok(())
 }
 

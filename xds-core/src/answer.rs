@@ -29,8 +29,6 @@ pub(crate) struct Answer {
     pub(crate) sent: Vec<Sent>,
     /// It is sent to find out which of several names is at fault.
     pub(crate) probe: u64,
-    /// Of that, what is gone already, but in use.
-    pub(crate) kept: BTreeSet<Arc<str>>,
     /// Of that, what the client has nothing of yet, as far as is known.
     pub(crate) new: BTreeSet<Arc<str>>,
     /// The version of the whole.
@@ -53,8 +51,9 @@ impl Answer {
         self.size + more > SPLIT_AT && !self.sent.is_empty()
     }
 
-    /// Adds a resource that goes by this name; by several, it is in the response once (B-09).
-    fn push(&mut self, name: &Arc<str>, resource: Resource, owed: &Owed) {
+    /// Adds a resource that goes by this name; by several, it is in the response once (B-09). What is kept
+    /// is gone already, and still to be removed.
+    fn push(&mut self, name: &Arc<str>, resource: Resource, owed: &Owed, is_kept: bool) {
         self.size += resource.delta_entry().len();
         if resource.aliases().is_empty() || !self.resources.contains(&resource) {
             self.resources.push(resource.clone());
@@ -68,6 +67,7 @@ impl Answer {
             content: Some(resource),
             replaces_unknown: owed.unknown,
             since: owed.since,
+            is_kept,
             is_void: false,
         });
     }
@@ -85,6 +85,7 @@ impl Answer {
             content: None,
             replaces_unknown: owed.unknown,
             since: owed.since,
+            is_kept: false,
             is_void: false,
         });
     }
@@ -221,10 +222,7 @@ impl TypeStream {
                 if self.may_split && answer.is_full(resource.delta_entry().len()) {
                     break;
                 }
-                answer.push(name, resource, owed);
-                if is_kept {
-                    answer.kept.insert(name.clone());
-                }
+                answer.push(name, resource, owed, is_kept);
             } else if self.answers_missing(owed.reason, owed.may_hold) && answer.probe == 0 {
                 if self.may_split && answer.is_full(name.len()) {
                     break;
@@ -323,16 +321,23 @@ impl TypeStream {
         }
     }
 
-    /// Adds what is gone and not yet told to be, since its removal comes last (O-02).
+    /// Adds what is gone and not yet told to be, since its removal comes last (O-02). Of what the client
+    /// only may have, that is news.
     fn keep_gone<V: View>(&self, view: &V, answer: &mut Answer, version: &mut TypeVersion) {
         // What does not come along is gone: there is no other word for it.
         let removed: BTreeSet<_> = std::mem::take(&mut answer.removed).into_iter().collect();
         let kept = self.owed.iter().filter(|(name, _)| !removed.contains(*name));
-        let held = |owed: &Owed| owed.told.clone().filter(|_| owed.may_hold);
-        let kept = kept.filter_map(|(name, owed)| Some((name, held(owed)?)));
-        for (_, told) in kept.filter(|(name, _)| view.get(&self.type_url, name).is_none()) {
-            version.add(&told);
-            answer.resources.push(told);
+        let kept = kept.filter(|(name, owed)| {
+            owed.may_hold && view.get(&self.type_url, name).is_none()
+        });
+        for (name, owed) in kept {
+            let Some(told) = &owed.told else { continue };
+            version.add(told);
+            if owed.claimed {
+                answer.push(name, told.clone(), owed, true);
+            } else {
+                answer.resources.push(told.clone());
+            }
         }
     }
 }

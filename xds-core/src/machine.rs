@@ -442,7 +442,7 @@ impl<V: View> Machine<V> {
             withheld: stream.unsettled.withheld(),
             is_crossed: false,
         };
-        stream.send(in_flight, &answer.kept);
+        stream.send(in_flight);
         for key in followers {
             let follower = self.types.iter_mut().find(|stream| stream.type_url == key.type_url);
             if let Some(follower) = follower {

@@ -217,7 +217,8 @@ impl TypeStream {
         let is_current = |name: &str| subscription.contains(name) && !owed.contains_key(name);
         let mut settled = self.unsettled.settle(nonce, version, error, is_current)?;
         self.answered = true;
-        if let Settled::Rejected { names, is_innocent, again, awaited, is_probe, .. } = &mut settled
+        if let Settled::Rejected { names, is_innocent, again, awaited, is_probe, doubted, .. } =
+            &mut settled
         {
             self.is_suspect = self.isolates && !self.policy.full_state;
             if !*is_probe {
@@ -227,6 +228,11 @@ impl TypeStream {
                 if let Some(owed) = self.owed.get_mut(name) {
                     // What was told was rejected: that it comes back to that is no reason to be silent.
                     owed.reason = owed.reason.max(Reason::Again);
+                }
+            }
+            for name in std::mem::take(doubted) {
+                if let Some(owed) = self.owed.get_mut(&name) {
+                    (owed.told, owed.unknown) = (None, true);
                 }
             }
             if *is_innocent {
@@ -350,17 +356,16 @@ impl TypeStream {
         }
     }
 
-    /// Notes that a response goes out. Of these names it held what is gone already, but in use: they are
-    /// still to be removed.
-    pub(crate) fn send(&mut self, response: InFlight, kept: &BTreeSet<Arc<str>>) {
-        for Sent { name, content, since, .. } in &response.sent {
+    /// Notes that a response goes out. What it held although it is gone already is still to be removed.
+    pub(crate) fn send(&mut self, response: InFlight) {
+        for Sent { name, content, since, is_kept, .. } in &response.sent {
             let told = self.owed.remove(name).and_then(|owed| owed.told);
             self.unsettled.leave(name, told);
             self.subscription.tell(name, content.as_ref().map(Resource::hash));
             if content.is_some() && self.policy.lingers == Lingering::UntilGivenUp {
                 self.lingering.retain(|(resource, _)| resource.name() != name);
             }
-            if kept.contains(name) {
+            if *is_kept {
                 let (told, since) = (content.clone(), *since);
                 let owed = Owed { told, may_hold: true, since, ..Owed::default() };
                 self.owed.insert(name.clone(), owed);

@@ -61,6 +61,8 @@ pub(crate) struct Sent {
     pub(crate) replaces_unknown: bool,
     /// The revision before which nothing of this was news.
     pub(crate) since: Revision,
+    /// It is gone already, but may be in use: it is still to be removed.
+    pub(crate) is_kept: bool,
     /// It is gone since, and there was no word for that.
     pub(crate) is_void: bool,
 }
@@ -116,6 +118,9 @@ pub(crate) enum Settled {
         is_probe: bool,
         /// What of it is to be sent again at once.
         again: Vec<Again>,
+        /// What of it was there only because the client may have it, and is not believed any more to be
+        /// what it has.
+        doubted: Vec<Arc<str>>,
         /// What clients were waiting for when the response was sent.
         awaited: Vec<Arc<str>>,
     },
@@ -258,13 +263,17 @@ impl Unsettled {
         let is_blamed = |name: &&Arc<str>| mentions(&error.message, name);
         let words: Vec<_> = names.iter().filter(is_blamed).cloned().collect();
         is_innocent &= words.is_empty();
+        let (kept, sent): (BTreeMap<_, _>, _) = sent.into_iter().partition(|(_, sent)| sent.is_kept);
+        let is_doubted = |name: &Arc<str>| words.is_empty() || words.contains(name);
+        let doubted: Vec<_> = kept.into_keys().filter(is_doubted).collect();
         let in_flight = self.unanswered();
         let is_parked = |name: &Arc<str>, sent: &Sent| {
             is_current(name) && !in_flight.contains(name) && !sent.is_void
         };
+        let all = sent.len();
         let parked: Vec<_> =
             sent.into_iter().filter(|(name, sent)| is_parked(name, sent)).collect();
-        let is_whole = parked.len() == names.len() && !is_innocent;
+        let is_whole = parked.len() == all && doubted.is_empty() && !is_innocent;
         let mut again = Vec::new();
         self.rejections += 1;
         for (name, sent) in parked {
@@ -288,6 +297,7 @@ impl Unsettled {
             is_first,
             is_probe,
             again,
+            doubted,
             awaited,
         }
     }

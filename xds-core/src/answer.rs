@@ -142,9 +142,19 @@ impl TypeStream {
     /// Whether no answer can be given that holds everything: what the client has of something that is held
     /// is not known, and it would lose that by an answer without it.
     fn cannot_repeat(&self, held: &Held) -> bool {
-        let is_unknown = |owed: &Owed| owed.unknown && owed.told.is_none();
-        let is_unknown = |name| self.owed.get(name).is_some_and(is_unknown);
+        let is_unknown = |name| self.owed.get(name).is_some_and(Owed::cannot_be_repeated);
         self.repeats_everything() && held.names.iter().any(is_unknown)
+    }
+
+    /// The names that are gone, and that any answer takes from the client, since it cannot repeat them: what
+    /// the client has of them is not known.
+    pub(crate) fn gone_unless_repeated<V: View>(&self, view: &V) -> Vec<Arc<str>> {
+        if !self.repeats_everything() {
+            return Vec::new();
+        }
+        let lost = self.owed.iter().filter(|(_, owed)| owed.may_hold && owed.cannot_be_repeated());
+        let gone = lost.filter(|(name, _)| view.resolve(&self.type_url, name).is_none());
+        gone.map(|(name, _)| name.clone()).collect()
     }
 
     /// The names that are gone and that the client may still hold.
@@ -327,9 +337,8 @@ impl TypeStream {
         // What does not come along is gone: there is no other word for it.
         let removed: BTreeSet<_> = std::mem::take(&mut answer.removed).into_iter().collect();
         let kept = self.owed.iter().filter(|(name, _)| !removed.contains(*name));
-        let kept = kept.filter(|(name, owed)| {
-            owed.may_hold && view.get(&self.type_url, name).is_none()
-        });
+        let kept =
+            kept.filter(|(name, owed)| owed.may_hold && view.get(&self.type_url, name).is_none());
         for (name, owed) in kept {
             let Some(told) = &owed.told else { continue };
             version.add(told);

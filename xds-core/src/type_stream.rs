@@ -98,6 +98,13 @@ pub(crate) struct Owed {
     pub(crate) waits_since: Option<Duration>,
 }
 
+impl Owed {
+    /// Whether the client has something of that name, or may, and it is not known what.
+    pub(crate) fn cannot_be_repeated(&self) -> bool {
+        self.unknown && self.told.is_none()
+    }
+}
+
 /// Why something is owed. A later reason replaces an earlier one.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reason {

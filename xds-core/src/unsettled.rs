@@ -263,7 +263,8 @@ impl Unsettled {
         let is_blamed = |name: &&Arc<str>| mentions(&error.message, name);
         let words: Vec<_> = names.iter().filter(is_blamed).cloned().collect();
         is_innocent &= words.is_empty();
-        let (kept, sent): (BTreeMap<_, _>, _) = sent.into_iter().partition(|(_, sent)| sent.is_kept);
+        let (kept, sent): (BTreeMap<_, _>, _) =
+            sent.into_iter().partition(|(_, sent)| sent.is_kept);
         let is_doubted = |name: &Arc<str>| words.is_empty() || words.contains(name);
         let doubted: Vec<_> = kept.into_keys().filter(is_doubted).collect();
         let in_flight = self.unanswered();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use deltaplane_cache::Transaction;
-use deltaplane_core::{Key, Order, Resource, TypeUrl, TypeVersion, Variant, View};
+use deltaplane_core::{Event, Key, Order, Resource, TypeUrl, TypeVersion, Variant, View};
 
 use crate::client::{
     BOTH, CDS, Client, ECDS, EDS, Got, LDS, RDS, SDS, SRDS, delta, resource as plain, sotw,
@@ -706,6 +706,45 @@ fn r14_in_delta_who_comes_back_uses_routes_that_are_gone_until_it_gives_them_up(
             }
             assert_eq!(removed(accept_all(&mut client)), ["x"]);
         }
+    }
+}
+
+/// A cluster that was bad when it was last there is repeated to who comes back with a version that nobody
+/// knows. It never had that, and says so.
+#[test]
+fn r14_in_sotw_what_who_comes_back_only_may_have_is_to_blame_and_not_its_siblings() {
+    for words in ["x: no", "something is wrong"] {
+        let client = running(Variant::Sotw);
+        let version = |type_url| View::version(&client.view(), type_url).to_string();
+        let [listeners, routes] = [&LDS, &RDS].map(version);
+        commit(&client, &[cluster("x", 2)], &[]);
+        swap(&client);
+        let mut client = Client::of(client.cache, Variant::Sotw);
+        client.sotw(CDS, &[], "00000000000000a1", "");
+        client.sotw(EDS, &["x"], "", "");
+        client.sotw(LDS, &[], &listeners, "");
+        client.sotw(RDS, &["r"], &routes, "");
+        let clusters = client.expect(CDS);
+        assert_eq!(clusters.resources, ["y=1", "x=2"]);
+        accept_all(&mut client);
+        client.nack(&clusters, &[], "00000000000000a1", words);
+        let rejected = client.events().into_iter().find_map(|event| match event {
+            Event::Rejected { blamed, .. } => Some(blamed.len()),
+            _ => None,
+        });
+        assert_eq!(rejected, Some(usize::from(words.starts_with('x'))));
+        let mut told = Vec::new();
+        for _ in 0..2 {
+            told.extend(accept_all(&mut client));
+            client.sotw(EDS, &["x", "y"], "", "");
+            told.extend(accept_all(&mut client));
+            client.pass(PATIENCE);
+        }
+        told.retain(|got| got.type_url != EDS.as_str());
+        let told: Vec<_> = told.into_iter().map(|got| got.resources.join(",")).collect();
+        let at = |what: &str| told.iter().position(|told| told == what);
+        assert!(!told.join(",").contains("x=2"), "{told:?}");
+        assert!(at("r=2").is_some() && at("r=2") < at("y=1"), "{told:?}");
     }
 }
 

@@ -167,7 +167,11 @@ impl<V: View> Machine<V> {
                 |name: &Arc<str>| uses.until(&Key::new(stream.type_url.clone(), name.clone()));
             held.kept = asked.into_iter().filter(|name| in_use(name).is_some()).collect();
         }
+        let lost = stream.gone_unless_repeated(view);
         self.timeout = timeout;
+        if !lost.is_empty() {
+            held.names.extend(self.held_removals(at, view, &lost).names);
+        }
         held
     }
 

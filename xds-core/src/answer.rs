@@ -5,16 +5,13 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    Resource, TypeVersion, Variant, View,
+    Resource, Revision, TypeVersion, Variant, View,
+    sent::{News, Sent},
     type_stream::{Owed, Reason, TypeStream},
     type_url::{Lingering, MissingAnswer},
-    unsettled::Sent,
+    whole::{Part, SPLIT_AT, Whole},
     wire,
 };
-
-/// Above this many bytes a response is split, where its variant and type allow: gRPC clients refuse
-/// messages above 4 MiB (D-23, K-05).
-const SPLIT_AT: usize = 3 << 20;
 
 /// A response but for its nonce.
 #[derive(Debug, Default)]
@@ -26,7 +23,9 @@ pub(crate) struct Answer {
     /// About how many bytes it has.
     size: usize,
     /// What of it is news, and so in flight until it is answered.
-    pub(crate) sent: Vec<Sent>,
+    sent: Vec<Sent>,
+    /// What it shares with other streams' answers.
+    shared: Option<Shared>,
     /// It is sent to find out which of several names is at fault.
     pub(crate) probe: u64,
     /// Of that, what the client has nothing of yet, as far as is known.
@@ -35,10 +34,53 @@ pub(crate) struct Answer {
     pub(crate) version: String,
 }
 
+/// What answers of several streams share.
+#[derive(Debug)]
+enum Shared {
+    /// In the place of its own resources.
+    Whole(Arc<Whole>),
+    /// In the place of its own resources and news.
+    Part(Part),
+}
+
 impl Answer {
+    /// A part of a first answer.
+    fn part(part: Part) -> Self {
+        let version = part.version().to_owned();
+        Self { version, shared: Some(Shared::Part(part)), ..Self::default() }
+    }
+
     /// How many resources it carries.
     pub(crate) fn resources(&self) -> usize {
-        self.resources.len()
+        match &self.shared {
+            None => self.resources.len(),
+            Some(Shared::Whole(whole)) => whole.len(),
+            Some(Shared::Part(part)) => part.len(),
+        }
+    }
+
+    /// What of it is news, and so in flight until it is answered.
+    pub(crate) fn sent(&self) -> &[Sent] {
+        match &self.shared {
+            Some(Shared::Part(part)) => part,
+            _ => &self.sent,
+        }
+    }
+
+    /// The oldest revision of which something in it is news.
+    pub(crate) fn since(&self) -> Option<Revision> {
+        match &self.shared {
+            Some(Shared::Part(part)) => part.first().map(|first| first.since),
+            _ => self.sent.iter().map(|sent| sent.since).min(),
+        }
+    }
+
+    /// The same, to be kept until it is answered.
+    pub(crate) fn into_news(self) -> News {
+        match self.shared {
+            Some(Shared::Part(part)) => News::Shared(part),
+            _ => News::Own(self.sent),
+        }
     }
 
     /// How many removals it carries.
@@ -92,16 +134,18 @@ impl Answer {
 
     /// The resources in it that are news.
     pub(crate) fn news(&self) -> impl Iterator<Item = &Resource> {
-        self.sent.iter().filter_map(|sent| sent.content.as_ref())
+        self.sent().iter().filter_map(|sent| sent.content.as_ref())
     }
 
     /// Encodes it, all but the nonce.
     pub(crate) fn body(&self, stream: &TypeStream) -> Bytes {
-        match stream.variant {
-            Variant::Sotw => wire::sotw_body(&stream.type_url, &self.version, &self.resources),
-            Variant::Delta => {
-                let removed: Vec<_> = self.removed.iter().map(|name| &**name).collect();
-                wire::delta_body(&stream.type_url, &self.version, &self.resources, &removed)
+        let (type_url, version) = (&stream.type_url, &self.version);
+        match (&self.shared, stream.variant) {
+            (Some(Shared::Whole(whole)), _) => whole.sotw_body().clone(),
+            (Some(Shared::Part(part)), _) => part.body().clone(),
+            (None, Variant::Sotw) => wire::sotw_body(type_url, version, self.resources.iter()),
+            (None, Variant::Delta) => {
+                wire::delta_body(type_url, version, self.resources.iter(), &self.removed)
             }
         }
     }
@@ -122,6 +166,9 @@ impl TypeStream {
     /// What is there and owed, and the answers to names that are not there. Removals wait.
     pub(crate) fn additions<V: View>(&mut self, view: &V, held: &Held) -> Option<Answer> {
         self.cursor.filter(|_| view.is_known(&self.type_url))?;
+        if let Some(part) = self.next_part() {
+            return Some(Answer::part(part));
+        }
         if self.cannot_repeat(held) {
             return None;
         }
@@ -275,6 +322,13 @@ impl TypeStream {
     /// Puts into the answer what its variant demands besides the news: the version, and where responses
     /// hold everything, everything.
     fn complete<V: View>(&self, view: &V, answer: &mut Answer, held: &Held) {
+        if self.is_whole(view, answer, held) {
+            let whole = view.whole(&self.type_url);
+            answer.removed.clear();
+            answer.version = whole.version().to_owned();
+            answer.shared = Some(Shared::Whole(whole));
+            return;
+        }
         let mut version = view.version(&self.type_url);
         if self.repeats_everything() {
             answer.resources = self.everything(view, held, &mut version);
@@ -283,6 +337,15 @@ impl TypeStream {
             self.leave_out_owed(view, answer, &mut version);
         }
         answer.version = version.to_string();
+    }
+
+    /// Whether an answer carries what the view shows of the type, and nothing else.
+    fn is_whole<V: View>(&self, view: &V, answer: &Answer, held: &Held) -> bool {
+        self.repeats_everything()
+            && self.subscription.is_wildcard()
+            && held.names.is_empty()
+            && !self.unsettled.withholds()
+            && self.kept(view, answer).next().is_none()
     }
 
     /// All that is subscribed, with what was acknowledged in the place of what is rejected, and what was
@@ -334,13 +397,8 @@ impl TypeStream {
     /// Adds what is gone and not yet told to be, since its removal comes last (O-02). Of what the client
     /// only may have, that is news.
     fn keep_gone<V: View>(&self, view: &V, answer: &mut Answer, version: &mut TypeVersion) {
-        // What does not come along is gone: there is no other word for it.
-        let removed: BTreeSet<_> = std::mem::take(&mut answer.removed).into_iter().collect();
-        let kept = self.owed.iter().filter(|(name, _)| !removed.contains(*name));
-        let kept =
-            kept.filter(|(name, owed)| owed.may_hold && view.get(&self.type_url, name).is_none());
-        for (name, owed) in kept {
-            let Some(told) = &owed.told else { continue };
+        let kept: Vec<_> = self.kept(view, answer).collect();
+        for (name, owed, told) in kept {
             version.add(told);
             if owed.claimed {
                 answer.push(name, told.clone(), owed, true);
@@ -348,5 +406,20 @@ impl TypeStream {
                 answer.resources.push(told.clone());
             }
         }
+        // What does not come along is gone: there is no other word for it.
+        answer.removed.clear();
+    }
+
+    /// What is gone, and not told to be by this answer.
+    fn kept<V: View>(
+        &self,
+        view: &V,
+        answer: &Answer,
+    ) -> impl Iterator<Item = (&Arc<str>, &Owed, &Resource)> {
+        let removed: BTreeSet<_> = answer.removed.iter().cloned().collect();
+        let kept = self.owed.iter().filter(move |(name, owed)| {
+            owed.may_hold && !removed.contains(*name) && view.get(&self.type_url, name).is_none()
+        });
+        kept.filter_map(|(name, owed)| Some((name, owed, owed.told.as_ref()?)))
     }
 }

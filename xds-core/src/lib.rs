@@ -21,11 +21,12 @@
 //! * `schema`: which fields are maps, so that equal messages hash alike
 //! * `resource`: a resource, encoded once for both variants
 //! * `view`: what a stream reads from, implemented by a cache
+//! * `whole`: all of a type at a view, encoded once for every stream that is owed all of it
 //! * `wire`: the messages
 //! * `subscription`: what a client subscribes to
 //! * `type_stream`: one type on one stream: what it subscribes to, and what it is owed; in `changes`, what
 //!   changed of it, in `claim`, what a client has from before, and in `usage`, what it may use
-//! * `unsettled`: what was sent and is not accepted: in flight, rejected
+//! * `sent`: what a response said; `unsettled`: what was sent and is not accepted: in flight, rejected
 //! * `limits`: what a stream may ask for
 //! * `answer`: what goes into the next response
 //! * `gates`: what waits, and for what
@@ -40,11 +41,13 @@ mod limits;
 mod machine;
 mod resource;
 mod schema;
+mod sent;
 mod subscription;
 mod type_stream;
 mod type_url;
 mod unsettled;
 mod view;
+mod whole;
 mod wire;
 
 pub use gates::Order;
@@ -55,6 +58,7 @@ pub use schema::{Schema, SchemaError};
 pub use subscription::Subscription;
 pub use type_url::{Lingering, MissingAnswer, TypePolicy, TypeUrl, Wildcard};
 pub use view::{Change, LogTruncated, Revision, TypeVersion, View, difference};
+pub use whole::Whole;
 pub use wire::{
     Any, DeltaRequest, DeltaResource, DeltaResponse, ErrorDetail, Request, Response, SotwRequest,
     SotwResponse,

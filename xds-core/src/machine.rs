@@ -403,13 +403,14 @@ impl<V: View> Machine<V> {
         None
     }
 
-    fn send(&mut self, at: usize, answer: Answer, revision: Revision) -> Option<Response> {
+    fn send(&mut self, at: usize, mut answer: Answer, revision: Revision) -> Option<Response> {
         self.nonces += 1;
         let type_url = self.types.get(at)?.type_url.clone();
         let awaited = self.waited_for(&type_url, &answer);
         if matches!(self.order, Order::Gated { .. }) {
             self.note_arrivals(at, &answer);
         }
+        self.owe_followers(at, &answer);
         let stream = self.types.get_mut(at)?;
         let response = Response {
             type_url,
@@ -419,37 +420,34 @@ impl<V: View> Machine<V> {
             removals: answer.removals(),
             body: answer.body(stream),
         };
-        let followers: Vec<_> = match &stream.policy.followed_by {
-            Some(follower) => answer
-                .news()
-                .flat_map(Resource::references)
-                .filter(|key| key.type_url == *follower)
-                .cloned()
-                .collect(),
-            None => Vec::new(),
-        };
         let in_flight = InFlight {
             is_first: stream.is_first,
             is_probe: answer.probe != 0,
-            since: answer.sent.iter().map(|sent| sent.since).min(),
+            since: answer.since(),
             number: self.nonces,
             nonce: response.nonce.clone(),
             sent_at: self.now,
             revision,
-            version: answer.version,
-            sent: answer.sent,
+            version: std::mem::take(&mut answer.version),
+            sent: answer.into_news(),
             awaited,
             withheld: stream.unsettled.withheld(),
             is_crossed: false,
         };
         stream.send(in_flight);
-        for key in followers {
-            let follower = self.types.iter_mut().find(|stream| stream.type_url == key.type_url);
-            if let Some(follower) = follower {
-                follower.follow(&key.name);
-            }
-        }
         Some(response)
+    }
+
+    /// Owes again what is to follow this answer, if the client asks for such a type.
+    fn owe_followers(&mut self, at: usize, answer: &Answer) {
+        let policy = self.types.get(at).map(|stream| stream.policy);
+        let Some(type_url) = policy.and_then(|policy| policy.followed_by.as_ref()) else { return };
+        let follower = self.types.iter_mut().find(|stream| stream.type_url == *type_url);
+        if let Some(follower) = follower {
+            let references = answer.news().flat_map(Resource::references);
+            let names = references.filter(|key| key.type_url == *type_url).map(|key| &key.name);
+            names.for_each(|name| follower.follow(name));
+        }
     }
 
     /// The names of a type that the client waits for when this answer goes out: because a response that
@@ -462,7 +460,7 @@ impl<V: View> Machine<V> {
         let waiting =
             |stream: &&TypeStream| stream.type_url == *type_url && stream.policy.is_awaited_unseen;
         let unseen = self.types.iter().filter(waiting).flat_map(|stream| {
-            let new = answer.sent.iter().filter(|sent| !stream.subscription.was_told(&sent.name));
+            let new = answer.sent().iter().filter(|sent| !stream.subscription.was_told(&sent.name));
             new.map(|sent| sent.name.clone())
         });
         seen.chain(unseen).collect()

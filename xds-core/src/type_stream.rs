@@ -27,9 +27,11 @@ use std::{
 use self::claim::Claim;
 use crate::{
     DeltaRequest, ErrorDetail, Resource, Revision, SotwRequest, Subscription, TypeUrl, Variant,
+    sent::{News, Sent},
     subscription::Asked,
     type_url::{Lingering, TypePolicy},
-    unsettled::{Again, InFlight, Sent, Settled, Unsettled},
+    unsettled::{Again, InFlight, Settled, Unsettled},
+    whole::{Part, Remainder},
 };
 
 /// One type on one stream.
@@ -70,6 +72,8 @@ pub(crate) struct TypeStream {
     /// Names that it asked for first although they are gone. Who comes back may use them, and it is not
     /// known what it has of them.
     gone_before: BTreeSet<Arc<str>>,
+    /// What of a first answer was not sent yet, where that is everything. Then nothing else is owed.
+    first: Option<Remainder>,
     pub(crate) owed: BTreeMap<Arc<str>, Owed>,
     /// What of that is gone, and held back since it may be in use.
     pub(crate) held_back: BTreeSet<Arc<str>>,
@@ -156,6 +160,7 @@ impl TypeStream {
             lingering: Vec::new(),
             lingering_unknown: BTreeMap::new(),
             gone_before: BTreeSet::new(),
+            first: None,
             owed: BTreeMap::new(),
             held_back: BTreeSet::new(),
             unsettled: Unsettled::new(variant, policy.repeats_everything(variant)),
@@ -173,6 +178,7 @@ impl TypeStream {
             || self.everything
             || self.asked
             || self.is_suspect
+            || self.first.is_some()
             || !self.owed.is_empty()
             || !self.held_back.is_empty()
     }
@@ -224,6 +230,9 @@ impl TypeStream {
         let is_current = |name: &str| subscription.contains(name) && !owed.contains_key(name);
         let mut settled = self.unsettled.settle(nonce, version, error, is_current)?;
         self.answered = true;
+        if matches!(settled, Settled::Rejected { .. }) {
+            self.take_over();
+        }
         if let Settled::Rejected { names, is_innocent, again, awaited, is_probe, doubted, .. } =
             &mut settled
         {
@@ -278,6 +287,9 @@ impl TypeStream {
 
     /// Takes up what a request changed in the subscription.
     fn ask(&mut self, asked: &Asked) {
+        if !asked.is_nothing() {
+            self.take_over();
+        }
         if asked.shrunk {
             self.shrink();
         }
@@ -332,8 +344,27 @@ impl TypeStream {
     /// was rejected (N-02).
     pub(crate) fn follow(&mut self, name: &Arc<str>) {
         if self.subscription.contains(name) && !self.unsettled.is_rejected(name) {
+            self.take_over();
             let held = self.subscription.was_told(name);
             self.owe(name.clone(), None, held, Reason::Again);
+        }
+    }
+
+    /// The next part of a first answer that is everything, if that is what is owed.
+    pub(crate) fn next_part(&mut self) -> Option<Part> {
+        let (part, is_last) = self.first.as_mut()?.next()?;
+        if is_last {
+            self.first = None;
+        }
+        self.answer_due = false;
+        Some(part)
+    }
+
+    /// Owes each name for itself that a first answer still lacks, since it will not go on as it began.
+    pub(crate) fn take_over(&mut self) {
+        for resource in self.first.take().into_iter().flat_map(Remainder::unsent) {
+            let owed = Owed { reason: Reason::Again, ..Owed::default() };
+            self.owed.insert(resource.name().clone(), owed);
         }
     }
 
@@ -365,7 +396,12 @@ impl TypeStream {
 
     /// Notes that a response goes out. What it held although it is gone already is still to be removed.
     pub(crate) fn send(&mut self, response: InFlight) {
-        for Sent { name, content, since, is_kept, .. } in &response.sent {
+        // What is shared was owed to nobody by name.
+        let own: &[Sent] = match &response.sent {
+            News::Own(own) => own,
+            News::Shared(_) => &[],
+        };
+        for Sent { name, content, since, is_kept, .. } in own {
             let told = self.owed.remove(name).and_then(|owed| owed.told);
             self.unsettled.leave(name, told);
             self.subscription.tell(name, content.as_ref().map(Resource::hash));
@@ -378,7 +414,7 @@ impl TypeStream {
                 self.owed.insert(name.clone(), owed);
             }
         }
-        self.is_first &= !self.owed.is_empty();
+        self.is_first &= !self.owed.is_empty() || self.first.is_some();
         self.unsettled.send(response);
     }
 }

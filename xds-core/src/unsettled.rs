@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{ErrorDetail, Resource, Revision, TypeUrl, Variant};
+use crate::{
+    ErrorDetail, Resource, Revision, TypeUrl, Variant,
+    sent::{News, Sent},
+};
 
 /// How many responses of a type may be unanswered before the oldest is forgotten. Clients legitimately
 /// never answer (N-08), and their silence must not cost memory; a forgotten answer counts as unknown.
@@ -39,7 +42,7 @@ pub(crate) struct InFlight {
     pub(crate) since: Option<Revision>,
     pub(crate) revision: Revision,
     pub(crate) version: String,
-    pub(crate) sent: Vec<Sent>,
+    pub(crate) sent: News,
     /// It is part of a first answer.
     pub(crate) is_first: bool,
     /// It is sent to find out which of several names is at fault.
@@ -50,21 +53,6 @@ pub(crate) struct InFlight {
     pub(crate) withheld: BTreeSet<Arc<str>>,
     /// Something that it may repeat was rejected since.
     pub(crate) is_crossed: bool,
-}
-
-/// What a response said of a name: its content, or that it is gone.
-#[derive(Debug)]
-pub(crate) struct Sent {
-    pub(crate) name: Arc<str>,
-    pub(crate) content: Option<Resource>,
-    /// The client may run something of that name, and what is not known: it had it before this stream.
-    pub(crate) replaces_unknown: bool,
-    /// The revision before which nothing of this was news.
-    pub(crate) since: Revision,
-    /// It is gone already, but may be in use: it is still to be removed.
-    pub(crate) is_kept: bool,
-    /// It is gone since, and there was no word for that.
-    pub(crate) is_void: bool,
 }
 
 /// A name that was rejected: the others of its group were in the same response, and go with it when one
@@ -143,6 +131,9 @@ impl Unsettled {
         if self.repeats_everything
             || told.as_ref().is_some_and(|told| !told.references().is_empty())
         {
+            // Of what is part of a first answer on its way, it had nothing before.
+            let is_first = self.in_flight.iter().any(|response| response.sent.shares(name));
+            let told = told.filter(|_| !is_first);
             self.acknowledged.entry(name.clone()).or_insert(told);
         }
     }
@@ -153,7 +144,7 @@ impl Unsettled {
             && let Some(oldest) = self.in_flight.pop_front()
         {
             let in_flight = self.unanswered();
-            for Sent { name, .. } in &oldest.sent {
+            for Sent { name, .. } in oldest.sent.iter() {
                 if !in_flight.contains(name) && !self.rejected.contains_key(name) {
                     self.acknowledged.remove(name);
                 }
@@ -210,7 +201,7 @@ impl Unsettled {
         }
         let in_flight = self.unanswered();
         let mut replaced = Vec::new();
-        for Sent { name, content, .. } in settled.iter().flat_map(|response| &response.sent) {
+        for Sent { name, content, .. } in settled.iter().flat_map(|response| response.sent.iter()) {
             let Some(acknowledged) = self.acknowledged.get_mut(name) else { continue };
             if in_flight.contains(name) || self.rejected.contains_key(name) {
                 replaced.extend(std::mem::replace(acknowledged, content.clone()));
@@ -236,7 +227,7 @@ impl Unsettled {
         let mut sent = BTreeMap::<Arc<str>, Sent>::new();
         let mut awaited = Vec::new();
         for response in settled {
-            for mut news in response.sent {
+            for mut news in response.sent.into_vec() {
                 let earlier = sent.get(&news.name);
                 if let Some(Sent { replaces_unknown, since, .. }) = earlier {
                     news.replaces_unknown |= replaces_unknown;
@@ -305,8 +296,9 @@ impl Unsettled {
 
     /// Notes that a name is gone without a word.
     pub(crate) fn void(&mut self, name: &str) {
-        let sent = self.in_flight.iter_mut().flat_map(|response| &mut response.sent);
-        sent.filter(|sent| *sent.name == *name).for_each(|sent| sent.is_void = true);
+        let responses = self.in_flight.iter_mut();
+        let sent = responses.filter_map(|response| response.sent.get_mut(name));
+        sent.for_each(|sent| sent.is_void = true);
     }
 
     /// Frees the group of a rejected name, since one of it is about to go out again (N-06).
@@ -386,6 +378,11 @@ impl Unsettled {
         rejected.blamed.then(|| rejected.holds.clone())
     }
 
+    /// Whether something has a substitute.
+    pub(crate) fn withholds(&self) -> bool {
+        self.rejected.values().any(|rejected| rejected.blamed)
+    }
+
     /// The names that have a substitute.
     pub(crate) fn withheld(&self) -> BTreeSet<Arc<str>> {
         if !self.repeats_everything {
@@ -452,7 +449,7 @@ impl Unsettled {
     }
 
     fn sent(&self) -> impl Iterator<Item = &Sent> {
-        self.in_flight.iter().flat_map(|response| &response.sent)
+        self.in_flight.iter().flat_map(|response| response.sent.iter())
     }
 }
 

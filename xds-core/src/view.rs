@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use crate::{Key, Resource, TypeUrl};
+use crate::{Key, Resource, TypeUrl, Whole};
 
 /// The number of a commit. It grows with every change, over all types and scopes of one cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,6 +82,13 @@ pub trait View: Clone {
 
     /// All resources of a type, in the order of their names.
     fn resources(&self, type_url: &TypeUrl) -> impl Iterator<Item = Resource>;
+
+    /// All resources of a type, with the responses that carry them. A view that does not keep it for other
+    /// streams makes it for one.
+    fn whole(&self, type_url: &TypeUrl) -> Arc<Whole> {
+        let version = self.version(type_url);
+        Arc::new(Whole::new(type_url.clone(), &version, self.resources(type_url)))
+    }
 
     /// Whether a resource of this view refers to that key, be the key there or not. A view that does not
     /// keep references need not say, and then nothing waits for one to go.

@@ -303,25 +303,29 @@ const NONCE: u32 = 5;
 const REMOVED: u32 = 6;
 
 /// Builds the body of a `DiscoveryResponse`.
-pub(crate) fn sotw_body(type_url: &TypeUrl, version: &str, resources: &[Resource]) -> Bytes {
-    let entries: usize = resources.iter().map(|r| r.sotw_entry().len()).sum();
+pub(crate) fn sotw_body<'a>(
+    type_url: &TypeUrl,
+    version: &str,
+    resources: impl Iterator<Item = &'a Resource> + Clone,
+) -> Bytes {
+    let entries: usize = resources.clone().map(|r| r.sotw_entry().len()).sum();
     let mut body = BytesMut::with_capacity(
         field_len(VERSION, version.len()) + field_len(TYPE_URL, type_url.len()) + entries,
     );
     put_field(VERSION, version.as_bytes(), &mut body);
     put_field(TYPE_URL, type_url.as_bytes(), &mut body);
-    resources.iter().for_each(|r| body.extend_from_slice(r.sotw_entry()));
+    resources.for_each(|r| body.extend_from_slice(r.sotw_entry()));
     body.freeze()
 }
 
 /// Builds the body of a `DeltaDiscoveryResponse`.
-pub(crate) fn delta_body<N: AsRef<str>>(
+pub(crate) fn delta_body<'a, N: AsRef<str>>(
     type_url: &TypeUrl,
     version: &str,
-    resources: &[Resource],
+    resources: impl Iterator<Item = &'a Resource> + Clone,
     removed: &[N],
 ) -> Bytes {
-    let entries: usize = resources.iter().map(|r| r.delta_entry().len()).sum();
+    let entries: usize = resources.clone().map(|r| r.delta_entry().len()).sum();
     let removals: usize = removed.iter().map(|n| field_len(REMOVED, n.as_ref().len())).sum();
     let mut body = BytesMut::with_capacity(
         field_len(VERSION, version.len())
@@ -331,7 +335,7 @@ pub(crate) fn delta_body<N: AsRef<str>>(
     );
     put_field(VERSION, version.as_bytes(), &mut body);
     put_field(TYPE_URL, type_url.as_bytes(), &mut body);
-    resources.iter().for_each(|r| body.extend_from_slice(r.delta_entry()));
+    resources.for_each(|r| body.extend_from_slice(r.delta_entry()));
     removed.iter().for_each(|n| put_field(REMOVED, n.as_ref().as_bytes(), &mut body));
     body.freeze()
 }

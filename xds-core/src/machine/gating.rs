@@ -288,14 +288,14 @@ impl<V: View> Machine<V> {
         let Some(stream) = self.types.get(at) else { return };
         if !stream.policy.is_proven_first {
             if !self.arrivals.is_empty() {
-                for sent in &answer.sent {
+                for sent in answer.sent() {
                     let key = Key::new(stream.type_url.clone(), sent.name.clone());
                     self.arrivals.sent(&key, self.now);
                 }
             }
             return;
         }
-        for sent in &answer.sent {
+        for sent in answer.sent() {
             let is_new = answer.new.contains(&sent.name) && !stream.is_first;
             match &sent.content {
                 Some(content) if is_new || self.arrivals.contains(&sent.name) => {

@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Reason, TypeStream};
-use crate::{Change, LogTruncated, Resource, Revision, Variant, View, type_url::Lingering};
+use crate::{
+    Change, LogTruncated, Resource, Revision, Variant, View, type_url::Lingering, whole::Remainder,
+};
 
 impl TypeStream {
     /// Looks at what changed up to this view. Nothing of an unknown type is looked at.
@@ -78,6 +80,7 @@ impl TypeStream {
     /// Takes up what differs for a client that moves to another view: whatever revision is asked about, it
     /// has settled there when it has answered this.
     pub(crate) fn take_up_anew(&mut self, changes: &[Change]) {
+        self.take_over();
         self.take_up(changes.iter());
         for change in changes {
             if let Some(owed) = self.owed.get_mut(&change.name) {
@@ -112,10 +115,21 @@ impl TypeStream {
         Ok(())
     }
 
+    /// Whether nothing was sent yet, and nothing is owed but what a wildcard covers.
+    fn is_fresh(&self) -> bool {
+        let by_name = self.subscription.names().len();
+        by_name == 0 && self.owed.is_empty() && !self.unsettled.is_unanswered()
+    }
+
     fn owe_everything<V: View>(&mut self, view: &V) {
         self.answer_due = true;
         let type_url = self.type_url.clone();
         let unknown = std::mem::take(&mut self.holds_unknown);
+        let is_split_alike = self.repeats_everything() || self.variant == Variant::Delta;
+        if self.is_first && self.is_fresh() && is_split_alike {
+            self.first = Some(Remainder::new(view.whole(&type_url), self.variant));
+            return;
+        }
         for resource in view.resources(&type_url) {
             let name = resource.name();
             let held = unknown || self.subscription.was_told(name);

@@ -67,7 +67,8 @@ impl TypeStream {
     /// removals that are held back.
     pub(crate) fn pending_since(&self) -> Option<Revision> {
         let due = self.owed.iter().filter(|(name, _)| !self.held_back.contains(*name));
-        due.map(|(_, owed)| owed.since).chain(self.unsettled.unanswered_since()).min()
+        let first = self.first.iter().map(|_| Revision(0));
+        due.map(|(_, owed)| owed.since).chain(first).chain(self.unsettled.unanswered_since()).min()
     }
 
     /// The oldest revision of which something is not removed yet, since it may be in use.

@@ -37,7 +37,7 @@
 //! * `preview`: what a transaction would make of it
 //! * `rollback`: what takes commits back
 //! * `cache`: the current state, and who may replace it
-//! * `view`: what one client sees
+//! * `view`: what one client sees; `wholes`: what of that several see, encoded once
 //! * `watch`: who is woken
 
 mod cache;
@@ -49,6 +49,7 @@ mod state;
 mod transaction;
 mod view;
 mod watch;
+mod wholes;
 
 pub use cache::Cache;
 pub use preview::Preview;

@@ -12,6 +12,7 @@ use crate::{
     CommitError, Scope, Transaction,
     layer::Layer,
     rollback::{COMMITS_RECALLED, CommitRecord},
+    wholes::Wholes,
 };
 
 /// Everything that a cache holds at one revision. Immutable once published.
@@ -28,6 +29,8 @@ pub(crate) struct State {
     pub(crate) withdrawn: OrdMap<(Scope, Key, u64), Arc<str>>,
     /// The same in the order in which they were withdrawn.
     withdrawals: Vector<(Scope, Key, u64)>,
+    /// What streams share, of this state and others.
+    pub(crate) wholes: Arc<Wholes>,
 }
 
 /// The types of one scope.

@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use deltaplane_core::{Change, Key, LogTruncated, Resource, Revision, TypeUrl, TypeVersion, View};
+use deltaplane_core::{
+    Change, Key, LogTruncated, Resource, Revision, TypeUrl, TypeVersion, View, Whole,
+};
 
 use crate::{
     Scope,
@@ -290,6 +292,17 @@ impl View for CacheView {
         let single = single.into_iter().flat_map(|layer| layer.resources.values().cloned());
         let all = single.chain(merged.into_iter().flat_map(BTreeMap::into_values));
         all.filter(|resource| !resource.is_absent())
+    }
+
+    /// Kept for others from the second time on, as long as nothing of the type changes in these scopes.
+    fn whole(&self, type_url: &TypeUrl) -> Arc<Whole> {
+        let layers = self.scopes.iter().filter_map(|scope| {
+            let layer = self.state.layer(scope, type_url)?;
+            Some((scope.clone(), layer.revisions().next().unwrap_or_default()))
+        });
+        self.state.wholes.get((type_url.clone(), layers.collect()), || {
+            Whole::new(type_url.clone(), &self.version(type_url), self.resources(type_url))
+        })
     }
 
     fn is_referred_to(&self, key: &Key) -> bool {

@@ -189,10 +189,11 @@ impl TypeVersion {
         self.sum = self.sum.wrapping_sub(resource.fingerprint());
     }
 
-    /// The version of these resources, which are a part of the set.
+    /// The version of these resources, which are a part of the set. It is never that of a whole, be the part
+    /// all that there is: who had it and asks for everything may have given it up in between.
     #[must_use]
     pub fn of(&self, part: &[Resource]) -> Self {
-        let mut version = Self { sum: 0, ..self.clone() };
+        let mut version = Self { sum: PART, ..self.clone() };
         part.iter().for_each(|resource| version.add(resource));
         version
     }
@@ -210,6 +211,9 @@ impl TypeVersion {
         }
     }
 }
+
+/// Where the sum of a part begins.
+const PART: u64 = 0x7061_7274_6f66_6974;
 
 /// How many hexadecimal digits a sum has.
 const SUM_DIGITS: usize = 16;

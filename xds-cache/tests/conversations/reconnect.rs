@@ -39,6 +39,17 @@ fn r02_r03_a_reconnect_with_the_same_content_is_met_with_silence() {
     assert_eq!(other.expect(CDS).resources, ["a=2"]);
 }
 
+/// Who had all that there is by name, gave it up and comes back for everything has nothing of it.
+#[test]
+fn r02_the_version_of_a_part_is_never_that_of_the_whole() {
+    let mut first = sotw(&[(CDS, "a", 1)]);
+    first.sotw(CDS, &["a"], "", "");
+    let part = first.expect(CDS);
+    let mut second = Client::of(first.cache.clone(), Variant::Sotw);
+    second.sotw(CDS, &[], &part.version, "");
+    assert_eq!(second.expect(CDS).resources, ["a=1"]);
+}
+
 #[test]
 fn r02_names_are_answered_whatever_version_is_claimed() {
     for type_url in [CDS, LDS, EDS, RDS, SDS] {

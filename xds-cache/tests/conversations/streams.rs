@@ -1,10 +1,11 @@
 //! What concerns streams and views, whatever the variant.
 
-use deltaplane_cache::Transaction;
-use deltaplane_core::{DeltaRequest, RequestError, SotwRequest, TypeUrl, Variant};
+use bytes::Bytes;
+use deltaplane_cache::{Cache, Transaction};
+use deltaplane_core::{DeltaRequest, RequestError, Resource, SotwRequest, TypeUrl, Variant};
 
 use crate::client::{
-    BOTH, CDS, Client, ECDS, EDS, LDS, RDS, RTDS, SDS, SRDS, VHDS, delta, resource, sotw,
+    BOTH, CDS, Client, ECDS, EDS, Got, LDS, RDS, RTDS, SDS, SRDS, VHDS, delta, resource, sotw,
 };
 
 #[test]
@@ -275,4 +276,108 @@ fn n06_whatever_sends_a_rejected_name_again_sends_what_was_rejected_with_it() {
     client.delta(CDS, &[], &["*"]);
     client.delta(CDS, &["*"], &[]);
     assert_eq!(client.expect(CDS).resources, ["bad=1", "good=1"], "everything asked for");
+}
+
+/// A view of clusters that need a response each, and a client that has read the first.
+fn in_parts() -> Client {
+    let mut client = Client::new(Variant::Delta);
+    let mut transaction = Transaction::new();
+    for name in ["a", "b", "c"] {
+        let large = format!("{name}={}", "x".repeat(2 << 20));
+        transaction.upsert("default", Resource::raw(CDS, name, large).build());
+    }
+    client.cache.commit(transaction).unwrap();
+    client.delta(CDS, &[], &[]);
+    client
+}
+
+/// The names in a response.
+fn named(got: &Got) -> String {
+    let name = |resource: &String| resource.split('=').next().unwrap().to_owned();
+    got.resources.iter().map(name).collect::<Vec<_>>().join(",")
+}
+
+#[test]
+fn d23_a_first_answer_in_parts_goes_on_whatever_is_said_in_between() {
+    let rest = |client: &mut Client| client.read_all().iter().map(named).collect::<Vec<_>>();
+    let mut client = in_parts();
+    assert_eq!(rest(&mut client), ["a", "b", "c"]);
+
+    let mut client = in_parts();
+    let first = client.expect(CDS);
+    assert!(client.machine.standing().pending.is_some());
+    client.ack(&first, &[]);
+    assert_eq!(rest(&mut client), ["b", "c"]);
+    client.put(&[(CDS, "d", 1)]);
+    assert_eq!(rest(&mut client), ["d"]);
+
+    // What is rejected is not sent again, and the others are.
+    let mut client = in_parts();
+    let first = client.expect(CDS);
+    client.nack(&first, &[], "", "a: no");
+    assert_eq!(rest(&mut client), ["b", "c"]);
+    assert_eq!(client.machine.rejected_types().count(), 1);
+
+    // Names that are asked for, or given up with the wildcard.
+    let mut client = in_parts();
+    client.expect(CDS);
+    client.delta(CDS, &["c", "missing"], &[]);
+    assert_eq!(rest(&mut client).concat().replace(',', ""), "bc");
+    let mut client = in_parts();
+    client.expect(CDS);
+    client.delta(CDS, &["b"], &["*"]);
+    assert_eq!(rest(&mut client), ["b"]);
+
+    // Another view, in which one is not and another is new.
+    let mut client = in_parts();
+    client.expect(CDS);
+    let mut transaction = Transaction::new();
+    transaction.upsert("other", Resource::raw(CDS, "e", "e=1").build());
+    transaction.upsert("other", Resource::absent(CDS, "b"));
+    client.cache.commit(transaction).unwrap();
+    client.see(&["other", "default"]);
+    assert_eq!(rest(&mut client).concat().replace(',', ""), "ce");
+}
+
+/// The body of the first response to a new client that asks for all clusters.
+fn first_body(cache: &Cache, variant: Variant) -> Bytes {
+    let mut client = Client::of(cache.clone(), variant);
+    client.ask(CDS, &[]);
+    client.machine.poll_response(&client.view()).unwrap().unwrap().body
+}
+
+#[test]
+fn who_asks_for_everything_after_others_is_sent_the_very_bytes_that_they_were() {
+    for variant in BOTH {
+        let client = Client::with(variant, &[(CDS, "a", 1), (CDS, "b", 1)]);
+        let bodies = || [(); 3].map(|()| first_body(&client.cache, variant));
+        let [first, second, third] = bodies();
+        assert_eq!(first, second);
+        assert_eq!(second.as_ptr(), third.as_ptr());
+        // What changes elsewhere makes no difference to that.
+        client.put(&[(EDS, "a", 1)]);
+        assert_eq!(first_body(&client.cache, variant).as_ptr(), third.as_ptr());
+        client.put(&[(CDS, "a", 2)]);
+        let [changed, shared, last] = bodies();
+        assert!(changed != first && changed == shared);
+        assert_eq!(shared.as_ptr(), last.as_ptr());
+    }
+}
+
+#[test]
+fn s02_who_is_sent_everything_at_each_change_shares_it_with_others() {
+    let cache = Client::with(Variant::Sotw, &[(CDS, "a", 1), (CDS, "b", 1)]).cache;
+    let mut clients = [(); 3].map(|()| Client::of(cache.clone(), Variant::Sotw));
+    for client in &mut clients {
+        client.ask(CDS, &[]);
+        client.drain(&[]);
+    }
+    clients[0].put(&[(CDS, "a", 2)]);
+    let bodies = clients.each_mut().map(|client| {
+        let response = client.machine.poll_response(&client.view()).unwrap().unwrap();
+        assert_eq!(response.resources, 2);
+        response.body
+    });
+    assert_eq!(bodies[1].as_ptr(), bodies[2].as_ptr());
+    assert_eq!(bodies[0], bodies[1]);
 }

@@ -72,7 +72,8 @@ pub(crate) struct TypeStream {
     /// Names that it asked for first although they are gone. Who comes back may use them, and it is not
     /// known what it has of them.
     gone_before: BTreeSet<Arc<str>>,
-    /// What of a first answer was not sent yet, where that is everything. Then nothing else is owed.
+    /// What of a first answer was not sent yet, where that is everything. It is owed to nobody by name, and
+    /// goes before what is.
     first: Option<Remainder>,
     pub(crate) owed: BTreeMap<Arc<str>, Owed>,
     /// What of that is gone, and held back since it may be in use.
@@ -230,9 +231,6 @@ impl TypeStream {
         let is_current = |name: &str| subscription.contains(name) && !owed.contains_key(name);
         let mut settled = self.unsettled.settle(nonce, version, error, is_current)?;
         self.answered = true;
-        if matches!(settled, Settled::Rejected { .. }) {
-            self.take_over();
-        }
         if let Settled::Rejected { names, is_innocent, again, awaited, is_probe, doubted, .. } =
             &mut settled
         {

@@ -305,8 +305,8 @@ fn d23_a_first_answer_in_parts_goes_on_whatever_is_said_in_between() {
 
     let mut client = in_parts();
     let first = client.expect(CDS);
-    assert!(client.machine.standing().pending.is_some());
     client.ack(&first, &[]);
+    assert!(client.machine.standing().pending.is_some());
     assert_eq!(rest(&mut client), ["b", "c"]);
     client.put(&[(CDS, "d", 1)]);
     assert_eq!(rest(&mut client), ["d"]);
@@ -360,6 +360,8 @@ fn who_asks_for_everything_after_others_is_sent_the_very_bytes_that_they_were() 
         client.put(&[(CDS, "a", 2)]);
         let [changed, shared, last] = bodies();
         assert!(changed != first && changed == shared);
+        drop(second);
+        assert!(third.is_unique(), "what nobody is sent any more is let go");
         assert_eq!(shared.as_ptr(), last.as_ptr());
     }
 }

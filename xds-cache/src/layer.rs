@@ -6,9 +6,9 @@ use std::{
 };
 
 use deltaplane_core::{Change, LogTruncated, Resource, Revision, TypeVersion};
-use imbl::{HashMap, OrdMap, Vector};
+use imbl::{OrdMap, Vector};
 
-use crate::references::References;
+use crate::{references::References, state::HashMap};
 
 /// One type in one scope. Immutable once published; a clone shares all that an edit leaves alone.
 #[derive(Debug, Clone)]
@@ -223,8 +223,10 @@ struct Log {
     denoted: OrdMap<(Arc<str>, Arc<str>), (u64, Revision)>,
     /// What was removed, and when it was last.
     gone: OrdMap<Arc<str>, (Resource, Revision)>,
-    /// When each name changed last.
+    /// When each name changed last; or, of what is forgotten, did.
     last: HashMap<Arc<str>, Revision>,
+    /// What is forgotten, and still in `last`: from where on.
+    forgotten: Vector<(LoggedCommit, usize)>,
 }
 
 /// Name and version of a resource.
@@ -250,6 +252,9 @@ const COMMITS_KEPT: usize = 64;
 /// Whatever their number, older changes are forgotten when what they replaced takes more than this many
 /// bytes.
 const BYTES_KEPT: usize = 128 << 20;
+
+/// How much is taken out of the index at each commit, if there is as much.
+const LEAST_FORGOTTEN: usize = 64;
 
 impl LoggedCommit {
     fn new(revision: Revision, changes: Vec<Change>, previous: Arc<[Revision]>) -> Self {
@@ -308,7 +313,8 @@ impl Log {
         let last = |change: &Change| self.last.insert(change.name.clone(), revision);
         let previous = changes.iter().map(last).map(Option::unwrap_or_default).collect();
         let commit = LoggedCommit::new(revision, changes, previous);
-        self.entries += commit.changes.len();
+        let news = commit.changes.len();
+        self.entries += news;
         self.bytes += commit.bytes();
         let denoted = commit.own().map(|own| (denotation(own), (own.hash(), commit.revision)));
         self.denoted.extend(denoted);
@@ -322,11 +328,6 @@ impl Log {
             let Some(oldest) = self.commits.pop_front() else { return };
             self.entries -= oldest.changes.len();
             self.bytes -= oldest.bytes();
-            for name in oldest.changes.iter().map(|change| &change.name) {
-                if self.last.get(name).is_some_and(|last| *last == oldest.revision) {
-                    self.last.remove(name);
-                }
-            }
             for denotation in oldest.own().map(denotation) {
                 if self.denoted.get(&denotation).is_some_and(|(_, last)| *last == oldest.revision) {
                     self.denoted.remove(&denotation);
@@ -338,6 +339,25 @@ impl Log {
                 }
             }
             self.begin = oldest.revision;
+            self.forgotten.push_back((oldest, 0));
+        }
+        self.forget(news);
+    }
+
+    /// Takes some of what is forgotten out of the index: twice as much as came in, so that nobody pays at
+    /// once for the first commit of a million.
+    fn forget(&mut self, news: usize) {
+        for _ in 0..(2 * news).max(LEAST_FORGOTTEN) {
+            let Some((oldest, at)) = self.forgotten.front_mut() else { return };
+            let Some(change) = oldest.changes.get(*at) else {
+                self.forgotten.pop_front();
+                continue;
+            };
+            *at += 1;
+            let revision = oldest.revision;
+            if self.last.get(&change.name).is_some_and(|last| *last == revision) {
+                self.last.remove(&change.name.clone());
+            }
         }
     }
 }

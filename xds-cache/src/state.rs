@@ -6,7 +6,7 @@ use std::{
 };
 
 use deltaplane_core::{Change, Key, Resource, Revision, TypeUrl};
-use imbl::{HashMap, OrdMap, Vector};
+use imbl::{GenericHashMap, OrdMap, Vector, shared_ptr::DefaultSharedPtr};
 
 use crate::{
     CommitError, Scope, Transaction,
@@ -32,6 +32,9 @@ pub(crate) struct State {
     /// What streams share, of this state and others.
     pub(crate) wholes: Arc<Wholes>,
 }
+
+/// A map that is looked into for each response to each stream, and so by a quick hash.
+pub(crate) type HashMap<K, V> = GenericHashMap<K, V, foldhash::fast::RandomState, DefaultSharedPtr>;
 
 /// The types of one scope.
 pub(crate) type Layers = BTreeMap<TypeUrl, Arc<Layer>>;

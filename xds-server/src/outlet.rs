@@ -1,4 +1,4 @@
-//! Where a stream's driver leaves a response, and HTTP/2 takes it.
+//! Where a stream's driver leaves a response, and HTTP/2 takes it; and what wakes the driver.
 //!
 //! There is room for one. HTTP/2 asks for a frame only when there is room on the connection, and a
 //! response is built only when the last one was taken: a client that reads slowly is owed a difference,
@@ -7,8 +7,11 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
 };
 
 use bytes::Bytes;
@@ -21,6 +24,8 @@ use tonic::Status;
 #[derive(Debug, Default)]
 pub(crate) struct Outlet {
     shared: Arc<Shared>,
+    /// The client was listened to.
+    listens: bool,
 }
 
 /// The end that is the body of an HTTP response.
@@ -34,6 +39,20 @@ struct Shared {
     slot: Mutex<Slot>,
     driver: AtomicWaker,
     body: AtomicWaker,
+    /// The client may have said something since it was last listened to.
+    said: AtomicBool,
+}
+
+/// Wakes the driver because the client said something.
+impl Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.said.store(true, Ordering::Release);
+        self.driver.wake();
+    }
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +89,19 @@ impl Outlet {
     pub(crate) fn is_closed(&self, cx: &mut Context<'_>) -> bool {
         self.shared.driver.register(cx.waker());
         self.shared.slot().closed
+    }
+
+    /// The waker to listen to the client with, if it may have said something since that was last asked, or
+    /// was never listened to. Whatever else wakes the driver then leaves HTTP/2 and its lock alone.
+    pub(crate) fn listen(&mut self) -> Option<Waker> {
+        let is_first = !std::mem::replace(&mut self.listens, true);
+        let said = self.shared.said.swap(false, Ordering::AcqRel);
+        (is_first || said).then(|| self.shared.clone().into())
+    }
+
+    /// Notes that not all was heard of what the client said.
+    pub(crate) fn listen_again(&self) {
+        self.shared.said.store(true, Ordering::Release);
     }
 
     /// Leaves a response, in frames.

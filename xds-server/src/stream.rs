@@ -137,7 +137,7 @@ impl XdsStream {
                 return Poll::Ready(Status::unavailable("the server shuts down: reconnect"));
             }
             self.machine.handle_timeout(self.opened.elapsed());
-            let more = match self.read_requests(cx) {
+            let more = match self.read_requests() {
                 Ok(more) => more,
                 Err(status) => return Poll::Ready(status),
             };
@@ -243,7 +243,9 @@ impl XdsStream {
     }
 
     /// Reads what the client said; tells whether it may have said more.
-    fn read_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
+    fn read_requests(&mut self) -> Result<bool, Status> {
+        let Some(waker) = self.outlet.listen() else { return Ok(false) };
+        let cx = &mut Context::from_waker(&waker);
         for _ in 0..REQUESTS_PER_TURN {
             if self.asked_all || (self.kind == Kind::Fetch && self.entry.is_some()) {
                 return Ok(false);
@@ -257,6 +259,7 @@ impl XdsStream {
                 Poll::Pending => return Ok(false),
             }
         }
+        self.outlet.listen_again();
         Ok(true)
     }
 

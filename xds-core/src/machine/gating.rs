@@ -286,6 +286,9 @@ impl<V: View> Machine<V> {
     /// Notes what of an answer is new to the client and has to be proven, and what proves it.
     pub(super) fn note_arrivals(&mut self, at: usize, answer: &Answer) {
         let Some(stream) = self.types.get(at) else { return };
+        if stream.is_first && self.arrivals.is_empty() {
+            return;
+        }
         if !stream.policy.is_proven_first {
             if !self.arrivals.is_empty() {
                 for sent in answer.sent() {

@@ -1,0 +1,214 @@
+//! The hot path in single steps, each with what has to happen before it.
+
+use std::{cell::RefCell, rc::Rc, sync::Arc};
+
+use deltaplane_cache::{Cache, CacheView, Scope, Transaction};
+use deltaplane_core::{
+    DeltaRequest, Machine, Resource, Response, SotwRequest, TypeUrl, Variant, View,
+};
+
+/// A step that can be taken again and again.
+pub struct Scenario {
+    pub name: &'static str,
+    /// What makes the next step possible, and is not part of it.
+    pub before: Box<dyn FnMut()>,
+    pub step: Box<dyn FnMut()>,
+}
+
+impl Scenario {
+    fn new(
+        name: &'static str,
+        before: impl FnMut() + 'static,
+        step: impl FnMut() + 'static,
+    ) -> Self {
+        Self { name, before: Box::new(before), step: Box::new(step) }
+    }
+}
+
+pub const CDS: TypeUrl = TypeUrl::CLUSTER;
+
+/// A cache with so many clusters.
+pub fn cache(clusters: usize) -> Cache {
+    let cache = Cache::new();
+    let mut transaction = Transaction::new();
+    for at in 0..clusters {
+        transaction.upsert("default", cluster(at, 0));
+    }
+    cache.commit(transaction).expect("a commit");
+    cache
+}
+
+/// A cluster as large as one of the fleet benchmark's.
+pub fn cluster(at: usize, generation: u64) -> Resource {
+    let mut value = vec![0; 300];
+    value.splice(..8, generation.to_le_bytes());
+    Resource::raw(CDS, format!("cluster-{at:06}"), value).build()
+}
+
+/// Commits one cluster after another, each with a content that it never had.
+fn changes(cache: &Cache, clusters: usize) -> impl FnMut() + use<> {
+    let (cache, mut generation) = (cache.clone(), 0);
+    move || {
+        generation += 1;
+        let mut transaction = Transaction::new();
+        let at = usize::try_from(generation).unwrap_or_default() % clusters;
+        transaction.upsert("default", cluster(at, generation));
+        cache.commit(transaction).expect("a commit");
+    }
+}
+
+/// A client of a cache, that acknowledges what it gets.
+pub struct Client {
+    cache: Cache,
+    scopes: Arc<[Scope]>,
+    machine: Machine<CacheView>,
+}
+
+impl Client {
+    /// A client that asks for names, or for everything.
+    pub fn new(cache: &Cache, variant: Variant, type_url: &TypeUrl, names: &[usize]) -> Self {
+        let scopes = Arc::from([Scope::from("default")]);
+        let mut client = Self { cache: cache.clone(), scopes, machine: Machine::new(variant) };
+        client.ask(type_url, names);
+        client
+    }
+
+    pub fn ask(&mut self, type_url: &TypeUrl, names: &[usize]) {
+        let names = names.iter().map(|at| format!("cluster-{at:06}")).collect();
+        let type_url = type_url.to_string();
+        let request = match self.machine.variant() {
+            Variant::Sotw => {
+                SotwRequest { type_url, resource_names: names, ..SotwRequest::default() }.into()
+            }
+            _ => DeltaRequest {
+                type_url,
+                resource_names_subscribe: names,
+                ..DeltaRequest::default()
+            }
+            .into(),
+        };
+        self.machine.handle_request(request).expect("a request");
+    }
+
+    /// Takes what there is, and acknowledges it; says how many resources that was.
+    pub fn sync(&mut self) -> usize {
+        let view = self.cache.view(&self.scopes);
+        let mut resources = 0;
+        while let Some(response) = self.machine.poll_response(&view).expect("a log") {
+            resources += response.resources;
+            self.acknowledge(&view, response);
+        }
+        while self.machine.poll_event().is_some() {}
+        resources
+    }
+
+    fn acknowledge(&mut self, view: &CacheView, response: Response) {
+        let (type_url, response_nonce) = (response.type_url.to_string(), response.nonce);
+        let request = match self.machine.variant() {
+            Variant::Sotw => {
+                let version_info = view.version(&response.type_url).to_string();
+                SotwRequest { type_url, response_nonce, version_info, ..SotwRequest::default() }
+                    .into()
+            }
+            _ => DeltaRequest { type_url, response_nonce, ..DeltaRequest::default() }.into(),
+        };
+        self.machine.handle_request(request).expect("an answer");
+    }
+}
+
+/// A client that is told of each change.
+fn delivery(name: &'static str, variant: Variant, clusters: usize, names: &[usize]) -> Scenario {
+    let cache = cache(clusters);
+    let mut clients = [(); 3].map(|()| Client::new(&cache, variant, &CDS, names));
+    clients.iter_mut().for_each(|client| assert!(client.sync() > 0));
+    let [mut one, mut other, mut last] = clients;
+    let mut change = changes(&cache, names.len().max(1));
+    // Others are told before it, as in a fleet, where few are the first.
+    let before = move || {
+        change();
+        assert!(one.sync() > 0 && other.sync() > 0);
+    };
+    Scenario::new(name, before, move || assert!(last.sync() > 0))
+}
+
+/// All steps.
+pub fn scenarios() -> Vec<Scenario> {
+    let all: Vec<_> = (0..10).collect();
+    vec![commit(), forgetting(), built(), late(), first()]
+        .into_iter()
+        .chain([
+            delivery("a change reaches a wildcard of 1,000 in delta", Variant::Delta, 1_000, &[]),
+            delivery("the same of 10,000", Variant::Delta, 10_000, &[]),
+            delivery("a change reaches a wildcard of 1,000 in SotW", Variant::Sotw, 1_000, &[]),
+            delivery("a change reaches 10 names of 10,000", Variant::Delta, 10_000, &all),
+        ])
+        .collect()
+}
+
+fn commit() -> Scenario {
+    let cache = cache(10_000);
+    let next = Rc::new(RefCell::new(None));
+    let (made, mut generation) = (next.clone(), 0);
+    let before = move || {
+        generation += 1;
+        let mut transaction = Transaction::new();
+        transaction.upsert("default", cluster(7, generation));
+        *made.borrow_mut() = Some(transaction);
+    };
+    Scenario::new("a commit of one of 10,000", before, move || {
+        let transaction = next.borrow_mut().take().expect("a transaction");
+        assert_eq!(cache.commit(transaction).expect("a commit").changes, 1);
+    })
+}
+
+/// The log reaches back 64 commits, if they are large.
+fn forgetting() -> Scenario {
+    const CLUSTERS: usize = 70_000;
+    let ready = Rc::new(RefCell::new(None));
+    let made = ready.clone();
+    let before = move || {
+        let mut change = changes(&cache(CLUSTERS), CLUSTERS);
+        (0..63).for_each(|_| change());
+        *made.borrow_mut() = Some(change);
+    };
+    Scenario::new("a commit that pushes one of 70,000 out of the log", before, move || {
+        let mut change = ready.borrow_mut().take().expect("a cache");
+        change();
+        *ready.borrow_mut() = Some(change);
+    })
+}
+
+fn built() -> Scenario {
+    let mut generation = 0;
+    Scenario::new(
+        "a resource of 300 bytes is encoded and hashed",
+        || {},
+        move || {
+            generation += 1;
+            assert_eq!(cluster(7, generation).name().len(), 14);
+        },
+    )
+}
+
+fn late() -> Scenario {
+    let cache = cache(1_000);
+    let mut client = Client::new(&cache, Variant::Delta, &CDS, &[]);
+    assert_eq!(client.sync(), 1_000);
+    let mut change = changes(&cache, 500);
+    let before = move || (0..1_000).for_each(|_| change());
+    Scenario::new("who missed 1,000 commits to 500 resources", before, move || {
+        assert_eq!(client.sync(), 500);
+    })
+}
+
+fn first() -> Scenario {
+    let cache = cache(10_000);
+    let sync = move || {
+        let mut client = Client::new(&cache, Variant::Delta, &CDS, &[]);
+        assert_eq!(client.sync(), 10_000);
+    };
+    // The first two make what the third shares.
+    sync();
+    sync();
+    Scenario::new("a first sync of 10,000 after others", || {}, sync)
+}

@@ -301,7 +301,12 @@ impl<V: View> Machine<V> {
 
     /// What requests told since the last call, one by one.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if event.is_none() {
+            // An idle stream keeps no room for events.
+            self.events.shrink_to_fit();
+        }
+        event
     }
 
     /// Moves the client to another view: what differs for it becomes owed, removals included.

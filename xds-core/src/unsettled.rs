@@ -21,7 +21,8 @@ pub(crate) struct Unsettled {
     variant: Variant,
     /// Each response holds everything that is subscribed.
     repeats_everything: bool,
-    in_flight: VecDeque<InFlight>,
+    /// Mostly there is one, or none; so they lie elsewhere, and not in room that is kept for several.
+    in_flight: VecDeque<Box<InFlight>>,
     /// Names that were rejected and have not changed since: nothing is sent for them (N-02).
     rejected: BTreeMap<Arc<str>, Rejected>,
     rejections: u64,
@@ -150,7 +151,7 @@ impl Unsettled {
                 }
             }
         }
-        self.in_flight.push_back(response);
+        self.in_flight.push_back(Box::new(response));
     }
 
     /// Reads the answer to a response. In delta it settles its own; in State of the World its own and
@@ -176,8 +177,10 @@ impl Unsettled {
         }
         let revision = answered.revision;
         let settled: Vec<InFlight> = match self.variant {
-            Variant::Delta => self.in_flight.remove(at).into_iter().collect(),
-            Variant::Sotw => self.in_flight.drain(..=at).collect(),
+            Variant::Delta => {
+                self.in_flight.remove(at).map(|response| *response).into_iter().collect()
+            }
+            Variant::Sotw => self.in_flight.drain(..=at).map(|response| *response).collect(),
         };
         Some(match error {
             None => {
@@ -428,8 +431,8 @@ impl Unsettled {
             return Some(None);
         }
         let replaces_unknown =
-            |response: &&InFlight| response.sent.iter().any(|sent| sent.replaces_unknown);
-        let last = self.in_flight.iter().rev().find(replaces_unknown)?;
+            |response: &InFlight| response.sent.iter().any(|sent| sent.replaces_unknown);
+        let last = self.in_flight.iter().rev().find(|response| replaces_unknown(response))?;
         Some(Some(last.sent_at + patience))
     }
 

@@ -71,12 +71,6 @@ impl News {
     }
 }
 
-impl Default for News {
-    fn default() -> Self {
-        News::Own(Vec::new())
-    }
-}
-
 impl Deref for News {
     type Target = [Sent];
 

@@ -42,6 +42,7 @@
 //! * `discovery`: the services, for any tonic router
 //! * `stream`: the driver of one stream
 //! * `outlet`: where it leaves a response, and HTTP/2 takes it
+//! * `pace`: how soon a client is told of a change
 //! * `withdrawal`: what is taken back by itself
 //! * `rollout`: what goes to some first
 //! * `rejections`: who left with something rejected
@@ -69,6 +70,7 @@ mod delivery;
 mod discovery;
 pub mod envoy;
 mod outlet;
+mod pace;
 mod rejections;
 mod rollout;
 mod server;
@@ -89,6 +91,7 @@ pub use discovery::{
     LocalityEndpoints, RouteConfigurations, RuntimeLayers, ScopedRoutes, Secrets, VirtualHosts,
 };
 pub use envoy_types;
+pub use pace::Pace;
 pub use rollout::{Canary, Rollout};
 pub use server::{Keepalive, Limits, XdsServer, XdsServerBuilder};
 pub use status::{ClientStatus, Rejection, TypeStatus};

@@ -23,6 +23,7 @@ use crate::{
     client::{Client, Observer},
     delivery::{Delivery, HowMany},
     discovery::{self, Aggregated, Discovery, DiscoveryService},
+    pace::Pace,
     rejections::Rejections,
     rollout::{self, Canaries, Canary, Rollout},
     status::{ClientStatus, Clients},
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) withdrawing: Option<Withdrawing>,
     pub(crate) isolates: bool,
     pub(crate) order: Order,
+    pub(crate) pace: Pace,
     keepalive: Keepalive,
     view: Box<ViewRule>,
     /// The encoded `control_plane` of both responses, whose tags differ.
@@ -120,6 +122,7 @@ pub struct XdsServerBuilder {
     observer: Arc<dyn Observer>,
     limits: Limits,
     order: Order,
+    pace: Pace,
     isolates: bool,
     withdrawing: Option<Withdrawing>,
     keepalive: Keepalive,
@@ -154,6 +157,7 @@ impl XdsServer {
             observer: Arc::new(()),
             limits: Limits::default(),
             order: Order::default(),
+            pace: Pace::default(),
             isolates: true,
             withdrawing: None,
             keepalive: Keepalive::default(),
@@ -355,6 +359,12 @@ impl XdsServerBuilder {
         self
     }
 
+    /// How soon after a commit clients are told of it; at once unless set.
+    pub fn pace(mut self, pace: Pace) -> Self {
+        self.pace = pace;
+        self
+    }
+
     /// What this server calls itself in its responses; Envoy shows it as `control_plane.identifier`.
     pub fn identifier(mut self, identifier: impl Into<String>) -> Self {
         self.identifier = identifier.into();
@@ -372,6 +382,7 @@ impl XdsServerBuilder {
                 streams: AtomicU64::new(0),
                 limits: self.limits,
                 order: self.order,
+                pace: self.pace,
                 keepalive: self.keepalive,
                 rejections: Rejections::default(),
                 clients: Clients::default(),

@@ -14,7 +14,7 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use deltaplane_cache::{CacheView, Watch};
 use deltaplane_core::{
-    Event, Machine, Order, Request, RequestError, Response, Revision, TypeUrl, Variant,
+    Event, Machine, Order, Request, RequestError, Response, Revision, TypeUrl, Variant, View,
 };
 use envoy_types::pb::envoy::config::core::v3::Node;
 use futures::Stream;
@@ -25,6 +25,7 @@ use tonic::{Code, Status, Streaming};
 use crate::{
     client::{Client, ClientEvent},
     outlet::{Outlet, ResponseBody},
+    pace::{Pace, Pacer},
     server::Shared,
     status::{ClientStatus, Entry, Rejection},
 };
@@ -56,6 +57,13 @@ enum Progress {
     Full,
 }
 
+/// What a stream with a pace waits for.
+struct Pacing {
+    pacer: Pacer,
+    /// What it looked at last; nothing, if it looks at the newest next.
+    view: Option<CacheView>,
+}
+
 /// One stream.
 pub(crate) struct XdsStream {
     shared: Arc<Shared>,
@@ -66,6 +74,8 @@ pub(crate) struct XdsStream {
     /// Wakes the driver when something that waits goes on.
     alarm: Option<Pin<Box<Sleep>>>,
     watch: Watch,
+    /// Where the server has a pace: this stream's, and what it is served from until that lets it go on.
+    pacing: Option<Box<Pacing>>,
     /// The revision at which the client connected.
     connected_at: Revision,
     /// How things were when the client's scopes were last chosen.
@@ -108,6 +118,8 @@ impl XdsStream {
             opened: Instant::now(),
             alarm: None,
             watch: shared.cache.watch(),
+            pacing: (shared.pace != Pace::default())
+                .then(|| Box::new(Pacing { pacer: Pacer::new(shared.pace), view: None })),
             connected_at: Revision(0),
             view_generation: (0, 0),
             client: Client { id, node: Node::default(), variant, peer, scopes: Arc::default() },
@@ -136,13 +148,15 @@ impl XdsStream {
             if self.shared.closing.load(Ordering::Acquire) {
                 return Poll::Ready(Status::unavailable("the server shuts down: reconnect"));
             }
-            self.machine.handle_timeout(self.opened.elapsed());
+            let now = self.opened.elapsed();
+            self.machine.handle_timeout(now);
             let more = match self.read_requests() {
                 Ok(more) => more,
                 Err(status) => return Poll::Ready(status),
             };
             // What happens from here on raises the watch again; so nothing is missed by looking now.
             let raised = self.watch.poll_raised(cx).is_ready();
+            self.pace(now, raised);
             let progress = self.respond();
             let is_full = matches!(progress, Ok(Progress::Full));
             match progress {
@@ -166,6 +180,32 @@ impl XdsStream {
                 (false, false) => return Poll::Pending,
             }
         }
+    }
+
+    /// Goes on to the newest view, if it is time for that.
+    fn pace(&mut self, now: Duration, has_changed: bool) {
+        let Some(pacing) = &mut self.pacing else { return };
+        if has_changed {
+            pacing.pacer.change(now);
+        }
+        if pacing.pacer.release(now) {
+            pacing.view = None;
+        }
+    }
+
+    /// What the client is served from.
+    fn view(&mut self) -> CacheView {
+        let newest = || self.shared.cache.view(&self.client.scopes);
+        match &mut self.pacing {
+            None => newest(),
+            Some(pacing) => pacing.view.get_or_insert_with(newest).clone(),
+        }
+    }
+
+    /// The revision of that.
+    fn revision(&self) -> Revision {
+        let paced = self.pacing.as_ref().and_then(|pacing| pacing.view.as_ref());
+        paced.map_or_else(|| self.shared.cache.revision(), View::revision)
     }
 
     /// Shows others how far the client is.
@@ -206,7 +246,8 @@ impl XdsStream {
 
     /// Whether something that waited goes on now; if not, the task is woken when it does.
     fn is_time(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(timeout) = self.machine.poll_timeout() else {
+        let paced = self.pacing.as_ref().and_then(|pacing| pacing.pacer.due());
+        let Some(timeout) = self.machine.poll_timeout().into_iter().chain(paced).min() else {
             self.alarm = None;
             return false;
         };
@@ -224,7 +265,7 @@ impl XdsStream {
             return Ok(Progress::InStep);
         }
         self.choose_view()?;
-        if self.kind == Kind::Stream && self.machine.is_in_step(self.shared.cache.revision()) {
+        if self.kind == Kind::Stream && self.machine.is_in_step(self.revision()) {
             return Ok(Progress::InStep);
         }
         if !self.outlet.has_room() {
@@ -345,12 +386,15 @@ impl XdsStream {
         }
         self.machine.change_view(&old, &new).map_err(too_late)?;
         let from = std::mem::replace(&mut self.client.scopes, scopes);
+        if let Some(pacing) = &mut self.pacing {
+            pacing.view = Some(new);
+        }
         self.observe(&ClientEvent::Moved { from });
         Ok(())
     }
 
     fn next_response(&mut self) -> Result<Option<Response>, Status> {
-        let view = self.shared.cache.view(&self.client.scopes);
+        let view = self.view();
         self.machine.poll_response(&view).map_err(too_late)
     }
 

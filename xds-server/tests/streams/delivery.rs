@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use deltaplane_server::{
-    Delivery, Fate, HowMany, Key, Order, Resource, Revision, Transaction, TypeUrl, Variant,
+    Delivery, Fate, HowMany, Key, Order, Pace, Resource, Revision, Transaction, TypeUrl, Variant,
     testing::{Connection, ModelClient},
 };
 
@@ -207,4 +207,38 @@ async fn removals_that_are_held_back_do_not_count_as_missing() {
     let gone = one.expect(CDS).await;
     one.ack(&gone);
     assert_eq!(fates(&wait(&served, revision, HowMany::All).await), "one settled");
+}
+
+#[tokio::test]
+async fn a_change_waits_for_quiet_and_requests_do_not() {
+    for variant in [Variant::Sotw, Variant::Delta] {
+        let never = LONG * 360;
+        let served =
+            serve_with(|builder| builder.pace(Pace::default().debounce(never, never))).await;
+        put(&served, [cluster("x", 1), Resource::raw(TypeUrl::ENDPOINT, "x", vec![1]).build()]);
+        let mut client = in_step(&served, "a", variant).await;
+        let changed = put(&served, [cluster("x", 2)]);
+        // The clusters would go first.
+        client.subscribe(TypeUrl::ENDPOINT, &["x"]);
+        let endpoints = client.expect(TypeUrl::ENDPOINT).await;
+        client.ack(&endpoints);
+        assert_eq!(fates(&served.server.delivery(changed)), "a pending");
+    }
+}
+
+#[tokio::test]
+async fn a_change_is_told_when_it_was_quiet_for_long_enough() {
+    for variant in [Variant::Sotw, Variant::Delta] {
+        let brief = Duration::from_millis(5);
+        let pace = Pace::default().debounce(brief, 2 * brief).throttle(100);
+        let served = serve_with(|builder| builder.pace(pace)).await;
+        put(&served, [cluster("x", 1)]);
+        let mut client = in_step(&served, "a", variant).await;
+        for content in 2..5 {
+            let changed = put(&served, [cluster("x", content)]);
+            let clusters = client.expect(CDS).await;
+            client.ack(&clusters);
+            assert!(wait(&served, changed, HowMany::All).await.has_settled(HowMany::All));
+        }
+    }
 }

@@ -27,6 +27,7 @@
 //! * `type_stream`: one type on one stream: what it subscribes to, and what it is owed; in `changes`, what
 //!   changed of it, in `claim`, what a client has from before, and in `usage`, what it may use
 //! * `sent`: what a response said; `unsettled`: what was sent and is not accepted: in flight, rejected
+//! * `words`: what clients say of what they reject
 //! * `limits`: what a stream may ask for
 //! * `answer`: what goes into the next response
 //! * `gates`: what waits, and for what
@@ -49,6 +50,7 @@ mod unsettled;
 mod view;
 mod whole;
 mod wire;
+mod words;
 
 pub use gates::Order;
 pub use limits::{RequestError, StreamLimits};

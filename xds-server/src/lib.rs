@@ -42,7 +42,7 @@
 //! * `discovery`: the services, for any tonic router
 //! * `stream`: the driver of one stream
 //! * `outlet`: where it leaves a response, and HTTP/2 takes it
-//! * `pace`: how soon a client is told of a change
+//! * `pace`: how soon a client is told of a change; `rate`: how often it may ask
 //! * `withdrawal`: what is taken back by itself
 //! * `rollout`: what goes to some first
 //! * `rejections`: who left with something rejected
@@ -71,6 +71,7 @@ mod discovery;
 pub mod envoy;
 mod outlet;
 mod pace;
+mod rate;
 mod rejections;
 mod rollout;
 mod server;

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use deltaplane_cache::CacheView;
+use deltaplane_core::{Revision, View};
+
 /// How soon after a commit each client is told of it, for whoever commits more often than a fleet should be
 /// told: by default, at once. A client that cannot keep up is owed a difference in any case, and never a
 /// backlog.
@@ -33,9 +36,53 @@ impl Pace {
     }
 }
 
+/// What a stream that has a pace is served from.
+#[derive(Debug)]
+pub(crate) struct Pacing {
+    pacer: Pacer,
+    /// What it looked at last; nothing, if it looks at the newest next.
+    view: Option<CacheView>,
+}
+
+impl Pacing {
+    pub(crate) fn new(pace: Pace) -> Self {
+        Self { pacer: Pacer::new(pace), view: None }
+    }
+
+    /// Goes on to the newest view, if it is time for that.
+    pub(crate) fn go_on(&mut self, now: Duration, has_changed: bool) {
+        if has_changed {
+            self.pacer.change(now);
+        }
+        if self.pacer.release(now) {
+            self.view = None;
+        }
+    }
+
+    /// When it is time for that, if something changed.
+    pub(crate) fn due(&self) -> Option<Duration> {
+        self.pacer.due()
+    }
+
+    /// The view that it is served from.
+    pub(crate) fn view(&mut self, newest: impl FnOnce() -> CacheView) -> CacheView {
+        self.view.get_or_insert_with(newest).clone()
+    }
+
+    /// The revision of that, unless it is the newest.
+    pub(crate) fn revision(&self) -> Option<Revision> {
+        self.view.as_ref().map(View::revision)
+    }
+
+    /// Is served from this view now.
+    pub(crate) fn show(&mut self, view: CacheView) {
+        self.view = Some(view);
+    }
+}
+
 /// The pace of one stream. Times are since it opened.
 #[derive(Debug)]
-pub(crate) struct Pacer {
+struct Pacer {
     pace: Pace,
     /// When the first and the last change came that the client was not told of.
     waiting: Option<(Duration, Duration)>,
@@ -44,18 +91,18 @@ pub(crate) struct Pacer {
 }
 
 impl Pacer {
-    pub(crate) fn new(pace: Pace) -> Self {
+    fn new(pace: Pace) -> Self {
         Self { pace, waiting: None, told: None }
     }
 
     /// Notes that something changed.
-    pub(crate) fn change(&mut self, now: Duration) {
+    fn change(&mut self, now: Duration) {
         let (first, _) = self.waiting.unwrap_or((now, now));
         self.waiting = Some((first, now));
     }
 
     /// When what changed is told, if something did.
-    pub(crate) fn due(&self) -> Option<Duration> {
+    fn due(&self) -> Option<Duration> {
         let (first, last) = self.waiting?;
         let settled = (last + self.pace.quiet).min(first + self.pace.longest.max(self.pace.quiet));
         let free = self.told.map_or(Duration::ZERO, |told| told + self.pace.apart);
@@ -63,7 +110,7 @@ impl Pacer {
     }
 
     /// Whether what changed is told now.
-    pub(crate) fn release(&mut self, now: Duration) -> bool {
+    fn release(&mut self, now: Duration) -> bool {
         let is_due = self.due().is_some_and(|due| due <= now);
         if is_due {
             (self.waiting, self.told) = (None, Some(now));

@@ -8,13 +8,12 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 use deltaplane_cache::{CacheView, Watch};
 use deltaplane_core::{
-    Event, Machine, Order, Request, RequestError, Response, Revision, TypeUrl, Variant, View,
+    Event, Machine, Order, Request, RequestError, Response, Revision, TypeUrl, Variant,
 };
 use envoy_types::pb::envoy::config::core::v3::Node;
 use futures::Stream;
@@ -25,7 +24,8 @@ use tonic::{Code, Status, Streaming};
 use crate::{
     client::{Client, ClientEvent},
     outlet::{Outlet, ResponseBody},
-    pace::{Pace, Pacer},
+    pace::{Pace, Pacing},
+    rate::Rate,
     server::Shared,
     status::{ClientStatus, Entry, Rejection},
 };
@@ -55,13 +55,6 @@ enum Progress {
     InStep,
     /// The client has not taken the last response yet.
     Full,
-}
-
-/// What a stream with a pace waits for.
-struct Pacing {
-    pacer: Pacer,
-    /// What it looked at last; nothing, if it looks at the newest next.
-    view: Option<CacheView>,
 }
 
 /// One stream.
@@ -118,8 +111,7 @@ impl XdsStream {
             opened: Instant::now(),
             alarm: None,
             watch: shared.cache.watch(),
-            pacing: (shared.pace != Pace::default())
-                .then(|| Box::new(Pacing { pacer: Pacer::new(shared.pace), view: None })),
+            pacing: (shared.pace != Pace::default()).then(|| Box::new(Pacing::new(shared.pace))),
             connected_at: Revision(0),
             view_generation: (0, 0),
             client: Client { id, node: Node::default(), variant, peer, scopes: Arc::default() },
@@ -156,7 +148,9 @@ impl XdsStream {
             };
             // What happens from here on raises the watch again; so nothing is missed by looking now.
             let raised = self.watch.poll_raised(cx).is_ready();
-            self.pace(now, raised);
+            if let Some(pacing) = &mut self.pacing {
+                pacing.go_on(now, raised);
+            }
             let progress = self.respond();
             let is_full = matches!(progress, Ok(Progress::Full));
             match progress {
@@ -182,30 +176,19 @@ impl XdsStream {
         }
     }
 
-    /// Goes on to the newest view, if it is time for that.
-    fn pace(&mut self, now: Duration, has_changed: bool) {
-        let Some(pacing) = &mut self.pacing else { return };
-        if has_changed {
-            pacing.pacer.change(now);
-        }
-        if pacing.pacer.release(now) {
-            pacing.view = None;
-        }
-    }
-
     /// What the client is served from.
     fn view(&mut self) -> CacheView {
         let newest = || self.shared.cache.view(&self.client.scopes);
         match &mut self.pacing {
             None => newest(),
-            Some(pacing) => pacing.view.get_or_insert_with(newest).clone(),
+            Some(pacing) => pacing.view(newest),
         }
     }
 
     /// The revision of that.
     fn revision(&self) -> Revision {
-        let paced = self.pacing.as_ref().and_then(|pacing| pacing.view.as_ref());
-        paced.map_or_else(|| self.shared.cache.revision(), View::revision)
+        let paced = self.pacing.as_ref().and_then(|pacing| pacing.revision());
+        paced.unwrap_or_else(|| self.shared.cache.revision())
     }
 
     /// Shows others how far the client is.
@@ -246,7 +229,7 @@ impl XdsStream {
 
     /// Whether something that waited goes on now; if not, the task is woken when it does.
     fn is_time(&mut self, cx: &mut Context<'_>) -> bool {
-        let paced = self.pacing.as_ref().and_then(|pacing| pacing.pacer.due());
+        let paced = self.pacing.as_ref().and_then(|pacing| pacing.due());
         let Some(timeout) = self.machine.poll_timeout().into_iter().chain(paced).min() else {
             self.alarm = None;
             return false;
@@ -387,7 +370,7 @@ impl XdsStream {
         self.machine.change_view(&old, &new).map_err(too_late)?;
         let from = std::mem::replace(&mut self.client.scopes, scopes);
         if let Some(pacing) = &mut self.pacing {
-            pacing.view = Some(new);
+            pacing.show(new);
         }
         self.observe(&ClientEvent::Moved { from });
         Ok(())
@@ -485,34 +468,6 @@ impl Future for XdsStream {
 impl Drop for XdsStream {
     fn drop(&mut self) {
         self.leave(None);
-    }
-}
-
-/// How many requests came in this second.
-struct Rate {
-    limit: u32,
-    second: Instant,
-    count: u32,
-}
-
-impl Rate {
-    fn new(limit: u32) -> Self {
-        Self { limit, second: Instant::now(), count: 0 }
-    }
-
-    fn count(&mut self) -> Result<(), Status> {
-        if self.count >= self.limit {
-            let now = Instant::now();
-            if now.duration_since(self.second) < Duration::from_secs(1) {
-                return Err(Status::resource_exhausted(format!(
-                    "a stream may send {} requests a second, and this one sends more",
-                    self.limit
-                )));
-            }
-            (self.second, self.count) = (now, 0);
-        }
-        self.count += 1;
-        Ok(())
     }
 }
 

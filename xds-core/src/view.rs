@@ -198,6 +198,11 @@ impl TypeVersion {
         version
     }
 
+    /// What the whole was called when this was the version of a part that was all there is.
+    pub(crate) fn of_whole(&self) -> Self {
+        Self { sum: self.sum.wrapping_sub(PART), ..self.clone() }
+    }
+
     /// The version of the union of two sets that have no resource in common. Its label is that of the
     /// newer one.
     #[must_use]

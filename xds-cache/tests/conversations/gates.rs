@@ -709,6 +709,29 @@ fn r14_in_delta_who_comes_back_uses_routes_that_are_gone_until_it_gives_them_up(
     }
 }
 
+/// A gRPC client asks for clusters by name, be they all there are: what it says it has, it has.
+#[test]
+fn r14_in_sotw_clusters_that_are_known_by_name_are_no_news_to_who_comes_back() {
+    let client = running(Variant::Sotw);
+    let mut by_name = Client::of(client.cache.clone(), Variant::Sotw);
+    by_name.sotw(CDS, &["x"], "", "");
+    let clusters = by_name.expect(CDS);
+    let mut again = Client::of(client.cache.clone(), Variant::Sotw);
+    let version = |type_url| View::version(&client.view(), type_url).to_string();
+    again.sotw(CDS, &["x"], &clusters.version, "");
+    again.sotw(EDS, &["x"], "", "");
+    again.sotw(LDS, &["l"], &version(&LDS), "");
+    again.sotw(RDS, &["r"], &version(&RDS), "");
+    let got = again.read_all();
+    let endpoints = got.iter().find(|got| got.type_url == EDS.as_str()).unwrap();
+    again.nack(endpoints, &["x"], "", "x: no");
+    for got in got.iter().filter(|got| got.type_url != EDS.as_str()) {
+        accept(&mut again, got);
+    }
+    commit(&again, &[route("r", 2, "x")], &[]);
+    assert!(again.read_all().iter().any(|got| got.resources == ["r=2"]));
+}
+
 /// A cluster that was bad when it was last there is repeated to who comes back with a version that nobody
 /// knows. It never had that, and says so.
 #[test]

@@ -43,6 +43,10 @@ impl TypeStream {
     /// Compares the version that a State of the World client says its set has. Where that set is still
     /// known, what differs from it is all that is news.
     fn compare_version<V: View>(&mut self, view: &V, version: Option<&TypeVersion>) {
+        // Who asks by name had a part, which may have been all.
+        let is_part = self.repeats_everything() && !self.subscription.is_wildcard();
+        let version = version.map(|had| if is_part { had.of_whole() } else { had.clone() });
+        let version = version.as_ref();
         let is_current = version == Some(&view.version(&self.type_url));
         if self.repeats_everything() && is_current && self.subscription.names().next().is_none() {
             self.everything = false;

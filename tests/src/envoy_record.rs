@@ -7,7 +7,7 @@ use std::time::Duration;
 use deltaplane_server::envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryResponse, DiscoveryResponse,
 };
-use deltaplane_server::{Client, ClientEvent, Event, Observer, Response, TypeUrl, Variant};
+use deltaplane_server::{Client, ClientEvent, Event, Nonce, Observer, Response, TypeUrl, Variant};
 use prost::Message;
 
 use crate::deadline::wait_quietly;
@@ -25,9 +25,9 @@ pub struct Record(Mutex<Vec<(u64, Entry)>>);
 pub enum Entry {
     Connected { node: String },
     Subscribed { type_url: TypeUrl },
-    Sent { type_url: TypeUrl, nonce: String, names: Vec<String>, removed: Vec<String> },
-    Accepted { type_url: TypeUrl, nonce: String },
-    Rejected { type_url: TypeUrl, nonce: String, names: Vec<String>, words: String },
+    Sent { type_url: TypeUrl, nonce: Nonce, names: Vec<String>, removed: Vec<String> },
+    Accepted { type_url: TypeUrl, nonce: Nonce },
+    Rejected { type_url: TypeUrl, nonce: Nonce, names: Vec<String>, words: String },
     Disconnected,
 }
 
@@ -162,10 +162,10 @@ impl Observer for Record {
                 Entry::Subscribed { type_url: type_url.clone() }
             }
             ClientEvent::Told(Event::Acknowledged { type_url, nonce, .. }) => {
-                Entry::Accepted { type_url: type_url.clone(), nonce: nonce.clone() }
+                Entry::Accepted { type_url: type_url.clone(), nonce: *nonce }
             }
             ClientEvent::Told(Event::Rejected { type_url, nonce, names, error, .. }) => {
-                let (type_url, nonce) = (type_url.clone(), nonce.clone());
+                let (type_url, nonce) = (type_url.clone(), *nonce);
                 let names = names.iter().map(ToString::to_string).collect();
                 Entry::Rejected { type_url, nonce, names, words: error.message.clone() }
             }
@@ -190,7 +190,7 @@ fn sent(variant: Variant, response: &Response) -> Entry {
         (names.collect(), Vec::new())
     };
     names.sort();
-    let (type_url, nonce) = (response.type_url.clone(), response.nonce.clone());
+    let (type_url, nonce) = (response.type_url.clone(), response.nonce);
     Entry::Sent { type_url, nonce, names, removed }
 }
 

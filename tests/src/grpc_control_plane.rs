@@ -7,8 +7,8 @@ use std::time::Duration;
 use deltaplane_server::envoy_types::pb::envoy::config::core::v3::Node;
 use deltaplane_server::envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use deltaplane_server::{
-    Cache, Client, ClientEvent, Event, Observer, Order, Resource, Transaction, TypeUrl, Variant,
-    XdsServer,
+    Cache, Client, ClientEvent, Event, Nonce, Observer, Order, Resource, Transaction, TypeUrl,
+    Variant, XdsServer,
 };
 use prost::Message;
 use tokio::net::TcpListener;
@@ -62,9 +62,9 @@ pub struct Told {
 #[allow(missing_docs, reason = "they are called what they are")]
 pub enum What {
     Connected(Variant),
-    Sent { type_url: TypeUrl, nonce: String, version: String, names: Vec<String> },
-    Accepted { type_url: TypeUrl, nonce: String },
-    Rejected { type_url: TypeUrl, nonce: String, names: Vec<String>, words: String },
+    Sent { type_url: TypeUrl, nonce: Nonce, version: String, names: Vec<String> },
+    Accepted { type_url: TypeUrl, nonce: Nonce },
+    Rejected { type_url: TypeUrl, nonce: Nonce, names: Vec<String>, words: String },
     Disconnected,
 }
 
@@ -280,15 +280,15 @@ impl Observer for Story {
                 let version = message.version_info;
                 let names = message.resources.iter().map(|resource| name(&resource.value));
                 let names = names.collect();
-                let (type_url, nonce) = (response.type_url.clone(), response.nonce.clone());
+                let (type_url, nonce) = (response.type_url.clone(), response.nonce);
                 What::Sent { type_url, nonce, version, names }
             }
             ClientEvent::Told(Event::Acknowledged { type_url, nonce, .. }) => {
-                What::Accepted { type_url: type_url.clone(), nonce: nonce.clone() }
+                What::Accepted { type_url: type_url.clone(), nonce: *nonce }
             }
             ClientEvent::Told(Event::Rejected { type_url, nonce, names, error, .. }) => {
                 let names = names.iter().map(ToString::to_string).collect();
-                let (type_url, nonce) = (type_url.clone(), nonce.clone());
+                let (type_url, nonce) = (type_url.clone(), *nonce);
                 What::Rejected { type_url, nonce, names, words: error.message.clone() }
             }
             ClientEvent::Disconnected(_) => What::Disconnected,

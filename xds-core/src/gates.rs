@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Key, Resource, TypeUrl};
+use crate::{Key, Nonce, Resource, TypeUrl};
 
 /// In which order a stream is told what changed. All durations are of the client's silence, and none is
 /// waited for when nothing depends on it.
@@ -76,8 +76,8 @@ pub(crate) struct Arrivals {
 
 #[derive(Debug)]
 struct Arrival {
-    /// The number of the response that brought it.
-    brought: u64,
+    /// The response that brought it.
+    brought: Nonce,
     /// When the last of what is waited for was sent.
     since: Duration,
     /// What it refers to and was not acknowledged since.
@@ -111,7 +111,7 @@ impl Arrivals {
         resource: &Resource,
         awaits: BTreeSet<Key>,
         doubtful: bool,
-        (brought, since): (u64, Duration),
+        (brought, since): (Nonce, Duration),
     ) {
         self.forget(resource.name());
         for key in &awaits {
@@ -142,11 +142,11 @@ impl Arrivals {
     pub(crate) fn acknowledge(
         &mut self,
         name: &str,
-        number: u64,
+        nonce: Nonce,
         is_asked_for: impl Fn(&Key) -> bool,
     ) {
         let Some(arrival) = self.arriving.get_mut(name) else { return };
-        if arrival.brought > number {
+        if arrival.brought > nonce {
             return;
         }
         arrival.acknowledged = true;
@@ -159,11 +159,11 @@ impl Arrivals {
         self.prove(name);
     }
 
-    /// Takes up an ACK of what may be awaited, in a response of that number.
-    pub(crate) fn acknowledge_awaited(&mut self, key: &Key, number: u64) {
+    /// Takes up an ACK of what may be awaited, in that response.
+    pub(crate) fn acknowledge_awaited(&mut self, key: &Key, nonce: Nonce) {
         for name in self.awaiting.get(key).cloned().unwrap_or_default() {
             if let Some(arrival) = self.arriving.get_mut(&name)
-                && arrival.brought < number
+                && arrival.brought < nonce
             {
                 arrival.awaits.remove(key);
                 self.await_no_more(key, &name);

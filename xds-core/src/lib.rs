@@ -62,6 +62,6 @@ pub use type_url::{Lingering, MissingAnswer, TypePolicy, TypeUrl, Wildcard};
 pub use view::{Change, LogTruncated, Revision, TypeVersion, View, difference};
 pub use whole::Whole;
 pub use wire::{
-    Any, DeltaRequest, DeltaResource, DeltaResponse, ErrorDetail, Request, Response, SotwRequest,
-    SotwResponse,
+    Any, DeltaRequest, DeltaResource, DeltaResponse, ErrorDetail, Nonce, Request, Response,
+    SotwRequest, SotwResponse,
 };

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 mod gating;
 
 use crate::{
-    ErrorDetail, LogTruncated, Order, Request, RequestError, Resource, Response, Revision,
+    ErrorDetail, LogTruncated, Nonce, Order, Request, RequestError, Resource, Response, Revision,
     StreamLimits, Subscription, TypeUrl, View,
     answer::Answer,
     gates::Arrivals,
@@ -46,7 +46,7 @@ pub enum Event {
         /// The type.
         type_url: TypeUrl,
         /// The response's nonce.
-        nonce: String,
+        nonce: Nonce,
         /// The revision from which it was built.
         revision: Revision,
     },
@@ -55,7 +55,7 @@ pub enum Event {
         /// The type.
         type_url: TypeUrl,
         /// The response's nonce.
-        nonce: String,
+        nonce: Nonce,
         /// What that response said something new about, or repeated although it was not accepted; nothing
         /// is sent for these until they change. None, if it can have been rejected for what is no longer
         /// there.
@@ -121,7 +121,8 @@ pub struct Machine<V> {
     delivered: Option<Revision>,
     /// Something other than the view changed what is owed.
     stirred: bool,
-    nonces: u64,
+    /// The last that was given out.
+    last_nonce: Nonce,
     events: VecDeque<Event>,
 }
 
@@ -144,7 +145,7 @@ impl<V: View> Machine<V> {
             delivering: None,
             delivered: None,
             stirred: false,
-            nonces: 0,
+            last_nonce: Nonce::default(),
             events: VecDeque::new(),
         }
     }
@@ -268,15 +269,16 @@ impl<V: View> Machine<V> {
             if fresh && !self.stirred && self.delivered == Some(view.revision()) {
                 return Ok(None);
             }
-            let current = self.delivering.get_or_insert_with(|| view.clone()).clone();
+            let current = self.delivering.take().unwrap_or_else(|| view.clone());
             if fresh || std::mem::take(&mut self.stirred) {
                 self.stirred = false;
                 self.types.iter_mut().try_for_each(|stream| stream.look(&current))?;
             }
             if let Some((at, answer)) = self.next_answer(&current) {
-                return Ok(self.send(at, answer, current.revision()));
+                let revision = current.revision();
+                self.delivering = Some(current);
+                return Ok(self.send(at, answer, revision));
             }
-            self.delivering = None;
             self.delivered = Some(current.revision());
         }
     }
@@ -303,8 +305,8 @@ impl<V: View> Machine<V> {
     pub fn poll_event(&mut self) -> Option<Event> {
         let event = self.events.pop_front();
         if event.is_none() {
-            // An idle stream keeps no room for events.
-            self.events.shrink_to_fit();
+            // An idle stream keeps room for the usual one.
+            self.events.shrink_to(1);
         }
         event
     }
@@ -346,7 +348,7 @@ impl<V: View> Machine<V> {
     fn tell(&mut self, at: usize, is_first: bool, told: Told) {
         let Some(stream) = self.types.get(at) else { return };
         let type_url = stream.type_url.clone();
-        let Told { nonce, error, settled, asked } = told;
+        let Told { error, settled, asked } = told;
         if is_first || !asked.is_nothing() {
             self.events.push_back(Event::Subscribed {
                 type_url: type_url.clone(),
@@ -357,12 +359,15 @@ impl<V: View> Machine<V> {
             });
         }
         match (settled, error) {
-            (Some(Settled::Acknowledged { revision, responses, replaced }), _) => {
+            (Some(Settled::Acknowledged { nonce, revision, responses, replaced }), _) => {
                 self.prove(&type_url, &responses);
                 self.linger(at, replaced);
                 self.events.push_back(Event::Acknowledged { type_url, nonce, revision });
             }
-            (Some(Settled::Rejected { revision, names, blamed, is_first, .. }), Some(error)) => {
+            (
+                Some(Settled::Rejected { nonce, revision, names, blamed, is_first, .. }),
+                Some(error),
+            ) => {
                 self.note_rejection(&type_url, &names, &blamed);
                 self.events.push_back(Event::Rejected {
                     type_url,
@@ -409,7 +414,8 @@ impl<V: View> Machine<V> {
     }
 
     fn send(&mut self, at: usize, mut answer: Answer, revision: Revision) -> Option<Response> {
-        self.nonces += 1;
+        let nonce = self.last_nonce.next();
+        self.last_nonce = nonce;
         let type_url = self.types.get(at)?.type_url.clone();
         let awaited = self.waited_for(&type_url, &answer);
         if matches!(self.order, Order::Gated { .. }) {
@@ -419,7 +425,7 @@ impl<V: View> Machine<V> {
         let stream = self.types.get_mut(at)?;
         let response = Response {
             type_url,
-            nonce: self.nonces.to_string(),
+            nonce,
             revision,
             resources: answer.resources(),
             removals: answer.removals(),
@@ -429,8 +435,7 @@ impl<V: View> Machine<V> {
             is_first: stream.is_first,
             is_probe: answer.probe != 0,
             since: answer.since(),
-            number: self.nonces,
-            nonce: response.nonce.clone(),
+            nonce,
             sent_at: self.now,
             revision,
             version: std::mem::take(&mut answer.version),
@@ -486,6 +491,6 @@ impl<V: View> Machine<V> {
 
     /// Whether a nonce was given out on this stream.
     fn was_sent(&self, nonce: &str) -> bool {
-        nonce.parse::<u64>().is_ok_and(|nonce| (1..=self.nonces).contains(&nonce))
+        Nonce::read(nonce).is_some_and(|nonce| nonce <= self.last_nonce)
     }
 }

@@ -310,9 +310,14 @@ pub(crate) fn field_len(tag: u32, len: usize) -> usize {
 
 /// Encodes a length-delimited field.
 pub(crate) fn put_field(tag: u32, value: &[u8], buffer: &mut BytesMut) {
-    encode_key(tag, WireType::LengthDelimited, buffer);
-    encode_varint(value.len() as u64, buffer);
+    put_head(tag, value.len(), buffer);
     buffer.extend_from_slice(value);
+}
+
+/// Encodes what comes before the value of a length-delimited field.
+pub(crate) fn put_head(tag: u32, len: usize, buffer: &mut BytesMut) {
+    encode_key(tag, WireType::LengthDelimited, buffer);
+    encode_varint(len as u64, buffer);
 }
 
 #[cfg(test)]

@@ -129,8 +129,6 @@ const MOST_TRIES: u32 = 64;
 
 /// What a request said.
 pub(crate) struct Told {
-    /// The response that it names.
-    pub(crate) nonce: String,
     pub(crate) error: Option<ErrorDetail>,
     /// What that response was, if the request answers it.
     pub(crate) settled: Option<Settled>,
@@ -203,7 +201,7 @@ impl TypeStream {
             asked.names = self.subscription.names().cloned().collect();
         }
         self.ask(&asked);
-        Told { nonce, error, settled, asked }
+        Told { error, settled, asked }
     }
 
     /// Reads a delta request: what it answers, what it claims, what it asks for.
@@ -217,7 +215,7 @@ impl TypeStream {
         let unsubscribe = request.resource_names_unsubscribe;
         let asked = self.subscription.update(subscribe, &unsubscribe, self.policy.wildcard);
         self.ask(&asked);
-        Told { nonce, error, settled, asked }
+        Told { error, settled, asked }
     }
 
     /// Reads the answer to a response, if that is what a request is.

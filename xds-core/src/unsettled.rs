@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    ErrorDetail, Resource, Revision, TypeUrl, Variant,
+    ErrorDetail, Nonce, Resource, Revision, TypeUrl, Variant,
     sent::{News, Sent},
     words::mentions,
 };
@@ -36,9 +36,7 @@ pub(crate) struct Unsettled {
 /// A response that was not answered yet.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    /// Its place among all responses of the stream.
-    pub(crate) number: u64,
-    pub(crate) nonce: String,
+    pub(crate) nonce: Nonce,
     pub(crate) sent_at: Duration,
     /// The oldest revision of which something in it is news.
     pub(crate) since: Option<Revision>,
@@ -89,12 +87,14 @@ pub(crate) struct Again {
 #[derive(Debug)]
 pub(crate) enum Settled {
     Acknowledged {
+        nonce: Nonce,
         revision: Revision,
         responses: Vec<InFlight>,
         /// What the client had in the place of what it now accepts, as far as that was kept.
         replaced: Vec<Resource>,
     },
     Rejected {
+        nonce: Nonce,
         revision: Revision,
         names: Vec<Arc<str>>,
         /// Those of them that the client's words name.
@@ -171,6 +171,7 @@ impl Unsettled {
         error: Option<&ErrorDetail>,
         is_current: impl Fn(&str) -> bool,
     ) -> Option<Settled> {
+        let nonce = Nonce::read(nonce)?;
         let at = self.in_flight.iter().position(|response| response.nonce == nonce)?;
         let answered = self.in_flight.get(at)?;
         if error.is_none() && version.is_some_and(|version| version != answered.version) {
@@ -186,9 +187,9 @@ impl Unsettled {
         Some(match error {
             None => {
                 let replaced = self.acknowledge(&settled);
-                Settled::Acknowledged { revision, responses: settled, replaced }
+                Settled::Acknowledged { nonce, revision, responses: settled, replaced }
             }
-            Some(error) => self.reject(revision, settled, error, is_current),
+            Some(error) => self.reject((nonce, revision), settled, error, is_current),
         })
     }
 
@@ -220,7 +221,7 @@ impl Unsettled {
     /// since, the others go out at once: what crosses a NACK must not strand them.
     fn reject(
         &mut self,
-        revision: Revision,
+        (nonce, revision): (Nonce, Revision),
         settled: Vec<InFlight>,
         error: &ErrorDetail,
         is_current: impl Fn(&str) -> bool,
@@ -286,6 +287,7 @@ impl Unsettled {
             }
         }
         Settled::Rejected {
+            nonce,
             revision,
             names,
             blamed: words,

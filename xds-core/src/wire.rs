@@ -4,13 +4,16 @@
 //! node stays encoded (Envoy sends 61 KiB of it with every request, and only the first matters), and a
 //! response is built from entries that were encoded when their resources entered.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+};
 
 use bytes::{Bytes, BytesMut};
 
 use crate::{
     Resource, Revision, TypeUrl,
-    resource::{field_len, put_field},
+    resource::{field_len, put_field, put_head},
 };
 
 /// `google.rpc.Status`, as a NACK carries it.
@@ -260,6 +263,47 @@ pub struct DeltaResource {
     pub aliases: Vec<String>,
 }
 
+/// What a response is called on its stream, so that a request can answer it: a number that grows, and is
+/// never used twice (S-17, D-02).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Nonce(u64);
+
+impl Nonce {
+    /// The one after it; the first comes after the default.
+    pub(crate) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// Reads what a request says, if that is how a nonce of ours looks.
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        let is_ours = text.starts_with(|first| matches!(first, '1'..='9'));
+        text.parse().ok().filter(|_| is_ours).map(Self)
+    }
+
+    /// How many digits it has.
+    fn digits(self) -> usize {
+        self.0.checked_ilog10().map_or(1, |log| log as usize + 1)
+    }
+
+    /// Its length as a field.
+    fn encoded_len(self) -> usize {
+        field_len(NONCE, self.digits())
+    }
+
+    /// Encodes it as a field.
+    fn put(self, buffer: &mut BytesMut) {
+        put_head(NONCE, self.digits(), buffer);
+        // There is always room: the buffer grows.
+        let _ = write!(buffer, "{self}");
+    }
+}
+
+impl fmt::Display for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A response, ready for the wire: a body that streams owed the same may share, and a nonce of its own.
 #[derive(Debug, Clone)]
 #[must_use = "a response that is dropped is never sent, and its client waits for ever"]
@@ -268,7 +312,7 @@ pub struct Response {
     /// The type.
     pub type_url: TypeUrl,
     /// The nonce, never used twice on a stream (S-17, D-02).
-    pub nonce: String,
+    pub nonce: Nonce,
     /// The revision that it brings the client to, as far as this type goes.
     pub revision: Revision,
     /// How many resources it carries.
@@ -283,13 +327,13 @@ impl Response {
     /// Encodes the nonce. The message is this and [`body`](Response::body), one after the other, since
     /// protobuf fields may come in any order.
     pub fn encode_head(&self, buffer: &mut BytesMut) {
-        put_field(NONCE, self.nonce.as_bytes(), buffer);
+        self.nonce.put(buffer);
     }
 
     /// How many bytes the message has.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
-        field_len(NONCE, self.nonce.len()) + self.body.len()
+        self.nonce.encoded_len() + self.body.len()
     }
 }
 

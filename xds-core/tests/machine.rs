@@ -80,7 +80,7 @@ fn delta(type_url: TypeUrl, names: &[&str], held: &[(&str, &str)]) -> Request {
 fn answer(response: Response, error_detail: Option<ErrorDetail>) -> Request {
     DeltaRequest {
         type_url: response.type_url.to_string(),
-        response_nonce: response.nonce,
+        response_nonce: response.nonce.to_string(),
         error_detail,
         ..DeltaRequest::default()
     }
@@ -182,7 +182,7 @@ fn a_rejection_is_there_until_it_is_repaired() {
                 Event::Subscribed { .. },
                 Event::Rejected { .. },
                 Event::Acknowledged { nonce, revision: Revision(2), .. }
-            ] if nonce == "2"
+            ] if nonce.to_string() == "2"
         ),
         "{events:?}"
     );

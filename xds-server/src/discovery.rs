@@ -9,13 +9,11 @@ use std::{
     task::{Context, Poll},
 };
 
-use deltaplane_core::{DeltaRequest, Request, SotwRequest, TypeUrl, Variant};
+use deltaplane_core::{TypeUrl, Variant};
 use http::{HeaderValue, header::CONTENT_TYPE};
-use prost::Message;
 use tonic::{
-    Status, Streaming,
+    Status,
     body::Body,
-    codec::{BufferSettings, DecodeBuf, Decoder},
     server::NamedService,
     service::{Routes, RoutesBuilder},
     transport::server::TcpConnectInfo,
@@ -23,6 +21,8 @@ use tonic::{
 
 use self::sealed::Method;
 use crate::{
+    body::ResponseBody,
+    requests::{Requests, UNCOMPRESSED},
     server::Shared,
     stream::{Kind, XdsStream},
 };
@@ -159,19 +159,16 @@ impl<D: Discovery> DiscoveryService<D> {
             return Err(Status::unimplemented(message));
         };
         if request.headers().get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
-            let message = "compressed requests are not supported: send them as they are";
-            return Err(Status::unimplemented(message));
+            return Err(Status::unimplemented(UNCOMPRESSED));
         }
         let peer = request.extensions().get::<TcpConnectInfo>().and_then(|info| info.remote_addr());
-        let decoder = RequestDecoder { variant: method.variant, type_url: D::TYPE_URL };
-        let limit = Some(self.shared.limits.request_size);
-        let requests = Streaming::new_request(decoder, request.into_body(), None, limit);
+        let Method { variant, kind, .. } = *method;
+        let limit = self.shared.limits.request_size;
+        let requests = Requests::new(request.into_body(), variant, D::TYPE_URL, limit);
         let shared = self.shared.clone();
         let is_aggregated = D::TYPE_URL.is_none();
-        let (variant, kind) = (method.variant, method.kind);
         let stream = XdsStream::new(shared, requests, variant, kind, is_aggregated, peer);
-        let mut response = http::Response::new(Body::new(stream.body()));
-        tokio::spawn(stream);
+        let mut response = http::Response::new(Body::new(ResponseBody::new(stream)));
         let content_type = HeaderValue::from_static("application/grpc");
         response.headers_mut().insert(CONTENT_TYPE, content_type);
         Ok(response)
@@ -205,54 +202,5 @@ impl<D: Discovery> tower_service::Service<http::Request<Body>> for DiscoveryServ
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         ready(Ok(self.open(request).unwrap_or_else(Status::into_http)))
-    }
-}
-
-/// Decodes the requests of one method; the node stays encoded.
-struct RequestDecoder {
-    variant: Variant,
-    type_url: Option<TypeUrl>,
-}
-
-impl RequestDecoder {
-    /// On a service of one type, a request means that type without saying so (B-03).
-    fn settle_type(&self, request: &mut String) -> Result<(), Status> {
-        match &self.type_url {
-            Some(type_url) if request.is_empty() => request.push_str(type_url),
-            Some(type_url) if *request != **type_url => {
-                return Err(Status::invalid_argument(format!(
-                    "the request is for {request}, but this service delivers {type_url} only: \
-                     use the aggregated service, or that type's own"
-                )));
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-impl Decoder for RequestDecoder {
-    type Item = Request;
-    type Error = Status;
-
-    /// Room for an ACK, instead of the usual 8 KiB for each stream; a larger request makes its own.
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(512, 32 << 10)
-    }
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Request>, Status> {
-        let malformed = |error| Status::invalid_argument(format!("malformed request: {error}"));
-        Ok(Some(match self.variant {
-            Variant::Delta => {
-                let mut request = DeltaRequest::decode(buffer).map_err(malformed)?;
-                self.settle_type(&mut request.type_url)?;
-                request.into()
-            }
-            _ => {
-                let mut request = SotwRequest::decode(buffer).map_err(malformed)?;
-                self.settle_type(&mut request.type_url)?;
-                request.into()
-            }
-        }))
     }
 }

@@ -40,8 +40,9 @@
 //!
 //! * `server`: a cache, and the rule of who sees what
 //! * `discovery`: the services, for any tonic router
-//! * `stream`: the driver of one stream
-//! * `outlet`: where it leaves a response, and HTTP/2 takes it
+//! * `body`: the body of a response, which drives a stream when HTTP/2 asks for more
+//! * `requests`: what a client says, read from the body of its request
+//! * `stream`: one stream
 //! * `pace`: how soon a client is told of a change; `rate`: how often it may ask
 //! * `withdrawal`: what is taken back by itself
 //! * `rollout`: what goes to some first
@@ -65,14 +66,15 @@
 //!   Envoy's wait as well.
 //! * K-03: connections do not age. At shutdown streams end in order, and clients reconnect as they see fit.
 
+mod body;
 mod client;
 mod delivery;
 mod discovery;
 pub mod envoy;
-mod outlet;
 mod pace;
 mod rate;
 mod rejections;
+mod requests;
 mod rollout;
 mod server;
 mod status;

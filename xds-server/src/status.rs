@@ -11,7 +11,7 @@ use std::{
 
 use dashmap::DashMap;
 use deltaplane_cache::Concern;
-use deltaplane_core::{ErrorDetail, Event, Key, Response, Revision, Standing, TypeUrl};
+use deltaplane_core::{ErrorDetail, Event, Key, Nonce, Response, Revision, Standing, TypeUrl};
 use tokio::sync::Notify;
 
 use crate::client::Client;
@@ -43,10 +43,10 @@ pub struct TypeStatus {
     /// How many names it subscribes to.
     pub names: usize,
     /// The revision and the nonce of the last response.
-    pub sent: Option<(Revision, String)>,
+    pub sent: Option<(Revision, Nonce)>,
     /// The revision and the nonce of the last response that it acknowledged: it accepts that, which does
     /// not yet mean that it uses it.
-    pub acknowledged: Option<(Revision, String)>,
+    pub acknowledged: Option<(Revision, Nonce)>,
     /// What it rejected last.
     pub rejection: Option<Rejection>,
     /// Something of that is still rejected: it has neither changed nor gone.
@@ -60,7 +60,7 @@ pub struct Rejection {
     /// Its type.
     pub type_url: TypeUrl,
     /// Its nonce.
-    pub nonce: String,
+    pub nonce: Nonce,
     /// What it said something new about. Which of these is at fault, only the client's words tell.
     pub names: Vec<Arc<str>>,
     /// Those of them that the client's words name.
@@ -164,7 +164,7 @@ impl Entry {
     pub(crate) fn sent(&self, response: &Response) {
         let mut status = self.status();
         let of_type = status.types.entry(response.type_url.clone()).or_default();
-        of_type.sent = Some((response.revision, response.nonce.clone()));
+        of_type.sent = Some((response.revision, response.nonce));
     }
 
     pub(crate) fn told(&self, event: &Event) {
@@ -172,7 +172,7 @@ impl Entry {
         match event {
             Event::Acknowledged { type_url, nonce, revision } => {
                 let of_type = status.types.entry(type_url.clone()).or_default();
-                of_type.acknowledged = Some((*revision, nonce.clone()));
+                of_type.acknowledged = Some((*revision, *nonce));
             }
             Event::Rejected { type_url, .. } => {
                 let of_type = status.types.entry(type_url.clone()).or_default();
@@ -192,7 +192,7 @@ impl Rejection {
         };
         Some(Self {
             type_url: type_url.clone(),
-            nonce: nonce.clone(),
+            nonce: *nonce,
             names: names.clone(),
             blamed: blamed.clone(),
             is_first: *is_first,

@@ -1,13 +1,10 @@
-//! The driver of one stream: the only place where a client, the cache and shutdown meet.
-//!
-//! It is a task of its own, so that a client's requests are read, and the end of the server is noticed,
-//! also while a response waits for a client that does not read.
+//! One stream: the only place where a client, the cache and shutdown meet.
 
 use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -16,16 +13,16 @@ use deltaplane_core::{
     Event, Machine, Order, Request, RequestError, Response, Revision, TypeUrl, Variant,
 };
 use envoy_types::pb::envoy::config::core::v3::Node;
-use futures::Stream;
 use prost::Message;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
 use crate::{
+    body::Driver,
     client::{Client, ClientEvent},
-    outlet::{Outlet, ResponseBody},
     pace::{Pace, Pacing},
     rate::Rate,
+    requests::{PREFIX, Requests},
     server::Shared,
     status::{ClientStatus, Entry, Rejection},
 };
@@ -46,22 +43,11 @@ pub(crate) enum Kind {
     Fetch,
 }
 
-/// What became of an attempt to respond.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
-    /// There was something to say, and it was said.
-    Responded,
-    /// There is nothing to say.
-    InStep,
-    /// The client has not taken the last response yet.
-    Full,
-}
-
 /// One stream.
 pub(crate) struct XdsStream {
     shared: Arc<Shared>,
     kind: Kind,
-    requests: Streaming<Request>,
+    requests: Requests,
     machine: Machine<CacheView>,
     opened: Instant,
     /// Wakes the driver when something that waits goes on.
@@ -80,8 +66,11 @@ pub(crate) struct XdsStream {
     asked_all: bool,
     /// The types of which the client is not believed what it runs.
     distrusted: Vec<TypeUrl>,
-    outlet: Outlet,
-    /// A response was left in the outlet.
+    /// The second frame of a response whose first was taken.
+    rest: Option<Bytes>,
+    /// With which status it ends, when what was said while there was no room ended it.
+    end: Option<Status>,
+    /// There was a response.
     answered: bool,
     /// The client's requests changed what others see of it.
     is_new: bool,
@@ -91,7 +80,7 @@ pub(crate) struct XdsStream {
 impl XdsStream {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        requests: Streaming<Request>,
+        requests: Requests,
         variant: Variant,
         kind: Kind,
         is_aggregated: bool,
@@ -118,7 +107,8 @@ impl XdsStream {
             entry: None,
             asked_all: false,
             distrusted: Vec::new(),
-            outlet: Outlet::default(),
+            rest: None,
+            end: None,
             answered: false,
             is_new: false,
             rate: Rate::new(shared.limits.requests_per_second),
@@ -126,52 +116,73 @@ impl XdsStream {
         }
     }
 
-    /// The body of the stream's HTTP response.
-    pub(crate) fn body(&self) -> ResponseBody {
-        self.outlet.body()
+    /// The next frame of the response's body, with what there is to do before it; or the status that ends
+    /// the stream. Called when there is room for a frame.
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        driver: &Arc<Driver>,
+    ) -> Poll<Result<Bytes, Status>> {
+        if let Some(frame) = self.rest.take() {
+            return Poll::Ready(Ok(frame));
+        }
+        let turned = match self.end.take() {
+            Some(status) => Poll::Ready(Err(status)),
+            None => self.poll_turn(cx, driver),
+        };
+        if let Poll::Ready(Err(status)) = &turned {
+            self.leave(status);
+        }
+        turned
     }
 
-    /// Does what there is to do; ends with the status that ends the stream.
-    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
-        loop {
-            if self.outlet.is_closed(cx) {
-                return Poll::Ready(Status::ok("the client is gone"));
+    /// Hears what the client says while there is no room for a frame; tells whether it may have said more.
+    pub(crate) fn hear(&mut self, driver: &Arc<Driver>) -> bool {
+        match self.read_requests(driver) {
+            Ok(more) => {
+                self.show();
+                more && self.end.is_none()
             }
+            Err(status) => {
+                self.leave(&status);
+                self.end.get_or_insert(status);
+                false
+            }
+        }
+    }
+
+    fn poll_turn(
+        &mut self,
+        cx: &mut Context<'_>,
+        driver: &Arc<Driver>,
+    ) -> Poll<Result<Bytes, Status>> {
+        loop {
             if self.shared.closing.load(Ordering::Acquire) {
-                return Poll::Ready(Status::unavailable("the server shuts down: reconnect"));
+                let message = "the server shuts down: reconnect";
+                return Poll::Ready(Err(Status::unavailable(message)));
             }
             let now = self.opened.elapsed();
             self.machine.handle_timeout(now);
-            let more = match self.read_requests() {
-                Ok(more) => more,
-                Err(status) => return Poll::Ready(status),
-            };
+            let more = self.read_requests(driver)?;
             // What happens from here on raises the watch again; so nothing is missed by looking now.
             let raised = self.watch.poll_raised(cx).is_ready();
             if let Some(pacing) = &mut self.pacing {
                 pacing.go_on(now, raised);
             }
-            let progress = self.respond();
-            let is_full = matches!(progress, Ok(Progress::Full));
-            match progress {
-                Ok(Progress::Responded) => continue,
-                Ok(Progress::InStep) if self.asked_all => {
-                    return Poll::Ready(Status::ok("the client closed the stream"));
-                }
-                Ok(Progress::InStep | Progress::Full) => {}
-                Err(status) => return Poll::Ready(status),
+            if let Some(frame) = self.respond()? {
+                return Poll::Ready(Ok(frame));
+            }
+            if self.asked_all {
+                return Poll::Ready(Err(Status::ok("the client closed the stream")));
             }
             self.show();
-            match (more, raised) {
-                (true, _) => {
-                    // Others get their turn before this client's next requests are read.
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                (false, true) => {}
-                // Where there is no room, nothing goes on before there is.
-                (false, false) if !is_full && self.is_time(cx) => {}
-                (false, false) => return Poll::Pending,
+            if more {
+                // Others get their turn before this client's next requests are read.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if !raised && !self.is_time(cx) {
+                return Poll::Pending;
             }
         }
     }
@@ -242,61 +253,47 @@ impl XdsStream {
         alarm.as_mut().poll(cx).is_ready()
     }
 
-    /// Leaves the next response in the outlet, if there is one and room for it.
-    fn respond(&mut self) -> Result<Progress, Status> {
+    /// The first frame of the next response, if there is one.
+    fn respond(&mut self) -> Result<Option<Bytes>, Status> {
         if self.entry.is_none() {
-            return Ok(Progress::InStep);
+            return Ok(None);
         }
         self.choose_view()?;
-        if self.kind == Kind::Stream && self.machine.is_in_step(self.revision()) {
-            return Ok(Progress::InStep);
+        let is_fetch = self.kind == Kind::Fetch;
+        if !is_fetch && self.machine.is_in_step(self.revision()) {
+            return Ok(None);
         }
-        if !self.outlet.has_room() {
-            return Ok(Progress::Full);
+        if is_fetch && self.answered {
+            return Err(Status::ok(""));
         }
-        if self.kind == Kind::Fetch && self.answered {
-            return Err(self.end_of_fetch());
+        let view = self.view();
+        let response = self.machine.poll_response(&view).map_err(too_late)?;
+        match response {
+            Some(response) => Ok(Some(self.send(response))),
+            None if is_fetch => Err(Status::unavailable(
+                "nothing is known yet for this node and type: try again later",
+            )),
+            None => Ok(None),
         }
-        let response = self.next_response()?;
-        if response.is_none() && self.kind == Kind::Fetch {
-            return Err(self.end_of_fetch());
-        }
-        let Some(response) = response else { return Ok(Progress::InStep) };
-        self.send(response);
-        Ok(Progress::Responded)
     }
 
     /// Reads what the client said; tells whether it may have said more.
-    fn read_requests(&mut self) -> Result<bool, Status> {
-        let Some(waker) = self.outlet.listen() else { return Ok(false) };
+    fn read_requests(&mut self, driver: &Arc<Driver>) -> Result<bool, Status> {
+        let Some(waker) = driver.listen() else { return Ok(false) };
         let cx = &mut Context::from_waker(&waker);
         for _ in 0..REQUESTS_PER_TURN {
             if self.asked_all || (self.kind == Kind::Fetch && self.entry.is_some()) {
                 return Ok(false);
             }
-            match Pin::new(&mut self.requests).poll_next(cx) {
-                Poll::Ready(Some(request)) => {
-                    self.handle(request.map_err(|status| self.unreadable(status))?)?;
-                }
+            match self.requests.poll_next(cx) {
+                Poll::Ready(Some(request)) => self.handle(request?)?,
                 // It is answered all the same, and then the stream ends.
                 Poll::Ready(None) => self.asked_all = true,
                 Poll::Pending => return Ok(false),
             }
         }
-        self.outlet.listen_again();
+        driver.listen_again();
         Ok(true)
-    }
-
-    /// Says which limit a request met that is too large to read.
-    fn unreadable(&self, status: Status) -> Status {
-        if status.code() != Code::OutOfRange {
-            return status;
-        }
-        Status::resource_exhausted(format!(
-            "a request may have {} bytes: {}",
-            self.shared.limits.request_size,
-            status.message()
-        ))
     }
 
     fn handle(&mut self, mut request: Request) -> Result<(), Status> {
@@ -376,23 +373,9 @@ impl XdsStream {
         Ok(())
     }
 
-    fn next_response(&mut self) -> Result<Option<Response>, Status> {
-        let view = self.view();
-        self.machine.poll_response(&view).map_err(too_late)
-    }
-
-    /// How a unary call ends: after its one answer, or without one if there is none to give.
-    fn end_of_fetch(&self) -> Status {
-        if self.answered {
-            Status::ok("")
-        } else {
-            Status::unavailable("nothing is known yet for this node and type: try again later")
-        }
-    }
-
-    /// Sends a response: first what is this stream's own, then the rest, which may be shared with other
+    /// Frames a response: first what is this stream's own, then the rest, which may be shared with other
     /// streams, and goes to HTTP/2 as it is.
-    fn send(&mut self, response: Response) {
+    fn send(&mut self, response: Response) -> Bytes {
         let identity = self.shared.identity(self.client.variant);
         let len = response.encoded_len() + identity.len();
         if len > USUAL_LIMIT {
@@ -406,7 +389,7 @@ impl XdsStream {
         // What is small is copied, which costs less than a frame of its own.
         let is_small = response.body.len() <= SMALL_BODY;
         let own = if is_small { len } else { len - response.body.len() };
-        let mut head = BytesMut::with_capacity(GRPC_PREFIX + own);
+        let mut head = BytesMut::with_capacity(PREFIX + own);
         head.put_u8(0);
         // A gRPC message has at most 4 GiB, and one beyond that cannot be built.
         head.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
@@ -419,21 +402,22 @@ impl XdsStream {
         self.observe(&ClientEvent::Sent(&response));
         if is_small {
             head.extend_from_slice(&response.body);
-            self.outlet.put([head.freeze()]);
         } else {
-            self.outlet.put([head.freeze(), response.body]);
+            self.rest = Some(response.body);
         }
+        head.freeze()
     }
 
     /// Notes, once, that the client is gone. If it leaves with something rejected, its next stream is not
     /// believed what it runs.
-    fn leave(&mut self, status: Option<&Status>) {
+    fn leave(&mut self, status: &Status) {
         if self.entry.take().is_some() {
             self.shared.clients.leave(self.client.id);
             let id = &self.client.node.id;
             let rejected = self.machine.rejected_types().cloned().collect();
             self.shared.rejections.note(id, rejected, &self.distrusted);
-            self.observe(&ClientEvent::Disconnected(status));
+            let failure = (status.code() != Code::Ok).then_some(status);
+            self.observe(&ClientEvent::Disconnected(failure));
         }
     }
 
@@ -445,29 +429,14 @@ impl XdsStream {
 /// Up to this many bytes, a body is copied behind what is the stream's own.
 const SMALL_BODY: usize = 2 << 10;
 
-/// A gRPC message on the wire begins with a byte that says whether it is compressed, and its length.
-const GRPC_PREFIX: usize = 5;
-
 /// The end of a stream whose client is too far behind: its next one says what it holds.
 fn too_late(error: deltaplane_core::LogTruncated) -> Status {
     Status::aborted(format!("the client fell too far behind, and must reconnect: {error}"))
 }
 
-impl Future for XdsStream {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        let status = ready!(this.poll_turn(cx));
-        this.leave((status.code() != Code::Ok).then_some(&status));
-        this.outlet.end(status);
-        Poll::Ready(())
-    }
-}
-
 impl Drop for XdsStream {
     fn drop(&mut self) {
-        self.leave(None);
+        self.leave(&Status::ok("the client is gone"));
     }
 }
 

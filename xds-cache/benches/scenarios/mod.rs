@@ -103,7 +103,8 @@ impl Client {
     }
 
     fn acknowledge(&mut self, view: &CacheView, response: Response) {
-        let (type_url, response_nonce) = (response.type_url.to_string(), response.nonce);
+        let type_url = response.type_url.to_string();
+        let response_nonce = response.nonce.to_string();
         let request = match self.machine.variant() {
             Variant::Sotw => {
                 let version_info = view.version(&response.type_url).to_string();

@@ -321,7 +321,7 @@ fn n09_n10_a_rejection_concerns_its_type_and_is_told() {
     let [Event::Rejected { type_url, nonce, names, error, .. }] = &events[..] else {
         panic!("{events:?}");
     };
-    assert_eq!((type_url, nonce), (&LDS, &got.nonce));
+    assert_eq!((type_url, nonce.to_string()), (&LDS, got.nonce));
     assert_eq!((error.code, &*error.message), (13, "boom"));
     assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), ["l"]);
     client.delta(CDS, &[], &[]);

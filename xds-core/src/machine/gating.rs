@@ -42,15 +42,14 @@ impl<V: View> Machine<V> {
                 let mut names = self.arrivals.names();
                 names.retain(|name| !response.withheld.contains(name));
                 for name in names {
-                    self.arrivals.acknowledge(&name, response.number, is_asked_for);
+                    self.arrivals.acknowledge(&name, response.nonce, is_asked_for);
                 }
             } else if is_first {
-                names.for_each(|name| {
-                    self.arrivals.acknowledge(name, response.number, is_asked_for)
-                });
+                names
+                    .for_each(|name| self.arrivals.acknowledge(name, response.nonce, is_asked_for));
             } else {
                 let keys = names.map(|name| Key::new(type_url.clone(), name.clone()));
-                keys.for_each(|key| self.arrivals.acknowledge_awaited(&key, response.number));
+                keys.for_each(|key| self.arrivals.acknowledge_awaited(&key, response.nonce));
             }
         }
     }
@@ -72,7 +71,7 @@ impl<V: View> Machine<V> {
         let is_asked_for = |key: &Key| is_subscribed(types, key);
         for name in names {
             if is_partial && !blamed.contains(name) {
-                self.arrivals.acknowledge(name, u64::MAX, is_asked_for);
+                self.arrivals.acknowledge(name, self.last_nonce, is_asked_for);
             } else {
                 let key = Key::new(type_url.clone(), name.clone());
                 self.arrivals.reject(&key, policy.is_proven_first);
@@ -304,7 +303,7 @@ impl<V: View> Machine<V> {
                 Some(content) if is_new || self.arrivals.contains(&sent.name) => {
                     let (awaits, is_known) = self.proof(content);
                     let doubtful = content.warms_unseen() || is_known;
-                    self.arrivals.bring(content, awaits, doubtful, (self.nonces, self.now));
+                    self.arrivals.bring(content, awaits, doubtful, (self.last_nonce, self.now));
                 }
                 Some(_) => {}
                 None => self.arrivals.forget(&sent.name),

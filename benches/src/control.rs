@@ -6,7 +6,7 @@
 //! Either is answered with 200 when it is done. Ours also knows `&settled=1`, and answers when every client
 //! has acknowledged the change.
 
-use std::{convert::Infallible, net::Ipv4Addr, sync::Arc};
+use std::{convert::Infallible, net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::Result;
 
 /// Where a contestant is to be reached.
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[non_exhaustive]
 pub struct Ports {
     /// The port on which to serve ADS.
@@ -27,6 +27,9 @@ pub struct Ports {
     /// The port on which to be told what to serve: POST /load?n=N and /update?i=I&gen=G.
     #[arg(long, value_name = "PORT")]
     pub http: u16,
+    /// Serve ADS over mutual TLS, with the certificates in this folder.
+    #[arg(long, value_name = "FOLDER")]
+    pub tls: Option<PathBuf>,
 }
 
 impl Ports {
@@ -34,7 +37,7 @@ impl Ports {
     ///
     /// # Errors
     /// If it is taken.
-    pub async fn control(self) -> Result<TcpListener> {
+    pub async fn control(&self) -> Result<TcpListener> {
         Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, self.http)).await?)
     }
 }

@@ -11,6 +11,7 @@
 pub mod cluster;
 pub mod control;
 pub mod skim;
+pub mod tls;
 pub mod usage;
 
 /// What the benchmark's programs fail with; whoever started them reads it.

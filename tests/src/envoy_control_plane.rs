@@ -147,7 +147,7 @@ impl EnvoyControlPlane {
     }
 
     /// Waits until somebody rejected something of a revision and nobody still has to answer, and returns what.
-    pub fn rejected(&self, revision: Revision) -> Vec<(Client, Rejection)> {
+    pub fn rejected(&self, revision: Revision) -> Vec<(Client, Arc<Rejection>)> {
         wait_until("it is rejected", PATIENCE, || {
             let delivery = self.delivery(revision);
             let all = delivery.rejected();

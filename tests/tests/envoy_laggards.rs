@@ -5,6 +5,7 @@
 
 #![allow(missing_docs, clippy::panic, clippy::expect_used)]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deltaplane_server::testing::{Connection, ModelClient};
@@ -120,7 +121,7 @@ fn moves(mesh: &Mesh, load: &Load) {
 }
 
 /// Whom one waits for, and the clusters that it has not shown to be able to use.
-fn awaited((client, fate): &(Client, Fate)) -> Option<String> {
+fn awaited((client, fate): &(Arc<Client>, Fate)) -> Option<String> {
     let Fate::Pending { awaited } = fate else { return None };
     let clusters: Vec<_> = awaited.iter().map(|key| &*key.name).collect();
     Some(format!("{}: {}", client.node.id, clusters.join(", ")))

@@ -22,8 +22,9 @@ use tonic::Status;
 
 use crate::stream::XdsStream;
 
-/// The end that HTTP/2 asks. The stream ends when this is dropped.
-pub(crate) struct ResponseBody(Arc<Driver>);
+/// The end that HTTP/2 asks, empty by default. The stream ends when this is dropped.
+#[derive(Default)]
+pub(crate) struct ResponseBody(Option<Arc<Driver>>);
 
 /// A stream, and what wakes it.
 pub(crate) struct Driver {
@@ -41,13 +42,13 @@ pub(crate) struct Driver {
 impl ResponseBody {
     /// Must be called on a tokio runtime.
     pub(crate) fn new(stream: XdsStream) -> Self {
-        Self(Arc::new(Driver {
+        Self(Some(Arc::new(Driver {
             stream: Mutex::new(Some(Box::new(stream))),
             http2: AtomicWaker::new(),
             said: AtomicBool::new(true),
             sated: AtomicBool::new(false),
             runtime: Handle::current(),
-        }))
+        })))
     }
 }
 
@@ -102,7 +103,7 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let driver = &self.0;
+        let Some(driver) = &self.0 else { return Poll::Ready(None) };
         driver.http2.register(cx.waker());
         driver.sated.store(false, Ordering::SeqCst);
         let mut slot = driver.stream();
@@ -123,12 +124,16 @@ impl Body for ResponseBody {
         };
         Poll::Ready(Some(frame))
     }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
 }
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // The lock is not held while the stream is dropped.
-        let stream = self.0.stream().take();
+        let stream = self.0.as_ref().and_then(|driver| driver.stream().take());
         drop(stream);
     }
 }

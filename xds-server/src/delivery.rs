@@ -7,7 +7,7 @@
 //! Whoever disconnects is no longer spoken of, and whoever connects is from then on: the report is about
 //! the clients of this moment. With nobody connected, everything is settled.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use deltaplane_cache::Cache;
 use deltaplane_core::{Key, Revision};
@@ -24,7 +24,7 @@ pub struct Delivery {
     /// The revision.
     pub revision: Revision,
     /// The clients that were asked about, in the order in which they connected.
-    pub clients: Vec<(Client, Fate)>,
+    pub clients: Vec<(Arc<Client>, Fate)>,
 }
 
 /// What became of a revision at one client.
@@ -41,7 +41,7 @@ pub enum Fate {
         awaited: Vec<Key>,
     },
     /// Something is rejected, and has not changed since.
-    Rejected(Vec<Rejection>),
+    Rejected(Vec<Arc<Rejection>>),
 }
 
 /// How many clients have to settle.
@@ -97,13 +97,13 @@ impl Delivery {
     /// The clients at which something is unsent or unanswered.
     pub fn pending(&self) -> impl Iterator<Item = &Client> {
         let pending = self.clients.iter().filter(|(_, fate)| matches!(fate, Fate::Pending { .. }));
-        pending.map(|(client, _)| client)
+        pending.map(|(client, _)| &**client)
     }
 
     /// The clients that rejected something, with what and why.
-    pub fn rejected(&self) -> impl Iterator<Item = (&Client, &[Rejection])> {
+    pub fn rejected(&self) -> impl Iterator<Item = (&Client, &[Arc<Rejection>])> {
         self.clients.iter().filter_map(|(client, fate)| match fate {
-            Fate::Rejected(rejections) => Some((client, &**rejections)),
+            Fate::Rejected(rejections) => Some((&**client, &**rejections)),
             _ => None,
         })
     }
@@ -111,7 +111,7 @@ impl Delivery {
     /// The clients at which removals are held back, and nothing else is missing.
     pub fn draining(&self) -> impl Iterator<Item = &Client> {
         let draining = self.clients.iter().filter(|(_, fate)| matches!(fate, Fate::Draining));
-        draining.map(|(client, _)| client)
+        draining.map(|(client, _)| &**client)
     }
 }
 

@@ -5,12 +5,14 @@ use std::{
     fmt,
     future::{Ready, ready},
     marker::PhantomData,
+    net::SocketAddr,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use deltaplane_core::{TypeUrl, Variant};
 use http::{HeaderValue, header::CONTENT_TYPE};
+use hyper::body::Incoming;
 use tonic::{
     Status,
     body::Body,
@@ -22,7 +24,7 @@ use tonic::{
 use self::sealed::Method;
 use crate::{
     body::ResponseBody,
-    requests::{Requests, UNCOMPRESSED},
+    requests::{RequestBody, Requests, UNCOMPRESSED},
     server::Shared,
     stream::{Kind, XdsStream},
 };
@@ -86,7 +88,15 @@ macro_rules! services {
             }
         )*
 
-        /// Every service there is.
+        /// The service of that name.
+        fn find(name: &str) -> Option<Service> {
+            match name {
+                $($name => Some(Service::of::<$service>()),)*
+                _ => None,
+            }
+        }
+
+        /// Every service there is, for a tonic router.
         pub(crate) fn routes(shared: &Arc<Shared>) -> Routes {
             let mut routes = RoutesBuilder::default();
             $(routes.add_service(DiscoveryService::<$service>::new(shared.clone()));)*
@@ -149,30 +159,63 @@ impl<D: Discovery> DiscoveryService<D> {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, discovery: PhantomData }
     }
+}
 
-    fn open(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+/// A service, whichever it is.
+struct Service {
+    name: &'static str,
+    methods: &'static [Method],
+    type_url: Option<TypeUrl>,
+}
+
+impl Service {
+    fn of<D: Discovery>() -> Self {
+        Self { name: D::NAME, methods: D::methods(), type_url: D::TYPE_URL }
+    }
+
+    /// Opens a stream.
+    fn open(
+        self,
+        shared: &Arc<Shared>,
+        request: http::Request<impl Into<RequestBody>>,
+        peer: Option<SocketAddr>,
+    ) -> Result<http::Response<ResponseBody>, Status> {
         let called = request.uri().path().rsplit_once('/').map_or("", |(_, method)| method);
-        let method = D::methods().iter().find(|method| method.name == called);
-        let Some(method) = method else {
+        let method = self.methods.iter().find(|method| method.name == called);
+        let Some(Method { variant, kind, .. }) = method.copied() else {
             let message =
-                format!("{} has no method {called:?}; this server speaks xDS v3", D::NAME);
+                format!("{} has no method {called:?}; this server speaks xDS v3", self.name);
             return Err(Status::unimplemented(message));
         };
         if request.headers().get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
             return Err(Status::unimplemented(UNCOMPRESSED));
         }
-        let peer = request.extensions().get::<TcpConnectInfo>().and_then(|info| info.remote_addr());
-        let Method { variant, kind, .. } = *method;
-        let limit = self.shared.limits.request_size;
-        let requests = Requests::new(request.into_body(), variant, D::TYPE_URL, limit);
-        let shared = self.shared.clone();
-        let is_aggregated = D::TYPE_URL.is_none();
-        let stream = XdsStream::new(shared, requests, variant, kind, is_aggregated, peer);
-        let mut response = http::Response::new(Body::new(ResponseBody::new(stream)));
+        let is_aggregated = self.type_url.is_none();
+        let limit = shared.limits.request_size;
+        let requests = Requests::new(request.into_body().into(), variant, self.type_url, limit);
+        let stream = XdsStream::new(shared.clone(), requests, variant, kind, is_aggregated, peer);
+        let mut response = http::Response::new(ResponseBody::new(stream));
         let content_type = HeaderValue::from_static("application/grpc");
         response.headers_mut().insert(CONTENT_TYPE, content_type);
         Ok(response)
     }
+}
+
+/// Answers a request of a connection of our own.
+pub(crate) fn answer(
+    shared: &Arc<Shared>,
+    request: http::Request<Incoming>,
+    peer: SocketAddr,
+) -> http::Response<ResponseBody> {
+    let path = request.uri().path();
+    let service = path.strip_prefix('/').and_then(|path| find(path.split_once('/')?.0));
+    let opened = match service {
+        Some(service) => service.open(shared, request, Some(peer)),
+        None => Err(Status::unimplemented(format!(
+            "there is no {path} here: this server has the discovery services of xDS v3"
+        ))),
+    };
+    opened.unwrap_or_else(Status::into_http)
 }
 
 impl<D> Clone for DiscoveryService<D> {
@@ -201,6 +244,8 @@ impl<D: Discovery> tower_service::Service<http::Request<Body>> for DiscoveryServ
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        ready(Ok(self.open(request).unwrap_or_else(Status::into_http)))
+        let peer = request.extensions().get::<TcpConnectInfo>().and_then(|info| info.remote_addr());
+        let opened = Service::of::<D>().open(&self.shared, request, peer);
+        ready(Ok(opened.map_or_else(Status::into_http, |response| response.map(Body::new))))
     }
 }

@@ -39,7 +39,8 @@
 //! # Layout
 //!
 //! * `server`: a cache, and the rule of who sees what
-//! * `discovery`: the services, for any tonic router
+//! * `serve`: connections
+//! * `discovery`: the services, on these or on any tonic router
 //! * `body`: the body of a response, which drives a stream when HTTP/2 asks for more
 //! * `requests`: what a client says, read from the body of its request
 //! * `stream`: one stream
@@ -76,6 +77,7 @@ mod rate;
 mod rejections;
 mod requests;
 mod rollout;
+mod serve;
 mod server;
 mod status;
 mod stream;
@@ -96,6 +98,8 @@ pub use discovery::{
 pub use envoy_types;
 pub use pace::Pace;
 pub use rollout::{Canary, Rollout};
+#[cfg(feature = "tls")]
+pub use rustls;
 pub use server::{Keepalive, Limits, XdsServer, XdsServerBuilder};
 pub use status::{ClientStatus, Rejection, TypeStatus};
 pub use withdrawal::Withdrawal;

@@ -10,7 +10,8 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use deltaplane_core::{DeltaRequest, Request, SotwRequest, TypeUrl, Variant};
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
+use hyper::body::Incoming;
 use prost::Message;
 use tonic::{Status, body::Body};
 
@@ -19,7 +20,7 @@ pub(crate) const PREFIX: usize = 5;
 
 /// What a client says.
 pub(crate) struct Requests {
-    body: Body,
+    body: RequestBody,
     variant: Variant,
     /// The type that a request means without saying so, on a service of one type (B-03).
     type_url: Option<TypeUrl>,
@@ -31,9 +32,39 @@ pub(crate) struct Requests {
     begun: BytesMut,
 }
 
+/// The body of a request, as it came from a connection of our own or through a tonic router.
+pub(crate) enum RequestBody {
+    Own(Incoming),
+    Routed(Body),
+}
+
+impl From<Incoming> for RequestBody {
+    fn from(body: Incoming) -> Self {
+        Self::Own(body)
+    }
+}
+
+impl From<Body> for RequestBody {
+    fn from(body: Body) -> Self {
+        Self::Routed(body)
+    }
+}
+
+impl RequestBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match self {
+            Self::Own(body) => {
+                let frame = Pin::new(body).poll_frame(cx);
+                frame.map_err(|error| Status::from_error(error.into()))
+            }
+            Self::Routed(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+}
+
 impl Requests {
     pub(crate) fn new(
-        body: Body,
+        body: RequestBody,
         variant: Variant,
         type_url: Option<TypeUrl>,
         limit: usize,
@@ -52,7 +83,7 @@ impl Requests {
                 Ok(None) => {}
                 Err(status) => return Poll::Ready(Some(Err(status))),
             }
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            match ready!(self.body.poll_frame(cx)) {
                 Some(Ok(frame)) => self.take(frame.into_data().unwrap_or_default()),
                 Some(Err(status)) => return Poll::Ready(Some(Err(status))),
                 None if self.begun.is_empty() => return Poll::Ready(None),
@@ -159,8 +190,6 @@ pub(crate) const UNCOMPRESSED: &str =
 mod tests {
     use std::task::Waker;
 
-    use http_body::Frame;
-
     use super::*;
 
     /// A body of these pieces.
@@ -187,7 +216,7 @@ mod tests {
     fn read(bytes: &[u8], size: usize, limit: usize) -> Vec<Result<Request, Status>> {
         let pieces = bytes.chunks(size).rev().map(Bytes::copy_from_slice).collect();
         let body = Body::new(Pieces(pieces));
-        let mut requests = Requests::new(body, Variant::Delta, None, limit);
+        let mut requests = Requests::new(body.into(), Variant::Delta, None, limit);
         let cx = &mut Context::from_waker(Waker::noop());
         let mut read = Vec::new();
         while let Poll::Ready(Some(request)) = requests.poll_next(cx) {

@@ -349,7 +349,7 @@ fn begin(
     let concerned =
         clients.filter(|client| client.scopes.iter().any(|scope| over.contains_key(scope)));
     let nodes: BTreeMap<_, _> =
-        concerned.map(|client| (client.node.id.clone(), client.node)).collect();
+        concerned.map(|client| (client.node.id.clone(), client.node.clone())).collect();
     let members = match &canary.members {
         Who::Share(share) => {
             let mut ranked: Vec<_> = nodes.keys().map(|id| (xxh3_64(id.as_bytes()), id)).collect();

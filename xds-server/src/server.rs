@@ -1,7 +1,9 @@
 //! The server: a cache, the rule of who sees what, and the streams that connect them.
 
 use std::{
-    fmt, io,
+    fmt,
+    future::ready,
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,11 +15,8 @@ use bytes::{Bytes, BytesMut};
 use deltaplane_cache::{Cache, CommitError, Scope, Transaction};
 use deltaplane_core::{Order, Revision, StreamLimits, Variant};
 use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Node};
-use tokio::{net::TcpListener, sync::oneshot};
-use tonic::{
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tokio::net::TcpListener;
+use tonic::service::Routes;
 
 use crate::{
     client::{Client, Observer},
@@ -26,6 +25,7 @@ use crate::{
     pace::Pace,
     rejections::Rejections,
     rollout::{self, Canaries, Canary, Rollout},
+    serve,
     status::{ClientStatus, Clients},
     withdrawal::{Withdrawal, Withdrawing},
 };
@@ -57,7 +57,7 @@ pub(crate) struct Shared {
     pub(crate) isolates: bool,
     pub(crate) order: Order,
     pub(crate) pace: Pace,
-    keepalive: Keepalive,
+    pub(crate) keepalive: Keepalive,
     view: Box<ViewRule>,
     /// The encoded `control_plane` of both responses, whose tags differ.
     identity: [Bytes; 2],
@@ -78,6 +78,8 @@ pub struct Limits {
     /// wait with further ones. An Envoy without ADS opens one for each subscription (K-04). 100,000
     /// unless set.
     pub streams_per_connection: u32,
+    /// How long a client may take to get through TLS, on `XdsServer::serve_tls`. 10 s unless set.
+    pub handshake: Duration,
 }
 
 impl Default for Limits {
@@ -87,11 +89,18 @@ impl Default for Limits {
             request_size: 32 << 20,
             requests_per_second: 5_000,
             streams_per_connection: 100_000,
+            handshake: Duration::from_secs(10),
         }
     }
 }
 
 impl Shared {
+    /// Ends all streams, present and future.
+    pub(crate) fn shutdown(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.cache.wake_all();
+    }
+
     /// What a node sees by the embedder's rule.
     pub(crate) fn view(&self, node: &Node) -> Vec<Scope> {
         (self.view)(node, &self.cache)
@@ -145,9 +154,6 @@ impl Default for Keepalive {
     }
 }
 
-/// How long the end of the server waits for clients to take notice.
-const DRAIN: Duration = Duration::from_secs(5);
-
 impl XdsServer {
     /// Starts a server of this cache, in which every client sees the scope `default`.
     pub fn builder(cache: Cache) -> XdsServerBuilder {
@@ -187,36 +193,48 @@ impl XdsServer {
     /// clients have been told, or after 5 s: whoever does not read is not waited for.
     ///
     /// # Errors
-    /// If the listener fails.
+    /// If the listener fails for good. That the machine has no file left for one more connection passes: it
+    /// is logged, and the client waits.
     pub async fn serve(
         &self,
         listener: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> io::Result<()> {
-        let Keepalive { interval, timeout } = self.shared.keepalive;
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let (stopping, stopped) = oneshot::channel();
-        let serving = Server::builder()
-            .http2_keepalive_interval(Some(interval))
-            .http2_keepalive_timeout(Some(timeout))
-            .max_concurrent_streams(Some(self.shared.limits.streams_per_connection))
-            .add_routes(self.routes())
-            .serve_with_incoming_shutdown(incoming, async {
-                shutdown.await;
-                self.shutdown();
-                // Nobody listens any more if serving is over, and then nobody needs to.
-                let _ = stopping.send(());
-            });
-        let patience = async {
-            if stopped.await.is_err() {
-                std::future::pending::<()>().await;
-            }
-            tokio::time::sleep(DRAIN).await;
-        };
-        tokio::select! {
-            result = serving => result.map_err(io::Error::other),
-            () = patience => Ok(()),
-        }
+        serve::serve(&self.shared, listener, shutdown, |tcp| ready(Ok(tcp))).await
+    }
+
+    /// The same over TLS. The configuration says which certificates are shown, and which clients have to
+    /// show; with a [resolver](rustls::server::ResolvesServerCert) they change while it serves. HTTP/2 must
+    /// be among its `alpn_protocols`: gRPC clients insist.
+    ///
+    /// ```no_run
+    /// # use std::sync::Arc;
+    /// # use deltaplane_server::{XdsServer, rustls};
+    /// # use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+    /// # use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    /// # async fn run(server: XdsServer, listener: tokio::net::TcpListener,
+    /// #     certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>, ca: RootCertStore)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// let clients = WebPkiClientVerifier::builder(Arc::new(ca)).build()?;
+    /// let mut tls = ServerConfig::builder()
+    ///     .with_client_cert_verifier(clients)
+    ///     .with_single_cert(vec![certificate], key)?;
+    /// tls.alpn_protocols = vec![b"h2".to_vec()];
+    /// server.serve_tls(listener, Arc::new(tls), std::future::pending()).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`serve`](XdsServer::serve).
+    #[cfg(feature = "tls")]
+    pub async fn serve_tls(
+        &self,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        shutdown: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        let acceptor = tokio_rustls::TlsAcceptor::from(tls);
+        serve::serve(&self.shared, listener, shutdown, move |tcp| acceptor.accept(tcp)).await
     }
 
     /// Every connected client, with what it was told and accepted. Costs what is known of each.
@@ -284,8 +302,7 @@ impl XdsServer {
 
     /// Ends all streams, present and future. Their clients are told to reconnect.
     pub fn shutdown(&self) {
-        self.shared.closing.store(true, Ordering::Release);
-        self.shared.cache.wake_all();
+        self.shared.shutdown();
     }
 }
 

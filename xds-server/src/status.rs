@@ -21,7 +21,7 @@ use crate::client::Client;
 #[non_exhaustive]
 pub struct ClientStatus {
     /// Who it is.
-    pub client: Client,
+    pub client: Arc<Client>,
     /// When its first request was read.
     pub since: SystemTime,
     /// Each type that it asked for.
@@ -48,7 +48,7 @@ pub struct TypeStatus {
     /// not yet mean that it uses it.
     pub acknowledged: Option<(Revision, Nonce)>,
     /// What it rejected last.
-    pub rejection: Option<Rejection>,
+    pub rejection: Option<Arc<Rejection>>,
     /// Something of that is still rejected: it has neither changed nor gone.
     pub is_rejected: bool,
 }
@@ -93,7 +93,7 @@ pub(crate) struct Entry {
 
 impl Clients {
     /// Enters a client.
-    pub(crate) fn enter(&self, client: &Client, concern: Concern) -> Arc<Entry> {
+    pub(crate) fn enter(&self, client: &Arc<Client>, concern: Concern) -> Arc<Entry> {
         let status = Mutex::new(ClientStatus {
             client: client.clone(),
             since: SystemTime::now(),
@@ -176,7 +176,7 @@ impl Entry {
             }
             Event::Rejected { type_url, .. } => {
                 let of_type = status.types.entry(type_url.clone()).or_default();
-                of_type.rejection = Rejection::of(event);
+                of_type.rejection = Rejection::of(event).map(Arc::new);
             }
             _ => {}
         }

@@ -59,7 +59,7 @@ pub(crate) struct XdsStream {
     connected_at: Revision,
     /// How things were when the client's scopes were last chosen.
     view_generation: (usize, u64),
-    client: Client,
+    client: Arc<Client>,
     /// What others see of it; there once the first request was read, and with it the node.
     entry: Option<Arc<Entry>>,
     /// The client has closed its half of the stream: there will be no further requests.
@@ -103,7 +103,13 @@ impl XdsStream {
             pacing: (shared.pace != Pace::default()).then(|| Box::new(Pacing::new(shared.pace))),
             connected_at: Revision(0),
             view_generation: (0, 0),
-            client: Client { id, node: Node::default(), variant, peer, scopes: Arc::default() },
+            client: Arc::new(Client {
+                id,
+                node: Node::default(),
+                variant,
+                peer,
+                scopes: Arc::default(),
+            }),
             entry: None,
             asked_all: false,
             distrusted: Vec::new(),
@@ -209,8 +215,8 @@ impl XdsStream {
         let mut status = entry.status();
         let before = std::mem::replace(&mut status.standing, standing);
         // Together, lest it looks settled in scopes of which it was told nothing yet.
-        if !Arc::ptr_eq(&status.client.scopes, &self.client.scopes) {
-            status.client.scopes = self.client.scopes.clone();
+        if !Arc::ptr_eq(&status.client, &self.client) {
+            status.client = self.client.clone();
         }
         status.awaited = self.machine.awaited();
         let rejects = before.rejected.or(standing.rejected).is_some();
@@ -332,10 +338,11 @@ impl XdsStream {
         let mut node = Node::decode(node)
             .map_err(|error| Status::invalid_argument(format!("the node is malformed: {error}")))?;
         node.extensions = Vec::new();
-        self.client.node = node;
         self.connected_at = self.shared.cache.revision();
         self.view_generation = self.shared.view_generation();
-        self.client.scopes = self.shared.scopes_of(&self.client.node);
+        let scopes = self.shared.scopes_of(&node);
+        let client = Arc::make_mut(&mut self.client);
+        (client.node, client.scopes) = (node, scopes);
         self.watch.set_scopes(self.client.scopes.clone());
         self.entry = Some(self.shared.clients.enter(&self.client, self.watch.concern()));
         self.distrusted = self.shared.rejections.of(&self.client.node.id);
@@ -345,8 +352,8 @@ impl XdsStream {
     }
 
     /// Asks again what the client should see, if more is known than when it was asked last, or a canary
-    /// began or ended. The client
-    /// moves once all that it would see is known, so that it is not shown less in between.
+    /// began or ended. The client moves once all that it would see is known, so that it is not shown less in
+    /// between.
     fn choose_view(&mut self) -> Result<(), Status> {
         let generation = self.shared.view_generation();
         if generation == self.view_generation {
@@ -365,7 +372,7 @@ impl XdsStream {
             return Ok(());
         }
         self.machine.change_view(&old, &new).map_err(too_late)?;
-        let from = std::mem::replace(&mut self.client.scopes, scopes);
+        let from = std::mem::replace(&mut Arc::make_mut(&mut self.client).scopes, scopes);
         if let Some(pacing) = &mut self.pacing {
             pacing.show(new);
         }

@@ -18,12 +18,17 @@ use deltaplane_benches::{
     Result,
     cluster::{Variant, cluster, response},
     control::{self, Command, Ports},
+    tls,
 };
 use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+};
+use tokio_rustls::TlsAcceptor;
 
 /// Sends what is encoded beforehand to every stream, and nothing else: what HTTP/2 alone costs.
 #[derive(Parser)]
@@ -43,16 +48,37 @@ async fn main() -> Result<()> {
     let http = args.ports.control().await?;
     let controlled = content.clone();
     tokio::spawn(control::serve(http, move |command| ready(controlled.execute(command))));
+    let tls = args.ports.tls.as_deref().map(tls::server).transpose()?.map(TlsAcceptor::from);
     loop {
         let (connection, _) = grpc.accept().await?;
         connection.set_nodelay(true)?;
         let content = content.clone();
-        let service = service_fn(move |request| content.call(request));
-        let serving = http2::Builder::new(TokioExecutor::new())
-            .max_concurrent_streams(100_000)
-            .serve_connection(TokioIo::new(connection), service);
-        tokio::spawn(serving);
+        match tls.clone() {
+            None => {
+                tokio::spawn(serve(connection, content));
+            }
+            Some(tls) => {
+                tokio::spawn(async move {
+                    if let Ok(connection) = tls.accept(connection).await {
+                        serve(connection, content).await;
+                    }
+                });
+            }
+        }
     }
+}
+
+/// Serves one connection, as long as it lasts.
+async fn serve(
+    connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    content: Arc<Content>,
+) {
+    let service = service_fn(move |request| content.call(request));
+    let serving = http2::Builder::new(TokioExecutor::new())
+        .max_concurrent_streams(100_000)
+        .serve_connection(TokioIo::new(connection), service);
+    // The load generator tells when it fails.
+    let _ = serving.await;
 }
 
 /// What is sent, and who waits for it.

@@ -8,6 +8,7 @@ use deltaplane_benches::{
     Result,
     cluster::cluster,
     control::{self, Command, Ports},
+    tls,
 };
 use deltaplane_server::{Cache, HowMany, Transaction, TypeUrl, XdsServer, envoy};
 use tokio::net::TcpListener;
@@ -32,8 +33,14 @@ async fn main() -> Result<()> {
     let stop = async {
         let _ = tokio::signal::ctrl_c().await;
     };
+    let serving = async {
+        match &args.ports.tls {
+            None => Ok(server.serve(grpc, stop).await?),
+            Some(folder) => Ok(server.serve_tls(grpc, tls::server(folder)?, stop).await?),
+        }
+    };
     tokio::select! {
-        served = server.serve(grpc, stop) => Ok(served?),
+        served = serving => served,
         failed = control => failed,
     }
 }

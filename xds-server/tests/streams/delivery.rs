@@ -1,6 +1,6 @@
 //! What became of a change, at each client.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use deltaplane_server::{
     Delivery, Fate, HowMany, Key, Order, Pace, Resource, Revision, Transaction, TypeUrl, Variant,
@@ -30,7 +30,7 @@ fn route(content: u8, cluster: &str) -> Resource {
 
 /// What became of a revision, by node: the first letter of each fate.
 fn fates(delivery: &Delivery) -> String {
-    let fate = |(client, fate): &(deltaplane_server::Client, Fate)| {
+    let fate = |(client, fate): &(Arc<deltaplane_server::Client>, Fate)| {
         let fate = match fate {
             Fate::Settled => "settled",
             Fate::Draining => "draining",

@@ -16,5 +16,6 @@ mod limits;
 mod model_client;
 mod raw_http2;
 mod rollout;
+mod secured;
 mod served;
 mod services;

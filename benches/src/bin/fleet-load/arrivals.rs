@@ -115,21 +115,20 @@ impl Arrivals {
         self.resources.load(Ordering::Relaxed)
     }
 
+    /// In how many microseconds so many of a thousand came.
+    pub(crate) fn took(&self, per_mille: usize) -> u64 {
+        let mut took = self.state().microseconds.clone();
+        let rank = (took.len() * per_mille).div_ceil(1_000).max(1) - 1;
+        if rank >= took.len() {
+            return 0;
+        }
+        *took.select_nth_unstable(rank).1
+    }
+
     /// How many came, and how long they took.
     pub(crate) fn summary(&self) -> String {
-        let mut took = self.state().microseconds.clone();
-        took.sort_unstable();
-        let at = |per_mille: usize| {
-            let rank = (took.len() * per_mille).div_ceil(1_000).max(1);
-            took.get(rank - 1).copied().unwrap_or(0)
-        };
-        let messages = self.messages();
-        format!(
-            "messages={messages} p50={} p99={} p999={} last={}",
-            at(500),
-            at(990),
-            at(999),
-            at(1_000)
-        )
+        let (messages, [p50, p99, p999, last]) =
+            (self.messages(), [500, 990, 999, 1_000].map(|per_mille| self.took(per_mille)));
+        format!("messages={messages} p50={p50} p99={p99} p999={p999} last={last}")
     }
 }

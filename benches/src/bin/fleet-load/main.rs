@@ -6,13 +6,14 @@
 mod arrivals;
 mod stream;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Parser;
 use deltaplane_benches::{
-    Result,
+    Error, Result,
     cluster::Variant,
     control::{Command, Control},
+    tls,
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -27,7 +28,7 @@ use crate::{
 /// Opens the streams of a fleet, publishes changes, and times their arrival.
 ///
 /// Reads commands from its standard input: `open`, `update COUNT SECONDS`, `settle COUNT SECONDS`,
-/// `rate PER_SECOND SECONDS`, `again`.
+/// `rate PER_SECOND SECONDS`, `again`, `join COUNT`.
 #[derive(Parser)]
 struct Args {
     /// The port on which the contestant serves ADS.
@@ -57,6 +58,9 @@ struct Args {
     /// Call all clients `node`, for a server that knows nodes only one by one.
     #[arg(long)]
     one_node: bool,
+    /// Connect by mutual TLS, with the certificates in this folder.
+    #[arg(long, value_name = "FOLDER")]
+    tls: Option<PathBuf>,
 }
 
 /// How long to wait for what should come.
@@ -77,6 +81,7 @@ async fn main() -> Result<()> {
         names: args.names,
         stopped: args.stopped.min(args.streams),
         one_node: args.one_node,
+        tls: args.tls.as_deref().map(tls::client).transpose()?,
     };
     let control = Control::connect(args.http).await?;
     let arrivals = Arc::new(Arrivals::default());
@@ -113,6 +118,7 @@ impl Fleet {
         match *words {
             ["open"] => self.open(&[]).await,
             ["again"] => self.again().await,
+            ["join", count] => self.join(count.parse()?).await,
             ["update", count, seconds] => self.update(count.parse()?, seconds.parse()?).await,
             ["settle", count, seconds] => self.settle(count.parse()?, seconds.parse()?).await,
             ["rate", rate, seconds] => self.rate(rate.parse()?, seconds.parse()?).await,
@@ -199,6 +205,35 @@ impl Fleet {
             quiet.as_secs_f64(),
             self.arrivals.messages(),
         ))
+    }
+
+    /// Publishes changes, first alone, then while one newcomer after another has its first sync; tells how
+    /// much later the last stream then has a change, at worst, than half of them have one otherwise.
+    async fn join(&mut self, count: usize) -> Result<String> {
+        self.arrivals.forget();
+        for _ in 0..count {
+            self.publish(false).await?;
+        }
+        let alone = self.arrivals.took(500);
+        self.arrivals.forget();
+        for _ in 0..count {
+            let plan = Arc::new(Plan { streams: 1, stopped: 0, ..(*self.plan).clone() });
+            let joining = tokio::spawn(async move {
+                let arrivals = Arc::new(Arrivals::default());
+                arrivals.expect(1);
+                let _connections = Connections::open(&plan, &arrivals, &[]).await?;
+                arrivals.all().await;
+                Ok::<_, Error>(arrivals.failure())
+            });
+            while !joining.is_finished() {
+                self.publish(false).await?;
+            }
+            if let Some(failure) = joining.await?? {
+                return Err(failure.into());
+            }
+        }
+        let delay = self.arrivals.took(1_000).saturating_sub(alone);
+        Ok(format!("delay={delay} {}", self.arrivals.summary()))
     }
 
     /// Publishes one change, and waits until it is everywhere.

@@ -1,23 +1,31 @@
 //! Connections and streams: they subscribe, acknowledge everything, and read no more than that needs.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::Ipv4Addr, pin::Pin, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use deltaplane_benches::{
     Result,
     cluster::{self, Variant},
     skim::{Response, Skimmer},
+    tls,
 };
 use deltaplane_server::envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryResponse, Resource,
 };
+use futures::FutureExt;
 use h2::{
     RecvStream, SendStream,
     client::{Builder, SendRequest},
 };
 use http::Request;
 use prost::Message;
-use tokio::{net::TcpStream, task::JoinSet};
+use rustls::ClientConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinSet,
+};
+use tokio_rustls::TlsConnector;
 
 use crate::arrivals::Arrivals;
 
@@ -25,7 +33,7 @@ use crate::arrivals::Arrivals;
 pub(crate) type Held = Resource;
 
 /// What to open, and what to subscribe to.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) grpc: u16,
     pub(crate) streams: usize,
@@ -35,6 +43,7 @@ pub(crate) struct Plan {
     pub(crate) names: Option<usize>,
     pub(crate) stopped: usize,
     pub(crate) one_node: bool,
+    pub(crate) tls: Option<Arc<ClientConfig>>,
 }
 
 impl Plan {
@@ -86,17 +95,14 @@ impl Connections {
                 let streams = next..(next + share).min(plan.streams);
                 next = streams.end;
                 if !streams.is_empty() {
-                    let port = plan.grpc;
-                    connecting.spawn(async move { (connect(port).await, streams) });
+                    let plan = plan.clone();
+                    connecting.spawn(async move { (connect(&plan).await, streams) });
                 }
             }
             while let Some(connected) = connecting.join_next().await {
                 let (connected, streams) = connected?;
                 let (sender, connection) = connected?;
-                tasks.spawn(async {
-                    // Its streams tell when it fails.
-                    let _ = connection.await;
-                });
+                tasks.spawn(connection);
                 for index in streams {
                     let stream = Stream {
                         plan: plan.clone(),
@@ -123,15 +129,29 @@ impl Drop for Connections {
     }
 }
 
-type Connection = h2::client::Connection<TcpStream, Bytes>;
+/// What a connection does; its streams tell when it fails.
+type Connection = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-async fn connect(port: u16) -> Result<(SendRequest<Bytes>, Connection)> {
-    let connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-    connection.set_nodelay(true)?;
+async fn connect(plan: &Plan) -> Result<(SendRequest<Bytes>, Connection)> {
+    let tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, plan.grpc)).await?;
+    tcp.set_nodelay(true)?;
+    match &plan.tls {
+        None => speak(tcp).await,
+        Some(tls) => {
+            let connector = TlsConnector::from(tls.clone());
+            speak(connector.connect(tls::SERVER.try_into()?, tcp).await?).await
+        }
+    }
+}
+
+async fn speak(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<(SendRequest<Bytes>, Connection)> {
     // Wide, since flow control is not what is measured.
     let mut builder = Builder::new();
     builder.initial_window_size(4 << 20).initial_connection_window_size(64 << 20);
-    Ok(builder.handshake(connection).await?)
+    let (sender, connection) = builder.handshake(io).await?;
+    Ok((sender, Box::pin(connection.map(drop))))
 }
 
 async fn call(
@@ -221,7 +241,7 @@ impl Stream {
 
 /// Fetches everything once, to know what a client that comes back would say.
 pub(crate) async fn hold(plan: &Plan) -> Result<Vec<Held>> {
-    let (sender, connection) = connect(plan.grpc).await?;
+    let (sender, connection) = connect(plan).await?;
     let connection = tokio::spawn(connection);
     let first = cluster::request(Variant::Delta, "node", Vec::new(), &[]);
     let (requests, mut body) = call(sender, Variant::Delta, first).await?;

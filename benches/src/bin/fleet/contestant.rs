@@ -22,6 +22,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use crate::row::Row;
+
 /// Who takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
 pub(crate) enum Kind {
@@ -120,7 +122,7 @@ impl Kind {
         Err(format!("it does not build: {error}").into())
     }
 
-    fn command(self, grpc: u16, http: u16, variant: Variant) -> Command {
+    fn command(self, grpc: u16, http: u16, row: &Row) -> Command {
         let (grpc, http) = (grpc.to_string(), http.to_string());
         let mut command = match self {
             Self::Floor => Command::new(binaries().join("fleet-floor")),
@@ -143,8 +145,11 @@ impl Kind {
             Self::Nebucloud => Command::new(peers().join("rust/release/fleet-nebucloud-xds")),
         };
         command.args(["--grpc", &grpc, "--http", &http]);
+        if row.tls {
+            command.arg("--tls").arg(certificates());
+        }
         match self {
-            Self::Floor if variant == Variant::Sotw => command.args(["--variant", "sotw"]),
+            Self::Floor if row.variant == Variant::Sotw => command.args(["--variant", "sotw"]),
             Self::GoSnapshot => command.args(["--cache", "snapshot"]),
             Self::GoLinear => command.args(["--cache", "linear"]),
             _ => &mut command,
@@ -163,6 +168,11 @@ pub(crate) fn binaries() -> PathBuf {
 fn peers() -> PathBuf {
     let binaries = binaries();
     binaries.parent().unwrap_or(&binaries).join("peers")
+}
+
+/// Where the certificates are that both sides of a secured row show.
+pub(crate) fn certificates() -> PathBuf {
+    peers().join("certificates")
 }
 
 /// A port that was free a moment ago; not every contestant can tell which it was given.
@@ -184,12 +194,12 @@ const START: Duration = Duration::from_secs(30);
 
 impl Running {
     /// Starts a contestant.
-    pub(crate) async fn start(kind: Kind, variant: Variant) -> Result<Self> {
+    pub(crate) async fn start(kind: Kind, row: &Row) -> Result<Self> {
         let (grpc, http) = (free_port()?, free_port()?);
         std::fs::create_dir_all(peers())?;
         let log = File::create(peers().join(format!("{kind:?}.log")))?;
         let process = kind
-            .command(grpc, http, variant)
+            .command(grpc, http, row)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -12,7 +12,7 @@ mod verdict;
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
 use clap::Parser;
-use deltaplane_benches::Result;
+use deltaplane_benches::{Result, tls};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{
     process::Command,
@@ -85,6 +85,7 @@ async fn run(args: &Args, rows: &[Row]) -> Result<()> {
     let wanted = |kind: &Kind| args.contestants.is_empty() || args.contestants.contains(kind);
     raise_limits();
     build_ours().await?;
+    tls::make(&contestant::certificates())?;
     let mut results = Results::new(runs);
     for kind in Kind::ALL.iter().copied().filter(wanted) {
         eprintln!("building {}", kind.title());

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    contestant::{Kind, Running, binaries},
+    contestant::{Kind, Running, binaries, certificates},
     row::{Act, Metric, Row},
 };
 
@@ -27,7 +27,7 @@ pub(crate) struct Budget {
 
 /// Measures one row of one contestant.
 pub(crate) async fn measure(row: &Row, kind: Kind, budget: Budget) -> Result<Measures> {
-    let server = Running::start(kind, row.variant).await?;
+    let server = Running::start(kind, row).await?;
     let measured = drive(row, kind, &server, budget).await;
     server.stop().await;
     measured
@@ -77,6 +77,7 @@ async fn act(
                 format!("rate {per_second} {}", few(seconds as usize))
             }
             Act::Again => "again".to_owned(),
+            Act::Join { count } => format!("join {}", few(count)),
         })
         .await?;
     let cpu = server.cpu()? - cpu;
@@ -94,6 +95,7 @@ async fn act(
     measures.insert(Metric::Cores, cpu / (value("seconds") + value("behind")));
     let messages = value("messages") / (row.streams - row.stopped) as f64;
     measures.insert(Metric::Messages, messages / value("commits"));
+    measures.insert(Metric::Delay, value("delay") / 1e3);
     measures.insert(Metric::Again, value("seconds"));
     measures.insert(Metric::AgainCpu, cpu);
     measures.retain(|_, value| value.is_finite());
@@ -126,6 +128,9 @@ impl Fleet {
         }
         if let Some(names) = row.names {
             command.args(["--names", &names.to_string()]);
+        }
+        if row.tls {
+            command.arg("--tls").arg(certificates());
         }
         if kind.wants_one_node() {
             command.arg("--one-node");

@@ -17,6 +17,8 @@ pub(crate) struct Row {
     /// How many of them each stream names; all are subscribed to if this is not set.
     pub(crate) names: Option<usize>,
     pub(crate) per_connection: usize,
+    /// Connections are secured by mutual TLS.
+    pub(crate) tls: bool,
     /// How many streams stop reading.
     pub(crate) stopped: usize,
     pub(crate) act: Act,
@@ -37,6 +39,8 @@ pub(crate) enum Act {
     Rate { per_second: u32, seconds: u32 },
     /// All streams open at once, of clients that hold everything.
     Again,
+    /// So many changes, and then more while so many newcomers have their first sync, one after another.
+    Join { count: usize },
 }
 
 /// What is measured.
@@ -71,6 +75,9 @@ pub(crate) enum Metric {
     /// Until all who came back were served, in s, and the server's CPU for it, in s.
     Again,
     AgainCpu,
+    /// How much later others had a change at worst while a newcomer had its first sync, than half of them
+    /// had one without, in ms.
+    Delay,
 }
 
 impl Row {
@@ -83,6 +90,7 @@ impl Row {
             resources,
             names: None,
             per_connection: 50,
+            tls: false,
             stopped: 0,
             // The more deliveries, the less chance: as many as take seconds at the floor.
             act: Act::Update { count: (200_000 / streams).clamp(20, 1_000) },
@@ -130,6 +138,7 @@ impl Row {
             None => format!("wildcard, {streams} × {resources}"),
         };
         let connections = match self.per_connection {
+            1 if self.tls => ", one stream per connection, mutual TLS",
             1 => ", one stream per connection",
             _ => "",
         };
@@ -142,6 +151,7 @@ impl Row {
                 format!(", {} commits/s", thousands(per_second as usize))
             }
             Act::Again => ", all come back at once".to_owned(),
+            Act::Join { .. } => ", others have their first sync".to_owned(),
             Act::Settle { .. } => ", until acknowledged by all".to_owned(),
             _ => String::new(),
         };
@@ -167,6 +177,7 @@ pub(crate) const FIRST: &str = "delta-500x1000";
 pub(crate) const SECOND: &str = "delta-200x10000";
 pub(crate) const BY_NAME: &str = "names-1000x10-of-10000";
 pub(crate) const IDLE: &str = "idle";
+pub(crate) const JOIN: &str = "join";
 
 /// How many resources the curve over them goes through, at a hundred streams.
 pub(crate) const RESOURCES: [usize; 4] = [100, 1_000, 10_000, 100_000];
@@ -176,8 +187,8 @@ pub(crate) const STREAMS: [usize; 4] = [100, 500, 2_000, 10_000];
 /// All rows, the table's first.
 pub(crate) fn rows() -> Vec<Row> {
     use Metric::{
-        Again, AgainCpu, Behind, Commit, Cores, Delivery, Growth, Last, Load, Memory, Messages,
-        P50, P99, P999, Rate, Resource, Sync,
+        Again, AgainCpu, Behind, Commit, Cores, Delay, Delivery, Growth, Last, Load, Memory,
+        Messages, P50, P99, P999, Rate, Resource, Sync,
     };
     use Variant::{Delta, Sotw};
     let mut rows = vec![
@@ -194,6 +205,10 @@ pub(crate) fn rows() -> Vec<Row> {
         Row { per_connection: 1, ..Row::new(Delta, 5_000, 100) }
             .called("connections")
             .shows(&[Delivery, Memory, P50, P99, P999]),
+        Row { per_connection: 1, tls: true, ..Row::new(Delta, 5_000, 100) }
+            .called("tls")
+            .shows(&[Delivery, Memory, P50, P99, P999])
+            .who(Kind::LEAN),
     ];
     for resources in RESOURCES {
         rows.push(Row::new(Delta, 100, resources).shows(&[Delivery]).who(Kind::LEAN));
@@ -228,6 +243,11 @@ pub(crate) fn rows() -> Vec<Row> {
             .act(Act::Again)
             .shows(&[Again, AgainCpu])
             .who(Kind::OURS),
+        Row::new(Delta, 100, 100_000)
+            .called(JOIN)
+            .act(Act::Join { count: 20 })
+            .shows(&[Delay, P50, P99, P999, Last])
+            .who(Kind::LEAN),
         Row { stopped: 1, ..Row::new(Delta, 1_000, 1_000) }
             .called("stopped")
             .act(Act::Update { count: 1_000 })
@@ -306,6 +326,14 @@ pub(crate) const SECTIONS: &[Section] = &[
                and the server's CPU for that.",
         metrics: &[Metric::Again, Metric::AgainCpu],
         unit: "s · s",
+    },
+    Section {
+        title: "A newcomer",
+        text: "While one client after another has its first sync of 100,000 resources: how much later the \
+               others have a change, at worst, than half of them have one without. The load generator \
+               takes the newcomer's 30 MB in on the same machine.",
+        metrics: &[Metric::Delay],
+        unit: "ms",
     },
     Section {
         title: "One that stopped reading",

@@ -3,7 +3,7 @@
 use crate::{
     contestant::Kind,
     report::{Results, significant},
-    row::{BY_NAME, FIRST, IDLE, Metric, RESOURCES, Row, SECOND},
+    row::{BY_NAME, FIRST, IDLE, JOIN, Metric, RESOURCES, Row, SECOND},
 };
 
 /// What is aimed at, and what came of it.
@@ -33,6 +33,7 @@ pub(crate) fn verdicts(results: &Results, rows: &[Row]) -> Vec<Verdict> {
         at_most("a commit that one of 1,000 streams by name sees costs no more than ten deliveries on the floor",
             ratio(results.median(BY_NAME, Deltaplane, Metric::Commit), ten_deliveries), 1.0, "×"),
         at_most("between 100 and 100,000 resources, a delivery's cost differs by no more than 1.3×", spread, 1.3, "×"),
+        at_most("a first sync of 100,000 resources delays no other client's change by more than 50 ms", results.median(JOIN, Deltaplane, Metric::Delay), 50.0, " ms"),
         at_most("an idle stream takes no more than 12 KiB", results.median(IDLE, Deltaplane, Metric::Memory), 12.0, " KiB"),
     ]
     .into_iter()

@@ -1,0 +1,120 @@
+//! TLS.
+
+use std::{io::Read, net::SocketAddr, sync::Arc, time::Duration};
+
+use deltaplane_server::{
+    Limits, Variant, XdsServer,
+    rustls::{
+        RootCertStore, ServerConfig,
+        pki_types::{PrivateKeyDer, pem::PemObject},
+        server::WebPkiClientVerifier,
+    },
+    testing::{Connection, ModelClient},
+};
+use rcgen::{CertificateParams, CertifiedIssuer, Issuer, KeyPair};
+use tokio::{net::TcpListener, task::spawn_blocking};
+use tonic::{
+    Status,
+    transport::{Certificate, Channel, ClientTlsConfig, Identity},
+};
+
+use crate::served::{CDS, Served, node, serve_with};
+
+/// A CA, and what it has signed.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn sign(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
+        let issuer: &Issuer<'_, KeyPair> = &self.0;
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.signed_by(&key, issuer).unwrap(), key)
+    }
+
+    /// A server's configuration that wants clients to show a certificate of this CA.
+    fn server(&self) -> Arc<ServerConfig> {
+        let mut authorities = RootCertStore::empty();
+        authorities.add(self.0.der().clone()).unwrap();
+        let clients = WebPkiClientVerifier::builder(Arc::new(authorities)).build().unwrap();
+        let (certificate, key) = self.sign("localhost");
+        let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+        let mut config = ServerConfig::builder()
+            .with_client_cert_verifier(clients)
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Arc::new(config)
+    }
+
+    /// What a client trusts, and what it shows if it has been given something.
+    fn client(&self, shows: Option<&Authority>) -> ClientTlsConfig {
+        let trusts = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(self.0.pem()))
+            .domain_name("localhost");
+        let Some(shows) = shows else { return trusts };
+        let (certificate, key) = shows.sign("client");
+        trusts.identity(Identity::from_pem(certificate.pem(), key.serialize_pem()))
+    }
+}
+
+async fn connect(
+    address: SocketAddr,
+    tls: ClientTlsConfig,
+) -> Result<ModelClient<Connection>, Status> {
+    let endpoint = Channel::from_shared(format!("https://{address}")).unwrap();
+    let channel = endpoint.tls_config(tls).unwrap().connect().await;
+    let channel = channel.map_err(|error| Status::from_error(error.into()))?;
+    ModelClient::connect(channel, node("n", "c").unwrap(), Variant::Delta).await
+}
+
+/// Serves the same content over TLS, too.
+async fn secured(served: &Served, tls: Arc<ServerConfig>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server: XdsServer = served.server.clone();
+    tokio::spawn(async move { server.serve_tls(listener, tls, std::future::pending()).await });
+    address
+}
+
+#[tokio::test]
+async fn who_shows_a_certificate_is_served_and_nobody_else() {
+    let served = serve_with(|builder| builder).await;
+    served.put("c", "a", "1");
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let address = secured(&served, ours.server()).await;
+    let mut client = connect(address, ours.client(Some(&ours))).await.unwrap();
+    client.subscribe(CDS, &[]);
+    let update = client.expect(CDS).await;
+    assert_eq!(update.names(), ["a"]);
+    client.ack(&update);
+    for shows in [None, Some(&theirs)] {
+        assert!(connect(address, ours.client(shows)).await.is_err());
+    }
+    served.put("c", "a", "2");
+    client.expect(CDS).await;
+}
+
+#[tokio::test]
+async fn who_does_not_get_through_tls_in_time_is_let_go() {
+    let mut limits = Limits::default();
+    limits.handshake = Duration::from_millis(100);
+    let served = serve_with(|builder| builder.limits(limits)).await;
+    served.put("c", "a", "1");
+    let ours = Authority::new();
+    let address = secured(&served, ours.server()).await;
+    let silent = spawn_blocking(move || {
+        let mut silent = std::net::TcpStream::connect(address).unwrap();
+        silent.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        silent.read(&mut [0]).unwrap()
+    });
+    assert_eq!(silent.await.unwrap(), 0, "the connection is closed");
+    let mut client = connect(address, ours.client(Some(&ours))).await.unwrap();
+    client.subscribe(CDS, &[]);
+    client.expect(CDS).await;
+}

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::SystemTime,
 };
 
 use deltaplane_core::{Change, Key, Resource, Revision, TypeUrl};
@@ -18,6 +19,8 @@ pub(crate) const COMMITS_RECALLED: usize = 1024;
 pub struct CommitRecord {
     /// Its revision.
     pub revision: Revision,
+    /// When it was made.
+    pub at: SystemTime,
     /// What its writer called it; a rollback is called by its reason.
     pub label: Option<Arc<str>>,
     /// How many resources it changed.

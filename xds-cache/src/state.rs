@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::SystemTime,
 };
 
 use deltaplane_core::{Change, Key, Resource, Revision, TypeUrl};
@@ -98,6 +99,7 @@ impl State {
         }
         let record = CommitRecord {
             revision,
+            at: SystemTime::now(),
             label: transaction.origin.label.clone(),
             changes: next.changes,
             undoes: Vec::new(),

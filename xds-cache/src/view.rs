@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::SystemTime,
 };
 
 use deltaplane_core::{
@@ -61,6 +62,16 @@ impl CacheView {
             }
         }
         None
+    }
+
+    /// When the commit was made that brought what goes by a name; nothing, if that is forgotten. Costs the
+    /// length of the log.
+    #[must_use]
+    pub fn committed_at(&self, type_url: &TypeUrl, name: &str) -> Option<SystemTime> {
+        let revision = self.changed_at(type_url, name, self.state.revision)?;
+        let history = &self.state.history;
+        let at = history.binary_search_by(|record| record.revision.cmp(&revision)).ok()?;
+        history.get(at).map(|record| record.at)
     }
 
     /// Whether everything in it is known: at least one scope is, and no type waits for its source.

@@ -25,7 +25,8 @@
 //! * `wire`: the messages
 //! * `subscription`: what a client subscribes to
 //! * `type_stream`: one type on one stream: what it subscribes to, and what it is owed; in `changes`, what
-//!   changed of it, in `claim`, what a client has from before, and in `usage`, what it may use
+//!   changed of it, in `claim`, what a client has from before, in `usage`, what it may use,
+//!   and in `report`, how each resource stands with it
 //! * `sent`: what a response said; `unsettled`: what was sent and is not accepted: in flight, rejected
 //! * `words`: what clients say of what they reject
 //! * `limits`: what a stream may ask for
@@ -58,6 +59,7 @@ pub use machine::{Event, Machine, Standing, Variant};
 pub use resource::{Key, Resource, ResourceBuilder};
 pub use schema::{Schema, SchemaError};
 pub use subscription::Subscription;
+pub use type_stream::Reception;
 pub use type_url::{Lingering, MissingAnswer, TypePolicy, TypeUrl, Wildcard};
 pub use view::{Change, LogTruncated, Revision, TypeVersion, View, difference};
 pub use whole::Whole;

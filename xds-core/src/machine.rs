@@ -5,8 +5,8 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 mod gating;
 
 use crate::{
-    ErrorDetail, LogTruncated, Nonce, Order, Request, RequestError, Resource, Response, Revision,
-    StreamLimits, Subscription, TypeUrl, View,
+    ErrorDetail, LogTruncated, Nonce, Order, Reception, Request, RequestError, Resource, Response,
+    Revision, StreamLimits, Subscription, TypeUrl, View,
     answer::Answer,
     gates::Arrivals,
     type_stream::{Told, TypeStream},
@@ -212,6 +212,13 @@ impl<V: View> Machine<V> {
     /// The types that were asked for, with what is subscribed of each.
     pub fn subscriptions(&self) -> impl Iterator<Item = (&TypeUrl, &Subscription)> {
         self.types.iter().map(|stream| (&stream.type_url, &stream.subscription))
+    }
+
+    /// Each resource of this view that the client subscribes to, and how it stands with it; of what it
+    /// rejected, what it was sent. Costs the number of these resources.
+    #[must_use]
+    pub fn report(&self, view: &V) -> Vec<(Resource, Reception)> {
+        self.types.iter().flat_map(|stream| stream.report(view)).collect()
     }
 
     /// Takes a request: its answer to an earlier response, and what it subscribes to, both (N-12).

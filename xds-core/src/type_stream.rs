@@ -16,6 +16,7 @@
 
 mod changes;
 mod claim;
+mod report;
 mod usage;
 
 use std::{
@@ -25,6 +26,7 @@ use std::{
 };
 
 use self::claim::Claim;
+pub use self::report::Reception;
 use crate::{
     DeltaRequest, ErrorDetail, Resource, Revision, SotwRequest, Subscription, TypeUrl, Variant,
     sent::{News, Sent},

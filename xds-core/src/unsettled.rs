@@ -363,6 +363,11 @@ impl Unsettled {
         self.rejected.keys().filter(|name| meets(name)).cloned().collect()
     }
 
+    /// What was sent of a rejected name, if it is rejected; that it is gone may be what was.
+    pub(crate) fn rejected_content(&self, name: &str) -> Option<Option<&Resource>> {
+        self.rejected.get(name).map(|rejected| rejected.sent.content.as_ref())
+    }
+
     pub(crate) fn is_rejected(&self, name: &str) -> bool {
         self.rejected.contains_key(name)
     }
@@ -454,7 +459,8 @@ impl Unsettled {
         self.rejected.values().map(|rejected| rejected.sent.since).min()
     }
 
-    fn sent(&self) -> impl Iterator<Item = &Sent> {
+    /// What is in flight.
+    pub(crate) fn sent(&self) -> impl Iterator<Item = &Sent> {
         self.in_flight.iter().flat_map(|response| response.sent.iter())
     }
 }

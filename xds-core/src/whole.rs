@@ -153,16 +153,26 @@ impl Remainder {
         Some((part, self.next >= parts))
     }
 
-    /// What of it was not sent.
-    pub(crate) fn unsent(self) -> impl Iterator<Item = Resource> {
-        let sent = match self.variant {
+    /// How many resources of it were sent.
+    fn sent(&self) -> usize {
+        match self.variant {
             Variant::Delta if self.next > 0 => {
                 let last = self.whole.delta_bodies().get(self.next - 1);
                 last.map_or(self.whole.len(), |(range, _)| range.end)
             }
             _ => 0,
-        };
-        let whole = self.whole;
+        }
+    }
+
+    /// Whether this is in it, and was not sent.
+    pub(crate) fn is_unsent(&self, name: &str) -> bool {
+        let unsent = self.whole.all.get(self.sent()..).unwrap_or_default();
+        unsent.binary_search_by(|sent| (*sent.name).cmp(name)).is_ok()
+    }
+
+    /// What of it was not sent.
+    pub(crate) fn unsent(self) -> impl Iterator<Item = Resource> {
+        let (sent, whole) = (self.sent(), self.whole);
         (sent..whole.len()).filter_map(move |at| whole.all.get(at)?.content.clone())
     }
 }

@@ -1,13 +1,15 @@
-//! The body of a stream's HTTP response: HTTP/2 asks it for the next frame, and that drives the stream.
+//! The bodies of HTTP responses.
 //!
+//! That of a stream is what drives it: HTTP/2 asks it for the next frame.
 //! HTTP/2 asks only when there is room on the connection, and a response is built only when it is asked
 //! for: a client that reads slowly is owed a difference, and never holds a backlog. Its requests are read
 //! all the same (K-06): while HTTP/2 does not ask, a task of its own hears what the client says.
 
 use std::{
+    fmt,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker, ready},
@@ -20,7 +22,7 @@ use http_body::{Body, Frame};
 use tokio::runtime::Handle;
 use tonic::Status;
 
-use crate::stream::XdsStream;
+use crate::{status::ClientResource, stream::XdsStream};
 
 /// The end that HTTP/2 asks, empty by default. The stream ends when this is dropped.
 #[derive(Default)]
@@ -52,6 +54,12 @@ impl ResponseBody {
     }
 }
 
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Driver")
+    }
+}
+
 impl Driver {
     fn stream(&self) -> MutexGuard<'_, Option<Box<XdsStream>>> {
         self.stream.lock().unwrap_or_else(PoisonError::into_inner)
@@ -66,6 +74,24 @@ impl Driver {
     /// Notes that not all was heard of what the client said.
     pub(crate) fn listen_again(&self) {
         self.said.store(true, Ordering::SeqCst);
+    }
+
+    /// How each resource stands with the client, unless it is gone. Whoever drives the stream goes first.
+    pub(crate) async fn report(&self) -> Option<Vec<ClientResource>> {
+        loop {
+            if let Some(reported) = self.try_report() {
+                return reported;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn try_report(&self) -> Option<Option<Vec<ClientResource>>> {
+        match self.stream.try_lock() {
+            Ok(stream) => Some(stream.as_ref().map(|stream| stream.report())),
+            Err(TryLockError::Poisoned(_)) => Some(None),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Hears what the client says, though HTTP/2 does not ask for anything.
@@ -127,6 +153,34 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         self.0.is_none()
+    }
+}
+
+/// What a connection of our own answers with: a stream, or what a tonic service says.
+pub(crate) enum AnyBody {
+    Stream(ResponseBody),
+    Routed(tonic::body::Body),
+}
+
+impl Body for AnyBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match &mut *self {
+            Self::Stream(body) => Pin::new(body).poll_frame(cx),
+            Self::Routed(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Stream(body) => body.is_end_stream(),
+            Self::Routed(body) => body.is_end_stream(),
+        }
     }
 }
 

@@ -29,6 +29,9 @@ use crate::{
     stream::{Kind, XdsStream},
 };
 
+/// The aggregated service, as others name it.
+pub(crate) const ADS: &str = Aggregated::NAME;
+
 const fn sotw(name: &'static str) -> Method {
     Method { name, variant: Variant::Sotw, kind: Kind::Stream }
 }
@@ -88,9 +91,13 @@ macro_rules! services {
             }
         )*
 
-        /// The service of that name.
-        fn find(name: &str) -> Option<Service> {
-            match name {
+        /// Their names.
+        #[cfg(feature = "reflection")]
+        pub(crate) const NAMES: &[&str] = &[$($name),*];
+
+        /// The service that a path is of.
+        pub(crate) fn find(path: &str) -> Option<Service> {
+            match path.strip_prefix('/')?.split_once('/')?.0 {
                 $($name => Some(Service::of::<$service>()),)*
                 _ => None,
             }
@@ -162,7 +169,7 @@ impl<D: Discovery> DiscoveryService<D> {
 }
 
 /// A service, whichever it is.
-struct Service {
+pub(crate) struct Service {
     name: &'static str,
     methods: &'static [Method],
     type_url: Option<TypeUrl>,
@@ -171,6 +178,16 @@ struct Service {
 impl Service {
     fn of<D: Discovery>() -> Self {
         Self { name: D::NAME, methods: D::methods(), type_url: D::TYPE_URL }
+    }
+
+    /// Answers a request of a connection of our own.
+    pub(crate) fn answer(
+        self,
+        shared: &Arc<Shared>,
+        request: http::Request<Incoming>,
+        peer: SocketAddr,
+    ) -> http::Response<ResponseBody> {
+        self.open(shared, request, Some(peer)).unwrap_or_else(Status::into_http)
     }
 
     /// Opens a stream.
@@ -199,23 +216,6 @@ impl Service {
         response.headers_mut().insert(CONTENT_TYPE, content_type);
         Ok(response)
     }
-}
-
-/// Answers a request of a connection of our own.
-pub(crate) fn answer(
-    shared: &Arc<Shared>,
-    request: http::Request<Incoming>,
-    peer: SocketAddr,
-) -> http::Response<ResponseBody> {
-    let path = request.uri().path();
-    let service = path.strip_prefix('/').and_then(|path| find(path.split_once('/')?.0));
-    let opened = match service {
-        Some(service) => service.open(shared, request, Some(peer)),
-        None => Err(Status::unimplemented(format!(
-            "there is no {path} here: this server has the discovery services of xDS v3"
-        ))),
-    };
-    opened.unwrap_or_else(Status::into_http)
 }
 
 impl<D> Clone for DiscoveryService<D> {

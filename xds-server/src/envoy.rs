@@ -1,8 +1,10 @@
 //! What this crate knows of the Envoy API: which fields are maps, which resources refer to which, and
 //! where a resource has its name.
 
-#[cfg(feature = "validation")]
+#[cfg(any(feature = "csds", feature = "reflection", feature = "validation"))]
 pub mod descriptors;
+#[cfg(feature = "csds")]
+mod redact;
 mod references;
 
 use std::sync::LazyLock;
@@ -22,6 +24,8 @@ use envoy_types::pb::envoy::{
 };
 use prost::{Message, Name};
 
+#[cfg(feature = "csds")]
+pub use redact::redacted;
 pub use references::{references, warms_unseen};
 
 /// A message of the Envoy API that is a resource, which has its own name in it.

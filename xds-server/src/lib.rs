@@ -36,6 +36,13 @@
 //! [`Cache::return_to`] take commits back, [`XdsServerBuilder::withdraw_rejected`] does so by itself, and
 //! [`XdsServer::roll_out`] tries a change on some nodes before the others see it.
 //!
+//! # What else is on the port
+//!
+//! Beside discovery, [`XdsServer::serve`] has gRPC health; load reports (LRS), if it is told to ask for them
+//! by [`XdsServerBuilder::load_reports`]; client status (CSDS) behind the feature `csds`, for `grpcdebug` and
+//! the like; server reflection behind the feature `reflection`; and what you add by
+//! [`XdsServerBuilder::services`].
+//!
 //! # Layout
 //!
 //! * `server`: a cache, and the rule of who sees what
@@ -52,6 +59,8 @@
 //! * `status`: who is connected, and what each was told and accepted
 //! * `delivery`: what became of a change
 //! * [`envoy`]: what is known of the Envoy API
+//! * `csds`: the same for generic tools, behind the feature of that name
+//! * `load`: what clients report of the traffic that they send
 //! * `validation`: what is wrong with resources before anybody sees them, behind the feature of that name
 //! * `testing`: a model client, behind the feature of that name
 //!
@@ -69,9 +78,12 @@
 
 mod body;
 mod client;
+#[cfg(feature = "csds")]
+mod csds;
 mod delivery;
 mod discovery;
 pub mod envoy;
+mod load;
 mod pace;
 mod rate;
 mod rejections;
@@ -88,6 +100,8 @@ pub mod validation;
 mod withdrawal;
 
 pub use client::{Client, ClientEvent, Observer};
+#[cfg(feature = "csds")]
+pub use csds::StatusService;
 pub use delivery::{Delivery, Fate, HowMany};
 pub use deltaplane_cache::*;
 pub use deltaplane_core::*;
@@ -96,12 +110,13 @@ pub use discovery::{
     LocalityEndpoints, RouteConfigurations, RuntimeLayers, ScopedRoutes, Secrets, VirtualHosts,
 };
 pub use envoy_types;
+pub use load::{Load, LoadKey, LoadReporting, LoadService, LocalityKey, LocalityLoad};
 pub use pace::Pace;
 pub use rollout::{Canary, Rollout};
 #[cfg(feature = "tls")]
 pub use rustls;
 pub use server::{Keepalive, Limits, XdsServer, XdsServerBuilder};
-pub use status::{ClientStatus, Rejection, TypeStatus};
+pub use status::{ClientResource, ClientStatus, Rejection, TypeStatus};
 pub use withdrawal::Withdrawal;
 
 /// The README's example, compiled and run.

@@ -2,7 +2,11 @@
 
 use std::{convert::Infallible, future::ready, io, pin::pin, sync::Arc, time::Duration};
 
-use hyper::{server::conn::http2, service::service_fn};
+use envoy_types::pb::envoy::service::load_stats::v3::load_reporting_service_server::LoadReportingServiceServer;
+#[cfg(feature = "csds")]
+use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
+use futures::{FutureExt, future::Either};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -13,7 +17,15 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{discovery, server::Shared};
+use tonic::service::Routes;
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tower_service::Service;
+
+#[cfg(feature = "csds")]
+use crate::csds::StatusService;
+#[cfg(feature = "reflection")]
+use crate::envoy::descriptors;
+use crate::{body::AnyBody, discovery, load::LoadService, server::Shared};
 
 /// How long the end of the server waits for clients to take notice.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -24,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Serves until `shutdown` is done; then ends all streams, and waits for their clients to be told. What
 /// carries a connection's bytes, `secure` makes of it.
 pub(crate) async fn serve<S, F, T>(
-    shared: &Arc<Shared>,
+    port: &Port,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
     secure: S,
@@ -35,7 +47,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connections = GracefulShutdown::new();
-    let http2 = http2(shared);
+    let http2 = http2(&port.shared);
     let mut shutdown = pin!(shutdown);
     loop {
         let accepted = tokio::select! {
@@ -52,17 +64,23 @@ where
             }
             Err(error) => return Err(error),
         };
-        let (shared, http2, secure) = (shared.clone(), http2.clone(), secure.clone());
+        let (port, http2, secure) = (port.clone(), http2.clone(), secure.clone());
         let watcher = connections.watcher();
         tokio::spawn(async move {
             // Who is gone already gets no answer anyway.
             let _ = tcp.set_nodelay(true);
-            let secured = timeout(shared.limits.handshake, secure(tcp)).await;
+            let secured = timeout(port.shared.limits.handshake, secure(tcp)).await;
             match secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Err(error) => tracing::info!(%peer, %error, "a client did not get through TLS"),
                 Ok(io) => {
-                    let answer = |request| {
-                        ready(Ok::<_, Infallible>(discovery::answer(&shared, request, peer)))
+                    let answer = |request: http::Request<Incoming>| match discovery::find(
+                        request.uri().path(),
+                    ) {
+                        Some(service) => {
+                            let response = service.answer(&port.shared, request, peer);
+                            Either::Left(ready(Ok(response.map(AnyBody::Stream))))
+                        }
+                        None => Either::Right(port.clone().answer(request)),
                     };
                     let serving = http2.serve_connection(TokioIo::new(io), service_fn(answer));
                     if let Err(error) = watcher.watch(serving).await {
@@ -73,10 +91,52 @@ where
         });
     }
     drop(listener);
-    shared.shutdown();
+    port.shared.shutdown();
+    port.health.set_service_status(discovery::ADS, ServingStatus::NotServing).await;
+    port.health.set_service_status("", ServingStatus::NotServing).await;
     // Whoever does not read is not waited for.
     let _ = timeout(DRAIN, connections.shutdown()).await;
     Ok(())
+}
+
+/// What is served on a port.
+#[derive(Clone)]
+pub(crate) struct Port {
+    pub(crate) shared: Arc<Shared>,
+    /// What there is beside the discovery services.
+    services: Routes,
+    health: HealthReporter,
+}
+
+impl Port {
+    /// These services come before ours: health, load reports, and whatever else a feature brings.
+    pub(crate) fn new(shared: Arc<Shared>, mut services: Routes) -> Self {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        // Nobody else has it yet.
+        let _ = health.set_service_status(discovery::ADS, ServingStatus::Serving).now_or_never();
+        let loads = LoadReportingServiceServer::new(LoadService(shared.clone()));
+        let ours = Routes::new(health_service).add_service(loads);
+        #[cfg(feature = "csds")]
+        let ours = ours
+            .add_service(ClientStatusDiscoveryServiceServer::new(StatusService(shared.clone())));
+        #[cfg(feature = "reflection")]
+        let ours = reflect(ours.clone()).unwrap_or_else(|error| {
+            tracing::error!(%error, "the services cannot be described");
+            ours
+        });
+        let router = services.axum_router_mut();
+        *router = std::mem::take(router).fallback_service(ours.prepare().into_axum_router());
+        Self { shared, services: services.prepare(), health }
+    }
+
+    /// Answers what is for no discovery service.
+    async fn answer(
+        mut self,
+        request: http::Request<Incoming>,
+    ) -> Result<http::Response<AnyBody>, Infallible> {
+        let response = self.services.call(request).await?;
+        Ok(response.map(AnyBody::Routed))
+    }
 }
 
 fn http2(shared: &Shared) -> http2::Builder<TokioExecutor> {
@@ -102,4 +162,27 @@ fn is_exhaustion(error: &io::Error) -> bool {
     const ENOBUFS: i32 = 105;
     error.kind() == io::ErrorKind::OutOfMemory
         || matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS))
+}
+
+/// Adds what tells generic tools how the services look, in both versions that are in use.
+#[cfg(feature = "reflection")]
+fn reflect(services: Routes) -> Result<Routes, tonic_reflection::server::Error> {
+    let ours = [
+        #[cfg(feature = "csds")]
+        "envoy.service.status.v3.ClientStatusDiscoveryService",
+        "envoy.service.load_stats.v3.LoadReportingService",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+    ];
+    let descriptors = descriptors::encoded();
+    let builder = || {
+        let builder = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(&descriptors);
+        discovery::NAMES
+            .iter()
+            .chain(&ours)
+            .fold(builder, |builder, name| builder.with_service_name(*name))
+    };
+    Ok(services.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?))
 }

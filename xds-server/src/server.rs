@@ -1,6 +1,7 @@
 //! The server: a cache, the rule of who sees what, and the streams that connect them.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     future::ready,
     io,
@@ -14,19 +15,30 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use deltaplane_cache::{Cache, CommitError, Scope, Transaction};
 use deltaplane_core::{Order, Revision, StreamLimits, Variant};
-use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Node};
-use tokio::net::TcpListener;
+#[cfg(feature = "csds")]
+use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
+use envoy_types::pb::envoy::{
+    config::{
+        core::v3::{ControlPlane, Node},
+        endpoint::v3::ClusterStats,
+    },
+    service::load_stats::v3::load_reporting_service_server::LoadReportingServiceServer,
+};
+use tokio::{net::TcpListener, sync::watch};
 use tonic::service::Routes;
 
+#[cfg(feature = "csds")]
+use crate::csds::StatusService;
 use crate::{
     client::{Client, Observer},
     delivery::{Delivery, HowMany},
     discovery::{self, Aggregated, Discovery, DiscoveryService},
+    load::{Load, LoadKey, LoadReporting, LoadService, Loads},
     pace::Pace,
     rejections::Rejections,
     rollout::{self, Canaries, Canary, Rollout},
-    serve,
-    status::{ClientStatus, Clients},
+    serve::{self, Port},
+    status::{ClientResource, ClientStatus, Clients},
     withdrawal::{Withdrawal, Withdrawing},
 };
 
@@ -37,6 +49,7 @@ use crate::{
 #[derive(Clone)]
 pub struct XdsServer {
     shared: Arc<Shared>,
+    port: Port,
 }
 
 /// Chooses what a client sees: scopes, the first over the others. An empty list says that nothing is
@@ -57,6 +70,9 @@ pub(crate) struct Shared {
     pub(crate) isolates: bool,
     pub(crate) order: Order,
     pub(crate) pace: Pace,
+    pub(crate) loads: Option<Loads>,
+    /// Set once all streams end, like `closing`, for those who wait for it.
+    over: watch::Sender<bool>,
     pub(crate) keepalive: Keepalive,
     view: Box<ViewRule>,
     /// The encoded `control_plane` of both responses, whose tags differ.
@@ -98,7 +114,17 @@ impl Shared {
     /// Ends all streams, present and future.
     pub(crate) fn shutdown(&self) {
         self.closing.store(true, Ordering::Release);
+        self.over.send_replace(true);
         self.cache.wake_all();
+    }
+
+    /// Done when all streams end.
+    pub(crate) fn over(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut over = self.over.subscribe();
+        async move {
+            // Nobody ends anything any more if the sender is gone.
+            let _ = over.wait_for(|over| *over).await;
+        }
     }
 
     /// What a node sees by the embedder's rule.
@@ -135,6 +161,8 @@ pub struct XdsServerBuilder {
     isolates: bool,
     withdrawing: Option<Withdrawing>,
     keepalive: Keepalive,
+    loads: Option<Loads>,
+    services: Routes,
     identifier: String,
 }
 
@@ -167,6 +195,8 @@ impl XdsServer {
             isolates: true,
             withdrawing: None,
             keepalive: Keepalive::default(),
+            loads: None,
+            services: Routes::default(),
             identifier: String::new(),
         }
     }
@@ -200,7 +230,7 @@ impl XdsServer {
         listener: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> io::Result<()> {
-        serve::serve(&self.shared, listener, shutdown, |tcp| ready(Ok(tcp))).await
+        serve::serve(&self.port, listener, shutdown, |tcp| ready(Ok(tcp))).await
     }
 
     /// The same over TLS. The configuration says which certificates are shown, and which clients have to
@@ -234,13 +264,29 @@ impl XdsServer {
         shutdown: impl Future<Output = ()>,
     ) -> io::Result<()> {
         let acceptor = tokio_rustls::TlsAcceptor::from(tls);
-        serve::serve(&self.shared, listener, shutdown, move |tcp| acceptor.accept(tcp)).await
+        serve::serve(&self.port, listener, shutdown, move |tcp| acceptor.accept(tcp)).await
     }
 
     /// Every connected client, with what it was told and accepted. Costs what is known of each.
     #[must_use]
     pub fn clients(&self) -> Vec<ClientStatus> {
         self.shared.clients.all()
+    }
+
+    /// How each resource that a client subscribes to stands with it, if it is connected: `client` is the
+    /// [id](Client::id) of its stream. Costs the number of these resources, and holds its stream up
+    /// meanwhile.
+    pub async fn resources(&self, client: u64) -> Option<Vec<ClientResource>> {
+        self.shared.clients.resources(client).await
+    }
+
+    /// Client status discovery (CSDS) for a tonic router of your own; [`serve`](XdsServer::serve) has it by
+    /// itself, behind the feature `csds`. It tells what each client was sent and what it said to that; of
+    /// all clients, if a request names none. What the Envoy API marks as sensitive is left out.
+    #[cfg(feature = "csds")]
+    #[must_use]
+    pub fn client_status(&self) -> ClientStatusDiscoveryServiceServer<StatusService> {
+        ClientStatusDiscoveryServiceServer::new(StatusService(self.shared.clone()))
     }
 
     /// What became of a revision at each connected client. Costs the number of clients, and not of
@@ -281,6 +327,26 @@ impl XdsServer {
     ) -> Delivery {
         let Shared { cache, clients, .. } = &*self.shared;
         Delivery::wait((cache, clients), revision, who, how_many, timeout).await
+    }
+
+    /// What clients have reported of the load that they send, by cluster and service, since the server
+    /// started; nothing, unless [they are asked](XdsServerBuilder::load_reports). Costs what is known.
+    #[must_use]
+    pub fn loads(&self) -> BTreeMap<LoadKey, Load> {
+        self.shared.loads.as_ref().map(Loads::all).unwrap_or_default()
+    }
+
+    /// From now on, clients report other load, or at another interval, those that are connected too.
+    pub fn ask_for_loads(&self, reporting: LoadReporting) {
+        if let Some(loads) = &self.shared.loads {
+            loads.ask(reporting);
+        }
+    }
+
+    /// Load reports (LRS) for a tonic router of your own; [`serve`](XdsServer::serve) has them by itself.
+    #[must_use]
+    pub fn load_reporting(&self) -> LoadReportingServiceServer<LoadService> {
+        LoadReportingServiceServer::new(LoadService(self.shared.clone()))
     }
 
     /// Commits a transaction to some nodes first: when all of these have settled for long enough, it
@@ -382,6 +448,27 @@ impl XdsServerBuilder {
         self
     }
 
+    /// Asks clients to report the load that they send, and where (LRS), and tells each report to `heard`;
+    /// [`XdsServer::loads`] has them summed up. Without this, clients are told that nobody asks.
+    ///
+    /// `heard` is called on the task of the client's report, and should return quickly. The statistics are
+    /// the client's own words: each of its counters counts from its last report.
+    pub fn load_reports(
+        mut self,
+        reporting: LoadReporting,
+        heard: impl Fn(&Node, &ClusterStats) + Send + Sync + 'static,
+    ) -> Self {
+        self.loads = Some(Loads::new(reporting, Box::new(heard)));
+        self
+    }
+
+    /// Further gRPC services on the port of [`XdsServer::serve`]. They come before those that it has by
+    /// itself beside discovery: health, load reports and, behind the feature of that name, reflection.
+    pub fn services(mut self, services: Routes) -> Self {
+        self.services = services;
+        self
+    }
+
     /// What this server calls itself in its responses; Envoy shows it as `control_plane.identifier`.
     pub fn identifier(mut self, identifier: impl Into<String>) -> Self {
         self.identifier = identifier.into();
@@ -391,25 +478,27 @@ impl XdsServerBuilder {
     /// The server.
     #[must_use]
     pub fn build(self) -> XdsServer {
-        XdsServer {
-            shared: Arc::new(Shared {
-                cache: self.cache,
-                observer: self.observer,
-                closing: AtomicBool::new(false),
-                streams: AtomicU64::new(0),
-                limits: self.limits,
-                order: self.order,
-                pace: self.pace,
-                keepalive: self.keepalive,
-                rejections: Rejections::default(),
-                clients: Clients::default(),
-                canaries: Canaries::default(),
-                withdrawing: self.withdrawing,
-                isolates: self.isolates,
-                view: self.view,
-                identity: [6, 7].map(|tag| encode_identity(tag, &self.identifier)),
-            }),
-        }
+        let shared = Arc::new(Shared {
+            cache: self.cache,
+            observer: self.observer,
+            closing: AtomicBool::new(false),
+            streams: AtomicU64::new(0),
+            limits: self.limits,
+            order: self.order,
+            pace: self.pace,
+            keepalive: self.keepalive,
+            rejections: Rejections::default(),
+            clients: Clients::default(),
+            canaries: Canaries::default(),
+            withdrawing: self.withdrawing,
+            loads: self.loads,
+            over: watch::Sender::new(false),
+            isolates: self.isolates,
+            view: self.view,
+            identity: [6, 7].map(|tag| encode_identity(tag, &self.identifier)),
+        });
+        let port = Port::new(shared.clone(), self.services);
+        XdsServer { shared, port }
     }
 }
 

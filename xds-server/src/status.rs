@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::SystemTime,
@@ -11,10 +11,12 @@ use std::{
 
 use dashmap::DashMap;
 use deltaplane_cache::Concern;
-use deltaplane_core::{ErrorDetail, Event, Key, Nonce, Response, Revision, Standing, TypeUrl};
+use deltaplane_core::{
+    ErrorDetail, Event, Key, Nonce, Reception, Resource, Response, Revision, Standing, TypeUrl,
+};
 use tokio::sync::Notify;
 
-use crate::client::Client;
+use crate::{body::Driver, client::Client};
 
 /// What is known of one connected client. It lives and dies with the client's stream.
 #[derive(Debug, Clone)]
@@ -75,6 +77,18 @@ pub struct Rejection {
     pub at: SystemTime,
 }
 
+/// One resource, and how it stands with one client.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ClientResource {
+    /// The resource, as the client is to have it; if it is rejected, as the client was sent it.
+    pub resource: Resource,
+    /// How it stands.
+    pub reception: Reception,
+    /// When the commit was made that brought it, if that is still known.
+    pub committed: Option<SystemTime>,
+}
+
 /// All connected clients.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
@@ -89,11 +103,17 @@ pub(crate) struct Clients {
 pub(crate) struct Entry {
     status: Mutex<ClientStatus>,
     concern: Concern,
+    driver: Weak<Driver>,
 }
 
 impl Clients {
-    /// Enters a client.
-    pub(crate) fn enter(&self, client: &Arc<Client>, concern: Concern) -> Arc<Entry> {
+    /// Enters a client, with what tells how far it is woken, and what drives it.
+    pub(crate) fn enter(
+        &self,
+        client: &Arc<Client>,
+        concern: Concern,
+        driver: &Arc<Driver>,
+    ) -> Arc<Entry> {
         let status = Mutex::new(ClientStatus {
             client: client.clone(),
             since: SystemTime::now(),
@@ -102,7 +122,7 @@ impl Clients {
             awaited: Vec::new(),
             concerned: Revision(0),
         });
-        let entry = Arc::new(Entry { status, concern });
+        let entry = Arc::new(Entry { status, concern, driver: Arc::downgrade(driver) });
         self.entries.insert(client.id, entry.clone());
         entry
     }
@@ -118,6 +138,12 @@ impl Clients {
         let mut all: Vec<_> = self.entries.iter().map(|entry| entry.seen()).collect();
         all.sort_unstable_by_key(|status| status.client.id);
         all
+    }
+
+    /// How each resource stands with a client, if it is connected. Costs the number of its resources.
+    pub(crate) async fn resources(&self, id: u64) -> Option<Vec<ClientResource>> {
+        let driver = self.entries.get(&id)?.driver.upgrade()?;
+        driver.report().await
     }
 
     /// Tells whoever waits that something changed.

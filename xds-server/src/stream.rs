@@ -24,7 +24,7 @@ use crate::{
     rate::Rate,
     requests::{PREFIX, Requests},
     server::Shared,
-    status::{ClientStatus, Entry, Rejection},
+    status::{ClientResource, ClientStatus, Entry, Rejection},
 };
 
 /// How many requests are read before responses are looked at again, so that a client that never stops
@@ -208,6 +208,18 @@ impl XdsStream {
         paced.unwrap_or_else(|| self.shared.cache.revision())
     }
 
+    /// How each resource stands with the client.
+    pub(crate) fn report(&self) -> Vec<ClientResource> {
+        let view = self.shared.cache.view(&self.client.scopes);
+        let all = self.machine.report(&view).into_iter();
+        let all = all.map(|(resource, reception)| ClientResource {
+            committed: view.committed_at(resource.type_url(), resource.name()),
+            resource,
+            reception,
+        });
+        all.collect()
+    }
+
     /// Shows others how far the client is.
     fn show(&mut self) {
         let Some(entry) = &self.entry else { return };
@@ -292,7 +304,7 @@ impl XdsStream {
                 return Ok(false);
             }
             match self.requests.poll_next(cx) {
-                Poll::Ready(Some(request)) => self.handle(request?)?,
+                Poll::Ready(Some(request)) => self.handle(request?, driver)?,
                 // It is answered all the same, and then the stream ends.
                 Poll::Ready(None) => self.asked_all = true,
                 Poll::Pending => return Ok(false),
@@ -302,11 +314,11 @@ impl XdsStream {
         Ok(true)
     }
 
-    fn handle(&mut self, mut request: Request) -> Result<(), Status> {
+    fn handle(&mut self, mut request: Request, driver: &Arc<Driver>) -> Result<(), Status> {
         self.rate.count()?;
         let node = request.take_node();
         if self.entry.is_none() {
-            self.introduce(node.unwrap_or_default())?;
+            self.introduce(node.unwrap_or_default(), driver)?;
         }
         self.machine.handle_request(request).map_err(refuse)?;
         if self.kind == Kind::Fetch {
@@ -334,7 +346,7 @@ impl XdsStream {
     }
 
     /// Learns who the client is, once (B-06, B-07).
-    fn introduce(&mut self, node: Bytes) -> Result<(), Status> {
+    fn introduce(&mut self, node: Bytes, driver: &Arc<Driver>) -> Result<(), Status> {
         let mut node = Node::decode(node)
             .map_err(|error| Status::invalid_argument(format!("the node is malformed: {error}")))?;
         node.extensions = Vec::new();
@@ -344,7 +356,8 @@ impl XdsStream {
         let client = Arc::make_mut(&mut self.client);
         (client.node, client.scopes) = (node, scopes);
         self.watch.set_scopes(self.client.scopes.clone());
-        self.entry = Some(self.shared.clients.enter(&self.client, self.watch.concern()));
+        let concern = self.watch.concern();
+        self.entry = Some(self.shared.clients.enter(&self.client, concern, driver));
         self.distrusted = self.shared.rejections.of(&self.client.node.id);
         self.machine.distrust(self.distrusted.iter().cloned());
         self.observe(&ClientEvent::Connected);

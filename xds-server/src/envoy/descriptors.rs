@@ -27,10 +27,14 @@ const NAMED: [(TypeUrl, &str); 9] = [
 pub fn pool() -> &'static DescriptorPool {
     static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
         // A test proves that it can be read. A server would rather know no type than panic.
-        let bytes = miniz_oxide::inflate::decompress_to_vec_zlib(DESCRIPTORS);
-        DescriptorPool::decode(&*bytes.unwrap_or_default()).unwrap_or_default()
+        DescriptorPool::decode(&*encoded()).unwrap_or_default()
     });
     &POOL
+}
+
+/// The same, as an encoded `FileDescriptorSet`.
+pub(crate) fn encoded() -> Vec<u8> {
+    miniz_oxide::inflate::decompress_to_vec_zlib(DESCRIPTORS).unwrap_or_default()
 }
 
 /// The message that a type URL names, if it is one of the Envoy API.

@@ -8,11 +8,14 @@
     reason = "helpers of tests are tests"
 )]
 
+mod beside;
+mod client_status;
 mod clients;
 mod connections;
 mod delivery;
 mod envoy_api;
 mod limits;
+mod loads;
 mod model_client;
 mod raw_http2;
 mod rollout;

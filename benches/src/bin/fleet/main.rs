@@ -86,7 +86,7 @@ async fn run(args: &Args, rows: &[Row]) -> Result<()> {
     raise_limits();
     build_ours().await?;
     tls::make(&contestant::certificates())?;
-    let mut results = Results::new(runs);
+    let mut results = Results::new();
     for kind in Kind::ALL.iter().copied().filter(wanted) {
         eprintln!("building {}", kind.title());
         if let Err(error) = kind.build().await {
@@ -106,8 +106,10 @@ async fn run(args: &Args, rows: &[Row]) -> Result<()> {
                 }
             }
         }
+        // What was measured is not lost if the next time is interrupted.
+        results.runs = number;
+        report::write(&results, rows, &args.out)?;
     }
-    report::write(&results, rows, &args.out)?;
     eprintln!("{}", args.out.join("RESULTS.md").display());
     Ok(())
 }

@@ -15,7 +15,8 @@ use crate::{
 /// All that was measured.
 #[derive(Debug)]
 pub(crate) struct Results {
-    runs: usize,
+    /// How often all of it was gone through.
+    pub(crate) runs: usize,
     cells: BTreeMap<(String, Kind), Cell>,
     /// Who cannot take part at all, and why.
     pub(crate) absent: BTreeMap<Kind, String>,
@@ -28,8 +29,8 @@ struct Cell {
 }
 
 impl Results {
-    pub(crate) fn new(runs: usize) -> Self {
-        Self { runs, cells: BTreeMap::new(), absent: BTreeMap::new() }
+    pub(crate) fn new() -> Self {
+        Self { runs: 0, cells: BTreeMap::new(), absent: BTreeMap::new() }
     }
 
     /// Keeps what came of one row of one contestant.

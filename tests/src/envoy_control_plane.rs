@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deltaplane_server::{
-    Cache, Client, Delivery, HowMany, Keepalive, Order, Rejection, Resource, Revision, Scope,
-    Transaction, TypeUrl, Withdrawal, XdsServer, XdsServerBuilder,
+    Cache, Client, Delivery, HowMany, Keepalive, LoadReporting, Order, Rejection, Resource,
+    Revision, Scope, Transaction, TypeUrl, Withdrawal, XdsServer, XdsServerBuilder,
 };
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -26,6 +26,9 @@ pub const DRAIN: Duration = Duration::from_secs(5);
 
 /// How often it is asked whether a quiet connection is still there.
 const KEEPALIVE: Duration = Duration::from_secs(1);
+
+/// How often an Envoy reports load: as often as it can.
+pub const REPORTS: Duration = Duration::from_secs(1);
 
 /// What all clients see. Over it, each sees what its node's id is the scope of.
 const SCOPE: &str = "default";
@@ -182,6 +185,7 @@ fn builder(cache: &Cache, record: &Arc<Record>) -> XdsServerBuilder {
         .observer(record.clone())
         .order(order)
         .keepalive(keepalive)
+        .load_reports(LoadReporting::every(REPORTS), |_, _| {})
 }
 
 /// What adds, changes and removes resources that all clients see.

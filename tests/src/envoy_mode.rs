@@ -104,6 +104,11 @@ impl Mode {
             "admin": {"address": address(0)},
             "dynamic_resources": dynamic,
             "layered_runtime": {"layers": layers},
+            "cluster_manager": {"load_stats_config": {
+                "api_type": "GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": [{"envoy_grpc": {"cluster_name": CONTROL_PLANE}}],
+            }},
             "static_resources": {"clusters": [cluster(control_plane)]},
         })
         .to_string()

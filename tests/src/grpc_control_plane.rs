@@ -7,8 +7,8 @@ use std::time::Duration;
 use deltaplane_server::envoy_types::pb::envoy::config::core::v3::Node;
 use deltaplane_server::envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use deltaplane_server::{
-    Cache, Client, ClientEvent, Event, Nonce, Observer, Order, Resource, Transaction, TypeUrl,
-    Variant, XdsServer,
+    Cache, Client, ClientEvent, Event, Load, LoadKey, LoadReporting, Nonce, Observer, Order,
+    Resource, Transaction, TypeUrl, Variant, XdsServer,
 };
 use prost::Message;
 use tokio::net::TcpListener;
@@ -26,6 +26,9 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// What all clients see.
 const SCOPE: &str = "default";
 
+/// How often clients report load: as often as they can.
+const REPORTS: Duration = Duration::from_secs(1);
+
 /// A control plane on a port that stays its own while it is down.
 #[derive(Debug)]
 pub struct ControlPlane {
@@ -40,6 +43,7 @@ struct Running {
     runtime: Runtime,
     stop: oneshot::Sender<()>,
     server: JoinHandle<()>,
+    loads: XdsServer,
 }
 
 /// What happened on the streams of one server, in order.
@@ -112,6 +116,11 @@ impl ControlPlane {
         assert!(commit.changes > 0, "the test says what was said before");
     }
 
+    /// The load that was reported to the server that runs.
+    pub fn loads(&self) -> BTreeMap<LoadKey, Load> {
+        self.running.as_ref().map(|running| running.loads.loads()).unwrap_or_default()
+    }
+
     /// Kills the server: its connections break, nothing is said, and what it knew is lost.
     pub fn kill(&mut self) {
         let running = self.running.take().expect("only what runs can be killed");
@@ -121,7 +130,7 @@ impl ControlPlane {
 
     /// Shuts the server down as a good citizen does, which forgets what it knew.
     pub fn stop(&mut self) {
-        let Running { runtime, stop, server } =
+        let Running { runtime, stop, server, .. } =
             self.running.take().expect("only what runs can be stopped");
         stop.send(()).expect("the server waits for this");
         let stopped = async { tokio::time::timeout(PATIENCE, server).await };
@@ -137,7 +146,9 @@ impl ControlPlane {
         let order = Order::Gated { patience: SILENCE, drain: SILENCE };
         let server =
             XdsServer::builder(self.cache.clone()).observer(self.story.clone()).order(order);
-        let server = server.build();
+        let reporting = LoadReporting::every(REPORTS);
+        let server = server.load_reports(reporting, |_, _| {}).build();
+        let loads = server.clone();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("threads can be had");
         let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", self.port)));
@@ -147,7 +158,7 @@ impl ControlPlane {
             let stopped = async { drop(stopped.await) };
             server.serve(listener, stopped).await.expect("a listener does not fail");
         });
-        self.running = Some(Running { runtime, stop, server });
+        self.running = Some(Running { runtime, stop, server, loads });
     }
 }
 

@@ -7,7 +7,7 @@ use deltaplane_server::envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
 use deltaplane_server::envoy_types::pb::envoy::config::core::v3::{
-    Address, AggregatedConfigSource, ConfigSource, Locality, SocketAddress, address,
+    Address, AggregatedConfigSource, ConfigSource, Locality, SelfConfigSource, SocketAddress, address,
     config_source::ConfigSourceSpecifier, socket_address::PortSpecifier,
 };
 use deltaplane_server::envoy_types::pb::envoy::config::endpoint::v3::{
@@ -79,6 +79,14 @@ pub fn routes(name: &str, methods: &[(&str, &str)]) -> Resource {
 /// A cluster whose endpoints come by another name.
 pub fn cluster(name: &str, service: &str) -> Resource {
     envoy::resource(&cluster_message(name, service))
+}
+
+/// The same, whose load clients report to whoever told them of it (L-06).
+pub fn reporting_cluster(name: &str, service: &str) -> Resource {
+    let this = ConfigSourceSpecifier::Self_(SelfConfigSource::default());
+    let lrs_server =
+        Some(ConfigSource { config_source_specifier: Some(this), ..ConfigSource::default() });
+    envoy::resource(&Cluster { lrs_server, ..cluster_message(name, service) })
 }
 
 /// A cluster that no gRPC client accepts: none knows this policy.

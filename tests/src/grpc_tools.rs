@@ -75,6 +75,19 @@ pub fn go() -> Command {
     }))
 }
 
+/// A tool that calls any gRPC service of which it can ask how it looks.
+pub fn grpcurl() -> Command {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    const MODULE: &str = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4";
+    let folder = PROGRAM.get_or_init(|| {
+        needs("go", "version");
+        folder("grpcurl", MODULE, |folder| {
+            run(Command::new("go").args(["install", MODULE]).env("GOBIN", folder));
+        })
+    });
+    Command::new(folder.join("grpcurl"))
+}
+
 fn needs(program: &str, version: &str) {
     let found = Command::new(program).arg(version).output().is_ok_and(|it| it.status.success());
     assert!(found, "with all-clients, the tests need {program}: README names the versions");

@@ -9,6 +9,7 @@
 
 use deltaplane_server::{TypeUrl, Variant};
 use deltaplane_tests::envoy_certificate::Certificate;
+use deltaplane_tests::envoy_control_plane::REPORTS;
 use deltaplane_tests::envoy_mesh::{FLAG, in_modes};
 use deltaplane_tests::envoy_mode::Mode;
 use deltaplane_tests::envoy_record::Entry;
@@ -215,5 +216,20 @@ fn late_secret() {
             (record.accepted(&CDS) == accepted).then_some(())
         });
         assert_eq!(record.rejections(&CDS), []);
+    });
+}
+
+#[test]
+fn load() {
+    in_modes([Mode::ALL[0]], |mesh| {
+        let traffic = Traffic::start(mesh.ports.front.port(), "/");
+        let (key, load) = wait_until("Envoy reports load", PATIENCE, || {
+            let mut loads = mesh.plane.server().loads().into_iter();
+            loads.find(|(key, load)| key.cluster == "main" && load.total().successful >= 10)
+        });
+        assert_eq!(load.total().failed, 0, "{key:?}");
+        assert!(load.total().issued >= load.total().successful);
+        assert!(load.reported > REPORTS / 2, "{load:?}");
+        drop(traffic);
     });
 }

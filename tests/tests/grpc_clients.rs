@@ -17,8 +17,10 @@ use deltaplane_tests::grpc_client::{Beliefs, GrpcClient, Language};
 use deltaplane_tests::grpc_control_plane::{ControlPlane, What};
 use deltaplane_tests::grpc_resources::{
     cluster, endpoints, endpoints_with_gap, listener, listener_with_two_routers, maglev_cluster,
-    routes,
+    reporting_cluster, routes,
 };
+#[cfg(feature = "all-clients")]
+use deltaplane_tests::grpc_tools;
 
 const LDS: TypeUrl = TypeUrl::LISTENER;
 const RDS: TypeUrl = TypeUrl::ROUTE;
@@ -32,7 +34,7 @@ macro_rules! test_clients {
             use super::*;
 
             test_clients!(@ $language; first_sync, update, deletion, rejected_cluster,
-                rejected_endpoints_and_listener, killed_and_restarted, other_content,
+                rejected_endpoints_and_listener, killed_and_restarted, load, other_content,
                 late_resource, very_late_resource);
         }
     )*};
@@ -296,6 +298,32 @@ fn deletion(language: Language) {
     shop.is_in_step(&OPEN);
 }
 
+/// L-01 to L-06: what is called is reported, by cluster, service and locality, where it is asked for.
+fn load(language: Language) {
+    let mut shop = Shop::open(language);
+    shop.plane.put([reporting_cluster("a", "a-1")]);
+    shop.plane.story().settles();
+    let reported = |shop: &Shop, cluster: &str| {
+        let mut loads = shop.plane.loads().into_iter();
+        loads.find(|(key, _)| key.cluster == cluster)
+    };
+    // From when on a client counts is its own affair.
+    let start = Instant::now();
+    let (key, load) = loop {
+        assert_eq!(shop.call("A").as_deref(), Ok("one"));
+        assert_eq!(shop.call("B").as_deref(), Ok("two"));
+        if let Some(found) = reported(&shop, "a").filter(|(_, load)| load.total().successful > 0) {
+            break found;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", shop.plane.loads());
+    };
+    assert_eq!(key.service, "a-1");
+    let zones: Vec<_> = load.localities.keys().map(|locality| &*locality.zone).collect();
+    assert_eq!((zones, load.total().failed), (vec!["here"], 0));
+    assert!(load.reported >= Duration::from_millis(900));
+    assert_eq!(reported(&shop, "b"), None);
+}
+
 /// A46: of an answer with a bad cluster, the others are used; it is not sent again by itself.
 fn rejected_cluster(language: Language) {
     let mut shop = Shop::open(language);
@@ -515,4 +543,35 @@ fn sorted_names(names: &[String]) -> Vec<&str> {
     let mut names: Vec<_> = names.iter().map(|name| &**name).collect();
     names.sort_unstable();
     names
+}
+
+/// What generic tools do: they ask how the services look, and then call them.
+#[cfg(feature = "all-clients")]
+#[test]
+fn grpcurl() {
+    let mut shop = Shop::open(Language::Python);
+    let address = format!("127.0.0.1:{}", shop.plane.port());
+    let ask = |arguments: &[&str]| {
+        let output = grpc_tools::grpcurl().arg("-plaintext").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("it writes text")
+    };
+    let services = ask(&[&address, "list"]);
+    let csds = "envoy.service.status.v3.ClientStatusDiscoveryService";
+    let ads = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+    for service in [csds, ads, "grpc.health.v1.Health"] {
+        assert!(services.lines().any(|line| line == service), "{services}");
+    }
+    assert!(ask(&[&address, "grpc.health.v1.Health/Check"]).contains("SERVING"));
+    let status = ask(&[&address, &format!("{csds}/FetchClientStatus")]);
+    let status: serde_json::Value = serde_json::from_str(&status).expect("it writes JSON");
+    let configs = status["config"][0]["genericXdsConfigs"].as_array().expect("{status}");
+    let mut names: Vec<_> = configs.iter().filter_map(|config| config["name"].as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["a", "a-1", "b", "b-1", "routes", "shop"]);
+    for config in configs {
+        assert_eq!((&config["configStatus"]), "SYNCED");
+        assert!(config["xdsConfig"]["@type"].is_string());
+    }
+    shop.reaches("A", "one");
 }

@@ -69,7 +69,7 @@ impl ClientStatusDiscoveryService for StatusService {
 }
 
 /// The status of all clients whose nodes one of the matchers means; of all, if there is none (C-02).
-async fn status(
+pub(crate) async fn status(
     shared: &Shared,
     request: ClientStatusRequest,
 ) -> Result<ClientStatusResponse, Status> {

@@ -60,6 +60,7 @@
 //! * `delivery`: what became of a change
 //! * [`envoy`]: what is known of the Envoy API
 //! * `csds`: the same for generic tools, behind the feature of that name
+//! * `rest`: what is polled by HTTP, behind the feature of that name
 //! * `load`: what clients report of the traffic that they send
 //! * `validation`: what is wrong with resources before anybody sees them, behind the feature of that name
 //! * `testing`: a model client, behind the feature of that name
@@ -88,6 +89,8 @@ mod pace;
 mod rate;
 mod rejections;
 mod requests;
+#[cfg(feature = "rest")]
+mod rest;
 mod rollout;
 mod serve;
 mod server;

@@ -29,6 +29,8 @@ use tonic::service::Routes;
 
 #[cfg(feature = "csds")]
 use crate::csds::StatusService;
+#[cfg(feature = "rest")]
+use crate::rest;
 use crate::{
     client::{Client, Observer},
     delivery::{Delivery, HowMany},
@@ -347,6 +349,17 @@ impl XdsServer {
     #[must_use]
     pub fn load_reporting(&self) -> LoadReportingServiceServer<LoadService> {
         LoadReportingServiceServer::new(LoadService(self.shared.clone()))
+    }
+
+    /// Answers what clients and tools ask by HTTP, for an HTTP server of your own: polls by
+    /// `POST /v3/discovery:clusters` and its like, with all that the client asks for, or with 304 if it has
+    /// that; and `POST /v3/discovery:client_status` (CSDS).
+    ///
+    /// What is there is encoded as JSON for each poll that finds something new, so this is for few clients
+    /// that cannot do better. They are not among the connected ones.
+    #[cfg(feature = "rest")]
+    pub async fn poll(&self, request: &http::Request<Bytes>) -> http::Response<Bytes> {
+        rest::answer(&self.shared, request).await
     }
 
     /// Commits a transaction to some nodes first: when all of these have settled for long enough, it

@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-/// The statements of the sections B, S, W, D, N, R, O, K, C and L, by level. Those that are derived from what
+/// The statements of the sections B, S, W, D, N, R, O, K, C, L and H, by level. Those that are derived from what
 /// clients do, and not a sentence of the specification, are marked `(d)`.
 const STATEMENTS: &[(&str, &str)] = &[
     (
@@ -19,7 +19,7 @@ const STATEMENTS: &[(&str, &str)] = &[
          D-01 D-02 D-03 D-04 D-05 D-06 D-07 D-09 D-10 D-11 D-12 D-13 D-16 D-17 \
          N-01 N-02 N-03 N-04 N-08 N-09 N-12 \
          R-01 R-02 R-03 R-05 R-07 R-08 R-09 R-11 R-12 O-05 O-08 O-10 K-06 \
-         C-01 C-02 C-03 C-04 L-01 L-02 L-03 L-04 L-05",
+         C-01 C-02 C-03 C-04 L-01 L-02 L-03 L-04 L-05 H-04",
     ),
     (
         "MUST(d)",
@@ -29,10 +29,10 @@ const STATEMENTS: &[(&str, &str)] = &[
     (
         "SHOULD",
         "B-07 B-10 S-13 S-22 W-07 W-14 D-08 D-21 N-10 R-04 R-10 O-01 O-02 O-03 O-06 O-12 \
-         K-02 K-03 C-05 L-06",
+         K-02 K-03 C-05 L-06 H-02 H-03",
     ),
     ("SHOULD(d)", "B-04 S-15 S-19 N-06 C-06"),
-    ("MAY", "B-11 S-05 D-14 D-15 D-22 D-23 N-11 R-06 O-07"),
+    ("MAY", "B-11 S-05 D-14 D-15 D-22 D-23 H-01 N-11 R-06 O-07"),
 ];
 
 /// What needs replicas.

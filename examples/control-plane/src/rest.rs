@@ -1,11 +1,13 @@
 //! The REST face: services in and out, raw resources beside them, and how the
 //! server is.
 
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::body::to_bytes;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use axum::{Json, Router};
+use deltaplane_server::XdsServer;
 use serde_json::json;
 
 use crate::document::Body;
@@ -19,8 +21,11 @@ use crate::store::{Store, WriteError};
 /// A service is some hundred bytes; 64 domains of 253 characters fit as well.
 const BODY_MAX: usize = 64 * 1024;
 
+/// A poll names what it asks for.
+const POLL_MAX: usize = 4 * 1024 * 1024;
+
 /// All routes, with and without a slash at the end.
-pub fn router(store: Store, health: Health) -> Router {
+pub fn router(store: Store, health: Health, server: XdsServer) -> Router {
     let services = get(list).post(create);
     let service = get(read).put(replace).delete(remove);
     Router::new()
@@ -31,9 +36,25 @@ pub fn router(store: Store, health: Health) -> Router {
         .merge(raw_rest::router())
         .with_state(store)
         .route("/healthz", get(healthz).with_state(health))
+        .merge(polls(server))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(BODY_MAX))
+}
+
+/// What Envoys poll, and tools ask for, by HTTP instead of gRPC.
+fn polls(server: XdsServer) -> Router {
+    Router::new().route("/v3/{asked}", any(poll).with_state(server))
+}
+
+async fn poll(State(server): State<XdsServer>, request: Request) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
+    let body = to_bytes(body, POLL_MAX).await.map_err(|_| {
+        let detail = format!("a poll may have {POLL_MAX} bytes: name less in it");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+    })?;
+    let answer = server.poll(&Request::from_parts(head, body)).await;
+    Ok(answer.map(Into::into))
 }
 
 async fn list(State(store): State<Store>) -> Result<Json<Vec<Row>>, Problem> {

@@ -60,7 +60,7 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     tracing::info!(xds = %xds_address, http = %http_address, database = name, "serving");
 
     let server = xds_server(cache, arguments);
-    let router = rest::router(store.clone(), health);
+    let router = rest::router(store.clone(), health, server.clone());
     let faces = async {
         tokio::try_join!(
             server.serve(xds, stopped(stop.clone())),

@@ -18,6 +18,7 @@ mod limits;
 mod loads;
 mod model_client;
 mod raw_http2;
+mod rest;
 mod rollout;
 mod secured;
 mod served;

@@ -17,6 +17,7 @@ use deltaplane_benches::{
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
+    task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 
@@ -66,6 +67,9 @@ struct Args {
 /// How long to wait for what should come.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How many changes may be under way to the contestant when they come at a rate.
+const TELLERS: usize = 32;
+
 /// How long to wait for all who come back at once: each says what it holds, some hundred kilobytes.
 const STORM: Duration = Duration::from_secs(400);
 
@@ -89,6 +93,7 @@ async fn main() -> Result<()> {
         plan: Arc::new(plan),
         arrivals,
         control,
+        http: args.http,
         patience: PATIENCE,
         generation: 0,
         connections: None,
@@ -108,6 +113,7 @@ struct Fleet {
     plan: Arc<Plan>,
     arrivals: Arc<Arrivals>,
     control: Control,
+    http: u16,
     patience: Duration,
     generation: u32,
     connections: Option<Connections>,
@@ -186,14 +192,25 @@ impl Fleet {
         let reading = self.plan.streams - self.plan.stopped;
         // Of a key that changes twice before a stream is told, that stream is told once.
         self.arrivals.expect(usize::MAX);
+        let mut telling = JoinSet::new();
+        for _ in 0..TELLERS {
+            let control = Control::connect(self.http).await?;
+            telling.spawn(std::future::ready(Ok(control)));
+        }
         let start = Instant::now();
         let mut late = Duration::ZERO;
         for n in 0..rate * seconds {
             let due = start + Duration::from_secs_f64(f64::from(n) / f64::from(rate));
             tokio::time::sleep_until(due).await;
+            // One that waits for its answer keeps no other back, as long as there are not too many.
+            let told: Option<Result<Result<Control>, _>> = telling.join_next().await;
+            let mut control = told.ok_or("nobody is left who tells")???;
             late = late.max(due.elapsed());
             let command = self.next(false);
-            self.control.tell(command).await?;
+            telling.spawn(async move { control.tell(command).await.map(|()| control) });
+        }
+        while let Some(told) = telling.join_next().await {
+            told??;
         }
         let published = start.elapsed().as_secs_f64();
         let quiet = self.arrivals.quiet(Duration::from_secs(1), PATIENCE).await;

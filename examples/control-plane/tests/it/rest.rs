@@ -3,6 +3,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode, header};
 use deltaplane::health::Health;
 use deltaplane::rest;
+use deltaplane_server::{Cache, XdsServer};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -11,7 +12,8 @@ use crate::database::{Sqlite, open};
 const SERVICES: &str = "/api/v1/services/";
 
 pub(crate) async fn router(url: &str) -> Router {
-    rest::router(open(url).await, Health::default())
+    let server = XdsServer::builder(Cache::new()).build();
+    rest::router(open(url).await, Health::default(), server)
 }
 
 pub(crate) async fn send(
@@ -175,4 +177,21 @@ async fn a_lost_database_is_told_and_nothing_is_written_past_it() {
     let lost = send(&router, "POST", SERVICES, &shop().to_string()).await;
     assert_eq!(lost.0, StatusCode::SERVICE_UNAVAILABLE);
     assert!(lost.1["detail"].as_str().unwrap().contains("/healthz"));
+}
+
+#[tokio::test]
+async fn polls_and_client_status_are_beside_services() {
+    let sqlite = Sqlite::new();
+    let router = router(&sqlite.url()).await;
+    let (status, body) = send(&router, "POST", "/v3/discovery:client_status", "{}").await;
+    assert_eq!((status, body), (StatusCode::OK, json!({})));
+    let (status, body) = send(&router, "POST", "/v3/discovery:clusters", "{}").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+    let (status, body) = send(&router, "POST", "/v3/nothing", "{}").await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{body}");
+    let (status, _) = send(&router, "GET", "/v3/discovery:clusters", "").await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+    let long = format!("{{\"unknown\": \"{}\"}}", "x".repeat(5 << 20));
+    let (status, body) = send(&router, "POST", "/v3/discovery:clusters", &long).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{body}");
 }

@@ -1,0 +1,166 @@
+//! REST-JSON polling: what Envoys ask for by HTTP instead of gRPC.
+//!
+//! A poll says what the client runs, and is answered at once: with all that it asks for, or that nothing
+//! changed (H-02, H-03). There is no stream, so nothing is in order, a rejection is not told (H-04), and
+//! nobody is counted among the connected clients.
+
+use bytes::{Bytes, BytesMut};
+use deltaplane_core::{Machine, Order, SotwRequest, SotwResponse, TypeUrl, Variant};
+use envoy_types::pb::envoy::config::core::v3::Node;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use prost::Message;
+use prost_reflect::{DeserializeOptions, DynamicMessage};
+use serde_json::{Deserializer, json};
+
+use crate::{csds, envoy::descriptors, server::Shared};
+
+/// What all paths begin with.
+const PREFIX: &str = "/v3/discovery:";
+
+/// What is behind that, and of which type it is.
+const TYPES: [(&str, TypeUrl); 8] = [
+    ("clusters", TypeUrl::CLUSTER),
+    ("endpoints", TypeUrl::ENDPOINT),
+    ("extension_configs", TypeUrl::EXTENSION_CONFIG),
+    ("listeners", TypeUrl::LISTENER),
+    ("routes", TypeUrl::ROUTE),
+    ("runtime", TypeUrl::RUNTIME),
+    ("scoped-routes", TypeUrl::SCOPED_ROUTE),
+    ("secrets", TypeUrl::SECRET),
+];
+
+/// Where it is told how clients are (C-01).
+const CLIENT_STATUS: &str = "client_status";
+
+/// What it is all called in the Envoy API.
+const REQUEST: &str = "envoy.service.discovery.v3.DiscoveryRequest";
+const RESPONSE: &str = "envoy.service.discovery.v3.DiscoveryResponse";
+const STATUS_REQUEST: &str = "envoy.service.status.v3.ClientStatusRequest";
+const STATUS_RESPONSE: &str = "envoy.service.status.v3.ClientStatusResponse";
+
+/// A failure: the status, and words for people.
+type Failure = (StatusCode, String);
+
+/// Answers a poll.
+pub(crate) async fn answer(shared: &Shared, request: &Request<Bytes>) -> Response<Bytes> {
+    match poll(shared, request).await {
+        Ok(Some(json)) => respond(StatusCode::OK, "application/json", json),
+        Ok(None) => respond(StatusCode::NOT_MODIFIED, "", String::new()),
+        Err((status, detail)) => {
+            // RFC 9457.
+            let title = status.canonical_reason().unwrap_or_default();
+            let (kind, code) = ("about:blank", status.as_u16());
+            let problem = json!({"type": kind, "title": title, "status": code, "detail": detail});
+            respond(status, "application/problem+json", problem.to_string())
+        }
+    }
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = status;
+    if !content_type.is_empty() {
+        let content_type = HeaderValue::from_static(content_type);
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    }
+    response
+}
+
+/// What the client asks for, or nothing if it has that.
+async fn poll(shared: &Shared, request: &Request<Bytes>) -> Result<Option<String>, Failure> {
+    let path = request.uri().path();
+    let asked = path.strip_prefix(PREFIX).unwrap_or_default();
+    let known = TYPES.iter().find(|(name, _)| *name == asked);
+    if known.is_none() && asked != CLIENT_STATUS {
+        let names = TYPES.map(|(name, _)| name).join(", ");
+        let words = format!(
+            "there is no {path} here: after {PREFIX} comes one of {names}, or {CLIENT_STATUS}"
+        );
+        return Err((StatusCode::NOT_FOUND, words));
+    }
+    if request.method() != Method::POST {
+        let words = format!("{path} is asked by POST, with what is asked for as JSON");
+        return Err((StatusCode::METHOD_NOT_ALLOWED, words));
+    }
+    let limit = shared.limits.request_size;
+    if request.body().len() > limit {
+        let words = format!("a request may have {limit} bytes");
+        return Err((StatusCode::PAYLOAD_TOO_LARGE, words));
+    }
+    let Some((_, type_url)) = known else {
+        let request = read(STATUS_REQUEST, request.body())?;
+        let status = csds::status(shared, request).await.map_err(refused)?;
+        return write(STATUS_RESPONSE, status.encode_to_vec().into()).map(Some);
+    };
+    let mut request: SotwRequest = read(REQUEST, request.body())?;
+    if request.type_url.is_empty() {
+        request.type_url.push_str(type_url);
+    } else if *request.type_url != **type_url {
+        let words = format!("{path} is for {type_url}, and not for {}", request.type_url);
+        return Err(refused(words));
+    }
+    let held = std::mem::take(&mut request.version_info);
+    let response = ask(shared, request)?;
+    let answer = SotwResponse::decode(response.clone()).map_err(unreadable)?;
+    if answer.version_info == held {
+        return Ok(None);
+    }
+    write(RESPONSE, response).map(Some)
+}
+
+/// What a client that has nothing is told, encoded; its nonce is optional here.
+fn ask(shared: &Shared, mut request: SotwRequest) -> Result<Bytes, Failure> {
+    let node = Node::decode(request.node.take().unwrap_or_default()).map_err(refused)?;
+    request.response_nonce.clear();
+    request.error_detail = None;
+    let view = shared.cache.view(&shared.scopes_of(&node));
+    let mut machine = Machine::new(Variant::Sotw);
+    machine.set_limits(shared.limits.stream);
+    machine.set_order(Order::InOneBreath);
+    machine.handle_request(request.into()).map_err(refused)?;
+    machine.demand_answers();
+    let answer = machine.poll_response(&view).ok().flatten();
+    let Some(answer) = answer else {
+        let words = "nothing is known yet for this node and type: try again later";
+        return Err((StatusCode::SERVICE_UNAVAILABLE, words.to_owned()));
+    };
+    let identity = shared.identity(Variant::Sotw);
+    let mut response = BytesMut::with_capacity(answer.encoded_len() + identity.len());
+    answer.encode_head(&mut response);
+    response.extend_from_slice(identity);
+    response.extend_from_slice(&answer.body);
+    Ok(response.freeze())
+}
+
+/// Reads a request, by protobuf's mapping of JSON. What a client knows and we do not is left out.
+fn read<M: Message + Default>(name: &str, json: &[u8]) -> Result<M, Failure> {
+    let descriptor = descriptors::pool().get_message_by_name(name).ok_or_else(no_api)?;
+    let options = DeserializeOptions::new().deny_unknown_fields(false);
+    let mut json = Deserializer::from_slice(json);
+    let message = DynamicMessage::deserialize_with_options(descriptor, &mut json, &options);
+    let message = message.and_then(|message| json.end().map(|()| message));
+    let message =
+        message.map_err(|error| refused(format!("this is no {name} as JSON: {error}")))?;
+    M::decode(&*message.encode_to_vec()).map_err(unreadable)
+}
+
+fn write(name: &str, message: Bytes) -> Result<String, Failure> {
+    let descriptor = descriptors::pool().get_message_by_name(name).ok_or_else(no_api)?;
+    let message = DynamicMessage::decode(descriptor, message).map_err(unreadable)?;
+    serde_json::to_string(&message).map_err(|error| {
+        let words = format!("a resource cannot be written as JSON: {error}");
+        (StatusCode::INTERNAL_SERVER_ERROR, words)
+    })
+}
+
+fn refused(words: impl ToString) -> Failure {
+    (StatusCode::BAD_REQUEST, words.to_string())
+}
+
+fn unreadable(error: prost::DecodeError) -> Failure {
+    (StatusCode::INTERNAL_SERVER_ERROR, format!("a message cannot be read: {error}"))
+}
+
+fn no_api() -> Failure {
+    (StatusCode::INTERNAL_SERVER_ERROR, "the Envoy API is not known".to_owned())
+}

@@ -9,7 +9,7 @@ use deltaplane_server::TypeUrl;
 use deltaplane_server::envoy_types::pb::envoy::admin::v3::ClientResourceStatus;
 use deltaplane_server::envoy_types::pb::envoy::service::status::v3::ClientStatusResponse;
 use prost::Message;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::grpc_program::Program;
 use crate::{grpc_tools, wait_until};
@@ -70,6 +70,10 @@ pub struct Belief {
 /// What a client holds of each resource that it asked for: by type and name.
 pub type Beliefs = BTreeMap<(TypeUrl, String), Belief>;
 
+/// How clients are told of a server, as its users read it.
+const DOCUMENTED: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../xds-server/src/bootstraps.md"));
+
 /// A client in a process of its own.
 #[derive(Debug)]
 pub struct GrpcClient {
@@ -80,15 +84,12 @@ pub struct GrpcClient {
 impl GrpcClient {
     /// Starts a client of the control plane on this port, to which it connects with its first call.
     pub fn start(language: Language, node_id: &str, port: u16) -> GrpcClient {
-        let bootstrap = json!({
-            "xds_servers": [{
-                "server_uri": format!("127.0.0.1:{port}"),
-                "channel_creds": [{"type": "insecure"}],
-                "server_features": ["xds_v3"],
-            }],
-            // Node's client wants a locality, and says something else where there is none.
-            "node": {"id": node_id, "cluster": "fleet", "locality": {"zone": "here"}},
-        });
+        // G-18: the one that the documentation shows, in its first block of JSON.
+        let (_, documented) = DOCUMENTED.split_once("```json").expect("it shows one");
+        let (documented, _) = documented.split_once("```").expect("which ends");
+        let mut bootstrap: Value = serde_json::from_str(documented).expect("which is JSON");
+        bootstrap["xds_servers"][0]["server_uri"] = json!(format!("127.0.0.1:{port}"));
+        bootstrap["node"]["id"] = json!(node_id);
         let mut program = language.program();
         program.env_remove("GRPC_XDS_BOOTSTRAP");
         program.env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap.to_string());

@@ -26,6 +26,9 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// What all clients see.
 const SCOPE: &str = "default";
 
+/// Above how many bytes a response is compressed: some of each type are, and some are not.
+const LARGE: usize = 250;
+
 /// How often clients report load: as often as they can.
 const REPORTS: Duration = Duration::from_secs(1);
 
@@ -147,6 +150,8 @@ impl ControlPlane {
         let server =
             XdsServer::builder(self.cache.clone()).observer(self.story.clone()).order(order);
         let reporting = LoadReporting::every(REPORTS);
+        // To who accepts that, of which some are.
+        let server = server.compress_above(LARGE);
         let server = server.load_reports(reporting, |_, _| {}).build();
         let loads = server.clone();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();

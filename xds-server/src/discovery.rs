@@ -29,6 +29,9 @@ use crate::{
     stream::{Kind, XdsStream},
 };
 
+/// What gRPC calls the one encoding that there is.
+const GZIP: &str = "gzip";
+
 /// The aggregated service, as others name it.
 pub(crate) const ADS: &str = Aggregated::NAME;
 
@@ -204,16 +207,25 @@ impl Service {
                 format!("{} has no method {called:?}; this server speaks xDS v3", self.name);
             return Err(Status::unimplemented(message));
         };
-        if request.headers().get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
+        let header = |name: &str| request.headers().get(name)?.to_str().ok();
+        if header("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
             return Err(Status::unimplemented(UNCOMPRESSED));
         }
+        let accepts_gzip = header("grpc-accept-encoding")
+            .is_some_and(|accepted| accepted.split(',').any(|encoding| encoding.trim() == GZIP));
+        let compresses_above = shared.compresses_above.filter(|_| accepts_gzip);
         let is_aggregated = self.type_url.is_none();
         let limit = shared.limits.request_size;
         let requests = Requests::new(request.into_body().into(), variant, self.type_url, limit);
-        let stream = XdsStream::new(shared.clone(), requests, variant, kind, is_aggregated, peer);
+        let mut stream =
+            XdsStream::new(shared.clone(), requests, variant, kind, is_aggregated, peer);
+        stream.compress_above(compresses_above);
         let mut response = http::Response::new(ResponseBody::new(stream));
         let content_type = HeaderValue::from_static("application/grpc");
         response.headers_mut().insert(CONTENT_TYPE, content_type);
+        if compresses_above.is_some() {
+            response.headers_mut().insert("grpc-encoding", HeaderValue::from_static(GZIP));
+        }
         Ok(response)
     }
 }

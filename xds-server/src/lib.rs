@@ -78,6 +78,8 @@
 //! * K-03: connections do not age. At shutdown streams end in order, and clients reconnect as they see fit.
 
 mod body;
+#[doc = include_str!("bootstraps.md")]
+pub mod bootstraps {}
 mod client;
 #[cfg(feature = "csds")]
 mod csds;

@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) order: Order,
     pub(crate) pace: Pace,
     pub(crate) loads: Option<Loads>,
+    /// Above how many bytes responses are compressed for who accepts it.
+    pub(crate) compresses_above: Option<usize>,
     /// Set once all streams end, like `closing`, for those who wait for it.
     over: watch::Sender<bool>,
     pub(crate) keepalive: Keepalive,
@@ -164,6 +166,7 @@ pub struct XdsServerBuilder {
     withdrawing: Option<Withdrawing>,
     keepalive: Keepalive,
     loads: Option<Loads>,
+    compresses_above: Option<usize>,
     services: Routes,
     identifier: String,
 }
@@ -198,6 +201,7 @@ impl XdsServer {
             withdrawing: None,
             keepalive: Keepalive::default(),
             loads: None,
+            compresses_above: None,
             services: Routes::default(),
             identifier: String::new(),
         }
@@ -475,6 +479,15 @@ impl XdsServerBuilder {
         self
     }
 
+    /// Compresses responses of more than so many bytes by gzip, to clients that accept it. None is unless
+    /// this says so: it saves the network what it costs in CPU, which is for each client anew, however many
+    /// are told the same.
+    #[cfg(feature = "gzip")]
+    pub fn compress_above(mut self, bytes: usize) -> Self {
+        self.compresses_above = Some(bytes);
+        self
+    }
+
     /// Further gRPC services on the port of [`XdsServer::serve`]. They come before those that it has by
     /// itself beside discovery: health, load reports and, behind the feature of that name, reflection.
     pub fn services(mut self, services: Routes) -> Self {
@@ -505,6 +518,7 @@ impl XdsServerBuilder {
             canaries: Canaries::default(),
             withdrawing: self.withdrawing,
             loads: self.loads,
+            compresses_above: self.compresses_above,
             over: watch::Sender::new(false),
             isolates: self.isolates,
             view: self.view,

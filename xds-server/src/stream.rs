@@ -70,6 +70,8 @@ pub(crate) struct XdsStream {
     rest: Option<Bytes>,
     /// With which status it ends, when what was said while there was no room ended it.
     end: Option<Status>,
+    /// Above how many bytes a response is compressed.
+    compresses_above: Option<usize>,
     /// There was a response.
     answered: bool,
     /// The client's requests changed what others see of it.
@@ -115,11 +117,17 @@ impl XdsStream {
             distrusted: Vec::new(),
             rest: None,
             end: None,
+            compresses_above: None,
             answered: false,
             is_new: false,
             rate: Rate::new(shared.limits.requests_per_second),
             shared,
         }
+    }
+
+    /// From now on, responses above so many bytes are compressed.
+    pub(crate) fn compress_above(&mut self, bytes: Option<usize>) {
+        self.compresses_above = bytes;
     }
 
     /// The next frame of the response's body, with what there is to do before it; or the status that ends
@@ -406,6 +414,16 @@ impl XdsStream {
                 "a response cannot be split and is larger than gRPC clients usually accept"
             );
         }
+        self.answered = true;
+        if let Some(entry) = &self.entry {
+            entry.sent(&response);
+        }
+        self.observe(&ClientEvent::Sent(&response));
+        if self.compresses_above.is_some_and(|most| len > most)
+            && let Some(frame) = compressed(&response, identity)
+        {
+            return frame;
+        }
         // What is small is copied, which costs less than a frame of its own.
         let is_small = response.body.len() <= SMALL_BODY;
         let own = if is_small { len } else { len - response.body.len() };
@@ -415,11 +433,6 @@ impl XdsStream {
         head.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
         response.encode_head(&mut head);
         head.extend_from_slice(identity);
-        self.answered = true;
-        if let Some(entry) = &self.entry {
-            entry.sent(&response);
-        }
-        self.observe(&ClientEvent::Sent(&response));
         if is_small {
             head.extend_from_slice(&response.body);
         } else {
@@ -448,6 +461,31 @@ impl XdsStream {
 
 /// Up to this many bytes, a body is copied behind what is the stream's own.
 const SMALL_BODY: usize = 2 << 10;
+
+/// A response as one compressed message.
+#[cfg(feature = "gzip")]
+fn compressed(response: &Response, identity: &[u8]) -> Option<Bytes> {
+    use std::io::Write as _;
+
+    use flate2::{Compression, write::GzEncoder};
+
+    let mut head = BytesMut::new();
+    response.encode_head(&mut head);
+    let mut encoder = GzEncoder::new(BytesMut::zeroed(PREFIX).writer(), Compression::fast());
+    for part in [&head[..], identity, &response.body] {
+        encoder.write_all(part).ok()?;
+    }
+    let mut message = encoder.finish().ok()?.into_inner();
+    let length = u32::try_from(message.len() - PREFIX).ok()?;
+    message.get_mut(..PREFIX)?.copy_from_slice(&[&[1], &length.to_be_bytes()[..]].concat());
+    Some(message.freeze())
+}
+
+/// Nobody can ask for it.
+#[cfg(not(feature = "gzip"))]
+fn compressed(_: &Response, _: &[u8]) -> Option<Bytes> {
+    None
+}
 
 /// The end of a stream whose client is too far behind: its next one says what it holds.
 fn too_late(error: deltaplane_core::LogTruncated) -> Status {

@@ -15,7 +15,7 @@ use prost::Message as _;
 use tokio::net::TcpListener;
 use tonic::Code;
 
-use crate::served::{CDS, ask, call, next, next_delta, node, serve, subscribe};
+use crate::served::{CDS, ask, call, next, next_delta, node, serve, serve_with, subscribe};
 
 #[tokio::test]
 async fn b02_a_method_that_is_not_there_is_unimplemented() {
@@ -158,4 +158,32 @@ async fn the_service_fits_into_a_router_of_ones_own() {
     let responses = client.delta_aggregated_resources(requests).await.unwrap();
     assert_eq!(next_delta(&mut responses.into_inner()).await.resources[0].name, "a");
     task.abort();
+}
+
+#[tokio::test]
+async fn large_responses_are_compressed_for_who_accepts_it() {
+    let served = serve_with(|builder| builder.compress_above(1_000)).await;
+    let (small, large) = ("x".repeat(100), "x".repeat(100_000));
+    served.put("c", "a", &small);
+    let gzip = tonic::codec::CompressionEncoding::Gzip;
+    let plain = served.connect().await;
+    for (client, is_compressed) in [(plain.clone().accept_compressed(gzip), true), (plain, false)] {
+        let mut client = client.max_decoding_message_size(usize::MAX);
+        let requests = tokio_stream::once(subscribe(node("n", "c")));
+        let requests = futures::StreamExt::chain(requests, tokio_stream::pending());
+        let responses = client.delta_aggregated_resources(requests).await.unwrap();
+        let encoding = responses.metadata().get("grpc-encoding").cloned();
+        assert_eq!(encoding.is_some_and(|encoding| encoding == "gzip"), is_compressed);
+        let mut responses = responses.into_inner();
+        for content in [&small, &large, &small] {
+            served.put("c", "a", content);
+            loop {
+                let response = next_delta(&mut responses).await;
+                let value = response.resources[0].resource.clone().unwrap().value;
+                if value == content.as_bytes() {
+                    break;
+                }
+            }
+        }
+    }
 }

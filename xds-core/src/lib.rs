@@ -32,7 +32,8 @@
 //! * `limits`: what a stream may ask for
 //! * `answer`: what goes into the next response
 //! * `gates`: what waits, and for what
-//! * `machine`: one stream: all its types, in order; in `gating`, what of them waits
+//! * `machine`: one stream: all its types, in order; in `gating`, what of them waits, and in `standing`, how
+//!   far its client is
 //!
 //! [`deltaplane-cache`]: https://docs.rs/deltaplane-cache
 //! [`deltaplane-server`]: https://docs.rs/deltaplane-server

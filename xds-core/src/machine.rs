@@ -3,10 +3,12 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 mod gating;
+mod standing;
 
+pub use self::standing::Standing;
 use crate::{
-    ErrorDetail, LogTruncated, Nonce, Order, Reception, Request, RequestError, Resource, Response,
-    Revision, StreamLimits, Subscription, TypeUrl, View,
+    ErrorDetail, LogTruncated, Nonce, Order, Request, RequestError, Resource, Response, Revision,
+    StreamLimits, Subscription, TypeUrl, View,
     answer::Answer,
     gates::Arrivals,
     type_stream::{Told, TypeStream},
@@ -69,20 +71,6 @@ pub enum Event {
         /// The client's words.
         error: ErrorDetail,
     },
-}
-
-/// How far a client is. But for the first, each is the oldest revision of which something is so.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Standing {
-    /// What changed up to here was looked at, and what of it can be sent was.
-    pub looked: Option<Revision>,
-    /// Something is not sent yet, or not answered.
-    pub pending: Option<Revision>,
-    /// Something is not removed yet, since it is in use.
-    pub draining: Option<Revision>,
-    /// Something was rejected, and has not changed since.
-    pub rejected: Option<Revision>,
 }
 
 /// The protocol machine of one stream, without IO: requests in, responses and events out.
@@ -212,13 +200,6 @@ impl<V: View> Machine<V> {
     /// The types that were asked for, with what is subscribed of each.
     pub fn subscriptions(&self) -> impl Iterator<Item = (&TypeUrl, &Subscription)> {
         self.types.iter().map(|stream| (&stream.type_url, &stream.subscription))
-    }
-
-    /// Each resource of this view that the client subscribes to, and how it stands with it; of what it
-    /// rejected, what it was sent. Costs the number of these resources.
-    #[must_use]
-    pub fn report(&self, view: &V) -> Vec<(Resource, Reception)> {
-        self.types.iter().flat_map(|stream| stream.report(view)).collect()
     }
 
     /// Takes a request: its answer to an earlier response, and what it subscribes to, both (N-12).
@@ -481,19 +462,6 @@ impl<V: View> Machine<V> {
             new.map(|sent| sent.name.clone())
         });
         seen.chain(unseen).collect()
-    }
-
-    /// How far the client is: see [`Standing`].
-    #[must_use]
-    pub fn standing(&self) -> Standing {
-        let oldest =
-            |of: &dyn Fn(&TypeStream) -> Option<Revision>| self.types.iter().filter_map(of).min();
-        Standing {
-            looked: self.delivered,
-            pending: oldest(&|stream| stream.pending_since()),
-            draining: oldest(&|stream| stream.draining_since()),
-            rejected: oldest(&|stream| stream.unsettled.rejected_since()),
-        }
     }
 
     /// Whether a nonce was given out on this stream.

@@ -10,7 +10,9 @@ use envoy_types::pb::{
         service::status::v3::{
             ClientConfig, ClientStatusRequest, ClientStatusResponse, ConfigStatus,
             client_config::GenericXdsConfig,
-            client_status_discovery_service_server::ClientStatusDiscoveryService,
+            client_status_discovery_service_server::{
+                ClientStatusDiscoveryService, ClientStatusDiscoveryServiceServer,
+            },
         },
         r#type::matcher::v3::{
             NodeMatcher, StringMatcher, StructMatcher, ValueMatcher,
@@ -26,17 +28,32 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     envoy,
-    server::Shared,
+    server::{Shared, XdsServer},
     status::{ClientResource, ClientStatus},
 };
 
 /// The service: see [`XdsServer::client_status`](crate::XdsServer::client_status).
-pub struct StatusService(pub(crate) Arc<Shared>);
+pub struct StatusService(Arc<Shared>);
 
 impl fmt::Debug for StatusService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("StatusService")
     }
+}
+
+impl XdsServer {
+    /// Client status discovery (CSDS) for a tonic router of your own; [`serve`](XdsServer::serve) has it by
+    /// itself, behind the feature `csds`. It tells what each client was sent and what it said to that; of
+    /// all clients, if a request names none. What the Envoy API marks as sensitive is left out.
+    #[must_use]
+    pub fn client_status(&self) -> ClientStatusDiscoveryServiceServer<StatusService> {
+        service(&self.shared)
+    }
+}
+
+/// The service, for a router.
+pub(crate) fn service(shared: &Arc<Shared>) -> ClientStatusDiscoveryServiceServer<StatusService> {
+    ClientStatusDiscoveryServiceServer::new(StatusService(shared.clone()))
 }
 
 #[tonic::async_trait]

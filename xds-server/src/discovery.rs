@@ -24,13 +24,11 @@ use tonic::{
 use self::sealed::Method;
 use crate::{
     body::ResponseBody,
+    gzip,
     requests::{RequestBody, Requests, UNCOMPRESSED},
     server::Shared,
     stream::{Kind, XdsStream},
 };
-
-/// What gRPC calls the one encoding that there is.
-const GZIP: &str = "gzip";
 
 /// The aggregated service, as others name it.
 pub(crate) const ADS: &str = Aggregated::NAME;
@@ -211,8 +209,9 @@ impl Service {
         if header("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
             return Err(Status::unimplemented(UNCOMPRESSED));
         }
-        let accepts_gzip = header("grpc-accept-encoding")
-            .is_some_and(|accepted| accepted.split(',').any(|encoding| encoding.trim() == GZIP));
+        let accepts_gzip = header("grpc-accept-encoding").is_some_and(|accepted| {
+            accepted.split(',').any(|encoding| encoding.trim() == gzip::NAME)
+        });
         let compresses_above = shared.compresses_above.filter(|_| accepts_gzip);
         let is_aggregated = self.type_url.is_none();
         let limit = shared.limits.request_size;
@@ -224,7 +223,7 @@ impl Service {
         let content_type = HeaderValue::from_static("application/grpc");
         response.headers_mut().insert(CONTENT_TYPE, content_type);
         if compresses_above.is_some() {
-            response.headers_mut().insert("grpc-encoding", HeaderValue::from_static(GZIP));
+            response.headers_mut().insert("grpc-encoding", HeaderValue::from_static(gzip::NAME));
         }
         Ok(response)
     }

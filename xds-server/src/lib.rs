@@ -51,6 +51,7 @@
 //! * `body`: the body of a response, which drives a stream when HTTP/2 asks for more
 //! * `requests`: what a client says, read from the body of its request
 //! * `stream`: one stream
+//! * `gzip`: compression, behind the feature of that name
 //! * `pace`: how soon a client is told of a change; `rate`: how often it may ask
 //! * `withdrawal`: what is taken back by itself
 //! * `rollout`: what goes to some first
@@ -86,6 +87,7 @@ mod csds;
 mod delivery;
 mod discovery;
 pub mod envoy;
+mod gzip;
 mod load;
 mod pace;
 mod rate;

@@ -21,7 +21,7 @@ use envoy_types::pb::{
         },
         service::load_stats::v3::{
             LoadStatsRequest, LoadStatsResponse,
-            load_reporting_service_server::LoadReportingService,
+            load_reporting_service_server::{LoadReportingService, LoadReportingServiceServer},
         },
     },
     google::protobuf::Duration as Interval,
@@ -30,7 +30,7 @@ use futures::{Stream, stream};
 use tokio::sync::watch;
 use tonic::{Response, Status, Streaming};
 
-use crate::server::Shared;
+use crate::server::{Shared, XdsServer, XdsServerBuilder};
 
 /// Which load clients report, and how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -262,13 +262,56 @@ impl LocalityLoad {
     }
 }
 
+impl XdsServer {
+    /// What clients have reported of the load that they send, by cluster and service, since the server
+    /// started; nothing, unless [they are asked](XdsServerBuilder::load_reports). Costs what is known.
+    #[must_use]
+    pub fn loads(&self) -> BTreeMap<LoadKey, Load> {
+        self.shared.loads.as_ref().map(Loads::all).unwrap_or_default()
+    }
+
+    /// From now on, clients report other load, or at another interval, those that are connected too.
+    pub fn ask_for_loads(&self, reporting: LoadReporting) {
+        if let Some(loads) = &self.shared.loads {
+            loads.ask(reporting);
+        }
+    }
+
+    /// Load reports (LRS) for a tonic router of your own; [`serve`](XdsServer::serve) has them by itself.
+    #[must_use]
+    pub fn load_reporting(&self) -> LoadReportingServiceServer<LoadService> {
+        service(&self.shared)
+    }
+}
+
+impl XdsServerBuilder {
+    /// Asks clients to report the load that they send, and where (LRS), and tells each report to `heard`;
+    /// [`XdsServer::loads`] has them summed up. Without this, clients are told that nobody asks.
+    ///
+    /// `heard` is called on the task of the client's report, and should return quickly. The statistics are
+    /// the client's own words: each of its counters counts from its last report.
+    pub fn load_reports(
+        mut self,
+        reporting: LoadReporting,
+        heard: impl Fn(&Node, &ClusterStats) + Send + Sync + 'static,
+    ) -> Self {
+        self.loads = Some(Loads::new(reporting, Box::new(heard)));
+        self
+    }
+}
+
 /// The service of load reports: see [`XdsServer::load_reporting`](crate::XdsServer::load_reporting).
-pub struct LoadService(pub(crate) Arc<Shared>);
+pub struct LoadService(Arc<Shared>);
 
 impl fmt::Debug for LoadService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("LoadService")
     }
+}
+
+/// The service, for a router.
+pub(crate) fn service(shared: &Arc<Shared>) -> LoadReportingServiceServer<LoadService> {
+    LoadReportingServiceServer::new(LoadService(shared.clone()))
 }
 
 #[tonic::async_trait]

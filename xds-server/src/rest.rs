@@ -12,7 +12,11 @@ use prost::Message;
 use prost_reflect::{DeserializeOptions, DynamicMessage};
 use serde_json::{Deserializer, json};
 
-use crate::{csds, envoy::descriptors, server::Shared};
+use crate::{
+    csds,
+    envoy::descriptors,
+    server::{Shared, XdsServer},
+};
 
 /// What all paths begin with.
 const PREFIX: &str = "/v3/discovery:";
@@ -41,8 +45,20 @@ const STATUS_RESPONSE: &str = "envoy.service.status.v3.ClientStatusResponse";
 /// A failure: the status, and words for people.
 type Failure = (StatusCode, String);
 
+impl XdsServer {
+    /// Answers what clients and tools ask by HTTP, for an HTTP server of your own: polls by
+    /// `POST /v3/discovery:clusters` and its like, with all that the client asks for, or with 304 if it has
+    /// that; and `POST /v3/discovery:client_status` (CSDS).
+    ///
+    /// What is there is encoded as JSON for each poll that finds something new, so this is for few clients
+    /// that cannot do better. They are not among the connected ones.
+    pub async fn poll(&self, request: &http::Request<Bytes>) -> http::Response<Bytes> {
+        answer(&self.shared, request).await
+    }
+}
+
 /// Answers a poll.
-pub(crate) async fn answer(shared: &Shared, request: &Request<Bytes>) -> Response<Bytes> {
+async fn answer(shared: &Shared, request: &Request<Bytes>) -> Response<Bytes> {
     match poll(shared, request).await {
         Ok(Some(json)) => respond(StatusCode::OK, "application/json", json),
         Ok(None) => respond(StatusCode::NOT_MODIFIED, "", String::new()),

@@ -2,9 +2,6 @@
 
 use std::{convert::Infallible, future::ready, io, pin::pin, sync::Arc, time::Duration};
 
-use envoy_types::pb::envoy::service::load_stats::v3::load_reporting_service_server::LoadReportingServiceServer;
-#[cfg(feature = "csds")]
-use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
 use futures::{FutureExt, future::Either};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::{
@@ -22,10 +19,10 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tower_service::Service;
 
 #[cfg(feature = "csds")]
-use crate::csds::StatusService;
+use crate::csds;
 #[cfg(feature = "reflection")]
 use crate::envoy::descriptors;
-use crate::{body::AnyBody, discovery, load::LoadService, server::Shared};
+use crate::{body::AnyBody, discovery, load, server::Shared};
 
 /// How long the end of the server waits for clients to take notice.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -114,11 +111,9 @@ impl Port {
         let (health, health_service) = tonic_health::server::health_reporter();
         // Nobody else has it yet.
         let _ = health.set_service_status(discovery::ADS, ServingStatus::Serving).now_or_never();
-        let loads = LoadReportingServiceServer::new(LoadService(shared.clone()));
-        let ours = Routes::new(health_service).add_service(loads);
+        let ours = Routes::new(health_service).add_service(load::service(&shared));
         #[cfg(feature = "csds")]
-        let ours = ours
-            .add_service(ClientStatusDiscoveryServiceServer::new(StatusService(shared.clone())));
+        let ours = ours.add_service(csds::service(&shared));
         #[cfg(feature = "reflection")]
         let ours = reflect(ours.clone()).unwrap_or_else(|error| {
             tracing::error!(%error, "the services cannot be described");

@@ -1,7 +1,6 @@
 //! The server: a cache, the rule of who sees what, and the streams that connect them.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     future::ready,
     io,
@@ -15,27 +14,15 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use deltaplane_cache::{Cache, CommitError, Scope, Transaction};
 use deltaplane_core::{Order, Revision, StreamLimits, Variant};
-#[cfg(feature = "csds")]
-use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
-use envoy_types::pb::envoy::{
-    config::{
-        core::v3::{ControlPlane, Node},
-        endpoint::v3::ClusterStats,
-    },
-    service::load_stats::v3::load_reporting_service_server::LoadReportingServiceServer,
-};
+use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Node};
 use tokio::{net::TcpListener, sync::watch};
 use tonic::service::Routes;
 
-#[cfg(feature = "csds")]
-use crate::csds::StatusService;
-#[cfg(feature = "rest")]
-use crate::rest;
 use crate::{
     client::{Client, Observer},
     delivery::{Delivery, HowMany},
     discovery::{self, Aggregated, Discovery, DiscoveryService},
-    load::{Load, LoadKey, LoadReporting, LoadService, Loads},
+    load::Loads,
     pace::Pace,
     rejections::Rejections,
     rollout::{self, Canaries, Canary, Rollout},
@@ -50,7 +37,7 @@ use crate::{
 /// a tonic router of your own, with your own TLS, interceptors and further services. Clones share one server.
 #[derive(Clone)]
 pub struct XdsServer {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     port: Port,
 }
 
@@ -165,7 +152,7 @@ pub struct XdsServerBuilder {
     isolates: bool,
     withdrawing: Option<Withdrawing>,
     keepalive: Keepalive,
-    loads: Option<Loads>,
+    pub(crate) loads: Option<Loads>,
     compresses_above: Option<usize>,
     services: Routes,
     identifier: String,
@@ -286,15 +273,6 @@ impl XdsServer {
         self.shared.clients.resources(client).await
     }
 
-    /// Client status discovery (CSDS) for a tonic router of your own; [`serve`](XdsServer::serve) has it by
-    /// itself, behind the feature `csds`. It tells what each client was sent and what it said to that; of
-    /// all clients, if a request names none. What the Envoy API marks as sensitive is left out.
-    #[cfg(feature = "csds")]
-    #[must_use]
-    pub fn client_status(&self) -> ClientStatusDiscoveryServiceServer<StatusService> {
-        ClientStatusDiscoveryServiceServer::new(StatusService(self.shared.clone()))
-    }
-
     /// What became of a revision at each connected client. Costs the number of clients, and not of
     /// resources.
     #[must_use]
@@ -333,37 +311,6 @@ impl XdsServer {
     ) -> Delivery {
         let Shared { cache, clients, .. } = &*self.shared;
         Delivery::wait((cache, clients), revision, who, how_many, timeout).await
-    }
-
-    /// What clients have reported of the load that they send, by cluster and service, since the server
-    /// started; nothing, unless [they are asked](XdsServerBuilder::load_reports). Costs what is known.
-    #[must_use]
-    pub fn loads(&self) -> BTreeMap<LoadKey, Load> {
-        self.shared.loads.as_ref().map(Loads::all).unwrap_or_default()
-    }
-
-    /// From now on, clients report other load, or at another interval, those that are connected too.
-    pub fn ask_for_loads(&self, reporting: LoadReporting) {
-        if let Some(loads) = &self.shared.loads {
-            loads.ask(reporting);
-        }
-    }
-
-    /// Load reports (LRS) for a tonic router of your own; [`serve`](XdsServer::serve) has them by itself.
-    #[must_use]
-    pub fn load_reporting(&self) -> LoadReportingServiceServer<LoadService> {
-        LoadReportingServiceServer::new(LoadService(self.shared.clone()))
-    }
-
-    /// Answers what clients and tools ask by HTTP, for an HTTP server of your own: polls by
-    /// `POST /v3/discovery:clusters` and its like, with all that the client asks for, or with 304 if it has
-    /// that; and `POST /v3/discovery:client_status` (CSDS).
-    ///
-    /// What is there is encoded as JSON for each poll that finds something new, so this is for few clients
-    /// that cannot do better. They are not among the connected ones.
-    #[cfg(feature = "rest")]
-    pub async fn poll(&self, request: &http::Request<Bytes>) -> http::Response<Bytes> {
-        rest::answer(&self.shared, request).await
     }
 
     /// Commits a transaction to some nodes first: when all of these have settled for long enough, it
@@ -462,20 +409,6 @@ impl XdsServerBuilder {
     /// How soon after a commit clients are told of it; at once unless set.
     pub fn pace(mut self, pace: Pace) -> Self {
         self.pace = pace;
-        self
-    }
-
-    /// Asks clients to report the load that they send, and where (LRS), and tells each report to `heard`;
-    /// [`XdsServer::loads`] has them summed up. Without this, clients are told that nobody asks.
-    ///
-    /// `heard` is called on the task of the client's report, and should return quickly. The statistics are
-    /// the client's own words: each of its counters counts from its last report.
-    pub fn load_reports(
-        mut self,
-        reporting: LoadReporting,
-        heard: impl Fn(&Node, &ClusterStats) + Send + Sync + 'static,
-    ) -> Self {
-        self.loads = Some(Loads::new(reporting, Box::new(heard)));
         self
     }
 

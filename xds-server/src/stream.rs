@@ -20,6 +20,7 @@ use tonic::{Code, Status};
 use crate::{
     body::Driver,
     client::{Client, ClientEvent},
+    gzip,
     pace::{Pace, Pacing},
     rate::Rate,
     requests::{PREFIX, Requests},
@@ -420,7 +421,7 @@ impl XdsStream {
         }
         self.observe(&ClientEvent::Sent(&response));
         if self.compresses_above.is_some_and(|most| len > most)
-            && let Some(frame) = compressed(&response, identity)
+            && let Some(frame) = gzip::message(&response, identity)
         {
             return frame;
         }
@@ -461,31 +462,6 @@ impl XdsStream {
 
 /// Up to this many bytes, a body is copied behind what is the stream's own.
 const SMALL_BODY: usize = 2 << 10;
-
-/// A response as one compressed message.
-#[cfg(feature = "gzip")]
-fn compressed(response: &Response, identity: &[u8]) -> Option<Bytes> {
-    use std::io::Write as _;
-
-    use flate2::{Compression, write::GzEncoder};
-
-    let mut head = BytesMut::new();
-    response.encode_head(&mut head);
-    let mut encoder = GzEncoder::new(BytesMut::zeroed(PREFIX).writer(), Compression::fast());
-    for part in [&head[..], identity, &response.body] {
-        encoder.write_all(part).ok()?;
-    }
-    let mut message = encoder.finish().ok()?.into_inner();
-    let length = u32::try_from(message.len() - PREFIX).ok()?;
-    message.get_mut(..PREFIX)?.copy_from_slice(&[&[1], &length.to_be_bytes()[..]].concat());
-    Some(message.freeze())
-}
-
-/// Nobody can ask for it.
-#[cfg(not(feature = "gzip"))]
-fn compressed(_: &Response, _: &[u8]) -> Option<Bytes> {
-    None
-}
 
 /// The end of a stream whose client is too far behind: its next one says what it holds.
 fn too_late(error: deltaplane_core::LogTruncated) -> Status {

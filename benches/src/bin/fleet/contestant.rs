@@ -118,7 +118,8 @@ impl Kind {
             return Ok(());
         }
         let text = String::from_utf8_lossy(&built.stderr);
-        let error = text.lines().find(|line| line.contains("rror")).unwrap_or_default();
+        let is_error = |line: &&str| line.split([':', '[']).any(|word| word.ends_with("rror"));
+        let error = text.lines().find(is_error).unwrap_or_default();
         Err(format!("it does not build: {error}").into())
     }
 

@@ -86,7 +86,7 @@ async fn run(args: &Args, rows: &[Row]) -> Result<()> {
     raise_limits();
     build_ours().await?;
     tls::make(&contestant::certificates())?;
-    let mut results = Results::new();
+    let mut results = Results::new(args.quick);
     for kind in Kind::ALL.iter().copied().filter(wanted) {
         eprintln!("building {}", kind.title());
         if let Err(error) = kind.build().await {

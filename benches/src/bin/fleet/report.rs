@@ -17,6 +17,8 @@ use crate::{
 pub(crate) struct Results {
     /// How often all of it was gone through.
     pub(crate) runs: usize,
+    /// Less was done in each row.
+    pub(crate) is_quick: bool,
     cells: BTreeMap<(String, Kind), Cell>,
     /// Who cannot take part at all, and why.
     pub(crate) absent: BTreeMap<Kind, String>,
@@ -29,8 +31,8 @@ struct Cell {
 }
 
 impl Results {
-    pub(crate) fn new() -> Self {
-        Self { runs: 0, cells: BTreeMap::new(), absent: BTreeMap::new() }
+    pub(crate) fn new(is_quick: bool) -> Self {
+        Self { runs: 0, is_quick, cells: BTreeMap::new(), absent: BTreeMap::new() }
     }
 
     /// Keeps what came of one row of one contestant.
@@ -145,6 +147,7 @@ pub(crate) fn write(results: &Results, rows: &[Row], folder: &Path) -> Result<()
 fn introduction(results: &Results) -> String {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let runs = match results.runs {
+        1 if results.is_quick => "one quick run, with a tenth of the changes".to_owned(),
         1 => "one run".to_owned(),
         runs => format!("medians of {runs} runs"),
     };

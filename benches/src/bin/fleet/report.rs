@@ -147,7 +147,7 @@ pub(crate) fn write(results: &Results, rows: &[Row], folder: &Path) -> Result<()
 fn introduction(results: &Results) -> String {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let runs = match results.runs {
-        1 if results.is_quick => "one quick run, with a tenth of the changes".to_owned(),
+        1 if results.is_quick => "one quick run (a tenth of the changes)".to_owned(),
         1 => "one run".to_owned(),
         runs => format!("medians of {runs} runs"),
     };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use deltaplane_server::{
-    Pace, Resource, Transaction, TypeUrl, Variant, envoy,
+    Pace, TypeUrl, Variant, envoy,
     envoy_types::pb::{
         envoy::{
             config::{
@@ -33,22 +33,9 @@ use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Status, transport::Channel};
 
-use crate::served::{CDS, Served, next, serve, serve_with};
+use crate::served::{CDS, Served, cluster, next, serve, serve_with};
 
 type Csds = ClientStatusDiscoveryServiceClient<Channel>;
-
-fn cluster(name: &str, alt: &str) -> Resource {
-    let cluster = Cluster { name: name.into(), alt_stat_name: alt.into(), ..Cluster::default() };
-    envoy::resource(&cluster)
-}
-
-fn put(served: &Served, resources: impl IntoIterator<Item = Resource>) {
-    let mut transaction = Transaction::new();
-    for resource in resources {
-        transaction.upsert("c", resource);
-    }
-    served.cache.commit(transaction).unwrap();
-}
 
 async fn connect(served: &Served, node: Node) -> ModelClient<Connection> {
     let node = Node { cluster: "c".into(), ..node };
@@ -189,7 +176,7 @@ async fn c02_nodes_are_chosen_by_matchers_and_unknown_ones_are_refused() {
 #[allow(deprecated, reason = "that it is not used")]
 async fn c03_c04_c05_each_resource_is_told_with_how_it_stands() {
     let served = serve().await;
-    put(&served, [cluster("a", "1"), cluster("b", "1")]);
+    served.put_all([cluster("a", "1"), cluster("b", "1")]);
     let mut client = connect(&served, node("n")).await;
     client.subscribe(CDS, &[]);
     let update = client.expect(CDS).await;
@@ -200,7 +187,7 @@ async fn c03_c04_c05_each_resource_is_told_with_how_it_stands() {
     assert_eq!(stale.client_status, 0);
     client.ack(&update);
     stands(&mut csds, "a", ConfigStatus::Synced).await;
-    put(&served, [cluster("a", "2")]);
+    served.put_all([cluster("a", "2")]);
     let update = client.expect(CDS).await;
     client.nack(&update, "a: not that");
     let error = stands(&mut csds, "a", ConfigStatus::Error).await;
@@ -217,7 +204,7 @@ async fn c03_c04_c05_each_resource_is_told_with_how_it_stands() {
     assert_eq!((&a.xds_config, &b.xds_config), (&None, &None));
     let state = a.error_state.as_ref().unwrap();
     assert_eq!((&state.failed_configuration, &*state.details), (&None, "a: not that"));
-    put(&served, [cluster("a", "3")]);
+    served.put_all([cluster("a", "3")]);
     let update = client.expect(CDS).await;
     client.ack(&update);
     let synced = stands(&mut csds, "a", ConfigStatus::Synced).await;
@@ -228,14 +215,14 @@ async fn c03_c04_c05_each_resource_is_told_with_how_it_stands() {
 async fn c04_what_waits_to_be_sent_is_not_sent() {
     let hour = Duration::from_secs(3_600);
     let served = serve_with(|builder| builder.pace(Pace::default().debounce(hour, hour))).await;
-    put(&served, [cluster("a", "1")]);
+    served.put_all([cluster("a", "1")]);
     let mut client = connect(&served, node("n")).await;
     client.subscribe(CDS, &["a", "b", "c"]);
     let update = client.expect(CDS).await;
     client.ack(&update);
     let mut csds = csds(&served).await;
     stands(&mut csds, "a", ConfigStatus::Synced).await;
-    put(&served, [cluster("a", "2"), cluster("b", "1")]);
+    served.put_all([cluster("a", "2"), cluster("b", "1")]);
     let waits = stands(&mut csds, "a", ConfigStatus::NotSent).await;
     assert_eq!(shown(waits.xds_config.as_ref()), "2");
     stands(&mut csds, "b", ConfigStatus::NotSent).await;
@@ -280,7 +267,7 @@ async fn c06_secrets_are_redacted_wherever_they_are_and_late_acks_settle_nothing
         let transport_socket = Some(TransportSocket { name: "tls".into(), config_type: config });
         envoy::resource(&Cluster { name: name.into(), transport_socket, ..Cluster::default() })
     };
-    put(&served, [secret("s"), socket("known", any), socket("unknown", unknown)]);
+    served.put_all([secret("s"), socket("known", any), socket("unknown", unknown)]);
     let mut client = connect(&served, node("n")).await;
     client.subscribe(CDS, &[]);
     let clusters = client.expect(CDS).await;
@@ -299,7 +286,7 @@ async fn c06_secrets_are_redacted_wherever_they_are_and_late_acks_settle_nothing
     let mut changed = tls();
     changed.certificate_chain = None;
     let certificate = secret::Type::TlsCertificate(changed);
-    put(&served, [envoy::resource(&Secret { name: "s".into(), r#type: Some(certificate) })]);
+    served.put_all([envoy::resource(&Secret { name: "s".into(), r#type: Some(certificate) })]);
     let second = client.expect(TypeUrl::SECRET).await;
     client.ack(&first);
     client.subscribe(TypeUrl::ROUTE, &["r"]);

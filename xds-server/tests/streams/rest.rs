@@ -2,25 +2,12 @@
 
 use deltaplane_server::{
     Limits, Resource, Transaction, TypeUrl, Variant, envoy,
-    envoy_types::pb::envoy::config::{cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment},
+    envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment,
 };
 use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 
-use crate::served::{Served, serve, serve_with};
-
-fn cluster(name: &str, alt: &str) -> Resource {
-    let cluster = Cluster { name: name.into(), alt_stat_name: alt.into(), ..Cluster::default() };
-    envoy::resource(&cluster)
-}
-
-fn put(served: &Served, resources: impl IntoIterator<Item = Resource>) {
-    let mut transaction = Transaction::new();
-    for resource in resources {
-        transaction.upsert("c", resource);
-    }
-    served.cache.commit(transaction).unwrap();
-}
+use crate::served::{Served, cluster, serve, serve_with};
 
 async fn send(served: &Served, method: Method, path: &str, body: &str) -> (StatusCode, String) {
     let request = Request::builder().method(method).uri(path);
@@ -50,7 +37,7 @@ async fn h01_types_are_polled_as_json_in_both_spellings() {
         let cluster_name = name.into();
         envoy::resource(&ClusterLoadAssignment { cluster_name, ..Default::default() })
     };
-    put(&served, [cluster("a", "x"), cluster("b", "y"), endpoints("a"), endpoints("b")]);
+    served.put_all([cluster("a", "x"), cluster("b", "y"), endpoints("a"), endpoints("b")]);
     let (status, answer) = poll(&served, "clusters", &json!({"node": node()})).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     assert_eq!(names(&answer, "name"), ["a", "b"]);
@@ -73,7 +60,7 @@ async fn h01_types_are_polled_as_json_in_both_spellings() {
 #[tokio::test]
 async fn h02_h03_who_has_everything_is_told_so_at_once() {
     let served = serve().await;
-    put(&served, [cluster("a", "1"), cluster("b", "1")]);
+    served.put_all([cluster("a", "1"), cluster("b", "1")]);
     for what in [json!([]), json!(["a"])] {
         let (_, answer) =
             poll(&served, "clusters", &json!({"node": node(), "resourceNames": what})).await;
@@ -85,7 +72,7 @@ async fn h02_h03_who_has_everything_is_told_so_at_once() {
             let more = json!({"node": node(), field: version, "resource_names": other});
             assert_eq!(poll(&served, "clusters", &more).await.0, StatusCode::OK);
         }
-        put(&served, [cluster("a", &what.to_string())]);
+        served.put_all([cluster("a", &what.to_string())]);
         let again = json!({
             "node": node(), "versionInfo": answer["versionInfo"], "resourceNames": what,
         });
@@ -103,9 +90,9 @@ async fn h02_h03_who_has_everything_is_told_so_at_once() {
 #[tokio::test]
 async fn h04_who_rejects_polls_again_and_gets_the_same() {
     let served = serve().await;
-    put(&served, [cluster("a", "1")]);
+    served.put_all([cluster("a", "1")]);
     let (_, good) = poll(&served, "clusters", &json!({"node": node()})).await;
-    put(&served, [cluster("a", "bad")]);
+    served.put_all([cluster("a", "bad")]);
     let again = json!({"node": node(), "versionInfo": good["versionInfo"], "responseNonce": "7"});
     let first = poll(&served, "clusters", &again).await;
     let second = poll(&served, "clusters", &again).await;
@@ -137,7 +124,7 @@ async fn a_poll_that_cannot_be_answered_is_told_why() {
         assert!(text.contains(words), "{text}");
     }
     let unknown = Resource::raw(TypeUrl::CLUSTER, "a", &b"\xff"[..]).build();
-    put(&served, [unknown]);
+    served.put_all([unknown]);
     let (status, text) = send(&served, Method::POST, clusters, &body).await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "{text}");
 }
@@ -145,7 +132,7 @@ async fn a_poll_that_cannot_be_answered_is_told_why() {
 #[tokio::test]
 async fn c01_how_clients_are_is_told_as_json() {
     let served = serve().await;
-    put(&served, [cluster("a", "1")]);
+    served.put_all([cluster("a", "1")]);
     let mut client = served.model("n", Variant::Delta).await;
     client.subscribe(TypeUrl::CLUSTER, &[]);
     client.expect(TypeUrl::CLUSTER).await;

@@ -8,9 +8,12 @@ use std::{
 
 use deltaplane_server::{
     Cache, Client, ClientEvent, Event, Observer, Resource, Scope, Transaction, TypeUrl, Variant,
-    XdsServer, XdsServerBuilder,
+    XdsServer, XdsServerBuilder, envoy,
     envoy_types::pb::envoy::{
-        config::core::v3::{Extension, Node},
+        config::{
+            cluster::v3::Cluster,
+            core::v3::{Extension, Node},
+        },
         service::discovery::v3::{
             DeltaDiscoveryRequest, DeltaDiscoveryResponse,
             aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
@@ -101,6 +104,12 @@ impl Heard {
     }
 }
 
+/// A cluster that Envoy's API can read.
+pub fn cluster(name: &str, alt: &str) -> Resource {
+    let cluster = Cluster { name: name.into(), alt_stat_name: alt.into(), ..Cluster::default() };
+    envoy::resource(&cluster)
+}
+
 pub async fn serve() -> Served {
     serve_with(|builder| builder).await
 }
@@ -132,6 +141,15 @@ impl Served {
     pub fn put(&self, scope: &str, name: &str, content: &str) {
         let mut transaction = Transaction::new();
         transaction.upsert(scope, Resource::raw(CDS, name, content.as_bytes().to_vec()).build());
+        self.cache.commit(transaction).unwrap();
+    }
+
+    /// Puts resources into the scope `c`, all at once.
+    pub fn put_all(&self, resources: impl IntoIterator<Item = Resource>) {
+        let mut transaction = Transaction::new();
+        for resource in resources {
+            transaction.upsert("c", resource);
+        }
         self.cache.commit(transaction).unwrap();
     }
 

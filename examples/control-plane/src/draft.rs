@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::document::Document;
 use crate::problem::Problem;
@@ -11,19 +12,34 @@ use crate::service::{Definition, FieldError};
 ///
 /// Everything may be missing here, so that what is missing is told in one
 /// answer with what is wrong.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ServiceDraft)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Draft {
     /// Only there because a row that was read may be sent back.
     id: Option<i64>,
+    #[schema(
+        required,
+        nullable = false,
+        max_length = 128,
+        pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$"
+    )]
     name: Option<String>,
+    #[schema(minimum = 1)]
     cluster_id: Option<i64>,
+    #[schema(required, nullable = false, minimum = 1, maximum = 65535)]
     listener_port: Option<i64>,
+    #[schema(required, nullable = false, min_length = 1, max_length = 254)]
     upstream_host: Option<String>,
+    #[schema(required, nullable = false, minimum = 1, maximum = 65535)]
     upstream_port: Option<i64>,
+    #[schema(pattern = "^(http|tcp)$")]
     protocol: Option<String>,
+    #[schema(max_length = 2048, pattern = "^/[!-~]*$")]
     health_check_path: Option<String>,
+    #[schema(min_items = 1, max_items = 64)]
     domains: Option<Vec<String>>,
+    #[schema(max_length = 2048, pattern = "^/[!-~]*$")]
     prefix: Option<String>,
 }
 

@@ -23,6 +23,7 @@ mod envoy_api;
 pub mod health;
 pub mod host;
 pub mod message;
+mod openapi;
 pub mod problem;
 mod proto_json;
 pub mod publisher;

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::{IntoResponses, ToSchema};
 
 use crate::raw_store::TransactError;
 use crate::service::FieldError;
@@ -13,19 +14,28 @@ use crate::store::{StoreError, WriteError};
 const FAULTS_MAX: usize = 50;
 
 /// An error answer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema, IntoResponses)]
+#[response(
+    status = "default",
+    description = "What is wrong, and what to change",
+    content_type = "application/problem+json"
+)]
 pub struct Problem {
     r#type: &'static str,
+    /// The status in words.
     title: &'static str,
     status: u16,
+    /// What is wrong, and what to change.
     detail: String,
+    /// The same for each field that is wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<Fault>,
 }
 
 /// One field and what is wrong with it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Fault {
+    /// A path into the document, such as `upserts[3].resource`.
     pub(crate) field: String,
     pub(crate) message: String,
 }

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use prost::bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use crate::document::{Document, Object};
 use crate::problem::{Fault, Problem};
@@ -17,33 +18,56 @@ use crate::raw::{
 
 /// A transaction with whatever was given of it, so that all that is wrong is
 /// told in one answer.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Transaction)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawDraft {
+    #[schema(
+        required,
+        nullable = false,
+        min_length = 1,
+        max_length = 256,
+        pattern = "^[^\\x00]+$"
+    )]
     scope: Option<String>,
     #[serde(default)]
+    #[schema(value_type = Vec<Upsert>)]
     upserts: Vec<Object<Upsert>>,
     #[serde(default)]
+    #[schema(value_type = Vec<Remove>)]
     removes: Vec<Object<Remove>>,
+    /// It shows behind `version_info`.
+    #[schema(min_length = 1, max_length = 256)]
     label: Option<String>,
 }
 
 /// A resource as JSON, or as bytes of any type.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Upsert {
+    /// Read from `resource`, if that is given.
+    #[schema(min_length = 1, max_length = 512)]
     type_url: Option<String>,
+    /// Read from `resource`, if that is given and its type has names.
+    #[schema(min_length = 1, max_length = 4096)]
     name: Option<String>,
+    /// What clients see in place of the content's hash.
+    #[schema(min_length = 1, max_length = 256)]
     version: Option<String>,
-    /// In base64.
+    /// Any type's message, in base64.
+    #[schema(content_encoding = "base64")]
     value: Option<String>,
+    /// A message of the Envoy API by protobuf's own mapping to JSON, with its `@type`.
+    #[schema(value_type = Option<Object>)]
     resource: Option<Box<RawValue>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Remove {
+    #[schema(required, nullable = false, min_length = 1, max_length = 512)]
     type_url: Option<String>,
+    #[schema(required, nullable = false, min_length = 1, max_length = 4096)]
     name: Option<String>,
 }
 

@@ -1,14 +1,17 @@
 //! The REST face of raw resources.
 
+use axum::Json;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::routing::{MethodRouter, get, post};
-use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
+use utoipa_axum::routes;
 
 use crate::document::Body;
+use crate::openapi::both;
 use crate::problem::Problem;
 use crate::proto_json::{self, Hidden};
 use crate::raw::{RawChange, RawResource};
@@ -19,25 +22,30 @@ use crate::store::Store;
 /// A fleet's whole configuration fits in.
 const BODY_MAX: usize = 64 * 1024 * 1024;
 
-pub(crate) fn router() -> Router<Store> {
-    let transactions = post(transact).layer(DefaultBodyLimit::max(BODY_MAX));
-    let router = both(Router::new(), "/api/v1/xds/transactions", transactions);
-    let router = both(router, "/api/v1/xds/scopes", get(scopes));
-    let router = both(router, "/api/v1/xds/scopes/{scope}", axum::routing::delete(clear));
-    both(router, "/api/v1/xds/scopes/{scope}/resources", get(resources))
-}
-
-/// With and without a slash at the end.
-fn both(router: Router<Store>, path: &str, methods: MethodRouter<Store>) -> Router<Store> {
-    router.route(path, methods.clone()).route(&format!("{path}/"), methods)
+pub(crate) fn router() -> OpenApiRouter<Store> {
+    let transactions = routes!(transact).layer(DefaultBodyLimit::max(BODY_MAX));
+    let router = both(OpenApiRouter::new(), transactions);
+    let router = both(router, routes!(scopes));
+    let router = both(router, routes!(clear));
+    both(router, routes!(resources))
 }
 
 /// When what was asked for is there.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Done {
+    /// Clients are told of it when `/healthz` shows this revision or a later one.
     revision: i64,
 }
 
+/// Stores all of a transaction, or nothing.
+#[utoipa::path(
+    post,
+    path = "/api/v1/xds/transactions",
+    tag = "raw resources",
+    operation_id = "transact",
+    request_body = RawDraft,
+    responses((status = 200, description = "All of it is stored", body = Done), Problem)
+)]
 async fn transact(
     State(store): State<Store>,
     Body(draft): Body<RawDraft>,
@@ -48,6 +56,15 @@ async fn transact(
     Ok(Json(Done { revision }))
 }
 
+/// Removes all raw resources of a scope, which stays known.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/xds/scopes/{scope}",
+    tag = "raw resources",
+    operation_id = "clear_scope",
+    params(("scope" = String, Path)),
+    responses((status = 200, description = "They are gone", body = Done), Problem)
+)]
 async fn clear(
     State(store): State<Store>,
     Path(scope): Path<String>,
@@ -56,19 +73,40 @@ async fn clear(
     revision.map(|revision| Json(Done { revision })).ok_or_else(|| Problem::no_scope(&scope))
 }
 
+/// Every scope that ever had a transaction.
+#[utoipa::path(
+    get,
+    path = "/api/v1/xds/scopes",
+    tag = "raw resources",
+    operation_id = "list_scopes",
+    responses((status = 200, description = "By name", body = Vec<RawScope>), Problem)
+)]
 async fn scopes(State(store): State<Store>) -> Result<Json<Vec<RawScope>>, Problem> {
     Ok(Json(store.raw_scopes().await?))
 }
 
 /// Which resources, and how much of them.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Wanted {
+    /// Those of this type alone.
+    #[param(nullable = false)]
     type_url: Option<String>,
+    /// With what is in them.
     #[serde(default)]
     content: bool,
 }
 
+/// The raw resources of a scope, by type and name.
+#[utoipa::path(
+    get,
+    path = "/api/v1/xds/scopes/{scope}/resources",
+    tag = "raw resources",
+    operation_id = "list_resources",
+    params(("scope" = String, Path), Wanted),
+    responses((status = 200, description = "By type and name", body = Vec<Item>), Problem)
+)]
 async fn resources(
     State(store): State<Store>,
     Path(scope): Path<String>,
@@ -85,25 +123,38 @@ async fn resources(
 }
 
 /// A resource as it is listed. What was listed may be sent back as an upsert.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Resource)]
 struct Item {
     type_url: String,
     name: String,
     /// What clients see.
     version: String,
+    /// At which revision it changed last.
     revision: i64,
+    /// What the transaction was called.
     label: Option<String>,
+    /// In bytes.
     size: usize,
     #[serde(flatten)]
-    content: Option<Content>,
+    content: Content,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Content {
-    Resource(Value),
-    Value(String),
-    Hidden(String),
+/// At most one of these.
+#[derive(Default, Serialize, ToSchema)]
+struct Content {
+    /// By protobuf's own mapping to JSON.
+    #[schema(value_type = Option<Object>, nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource: Option<Value>,
+    /// The message in base64, of a type that is not of the Envoy API.
+    #[schema(nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<String>,
+    /// Why it is not shown.
+    #[schema(nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hidden: Option<String>,
 }
 
 impl Item {
@@ -114,7 +165,7 @@ impl Item {
             revision: change.revision,
             label: change.label,
             size: resource.value.len(),
-            content: with_content.then(|| Content::of(&resource)),
+            content: if with_content { Content::of(&resource) } else { Content::default() },
             type_url: resource.key.type_url,
             name: resource.key.name,
         })
@@ -123,11 +174,13 @@ impl Item {
 
 impl Content {
     fn of(resource: &RawResource) -> Content {
+        let mut content = Content::default();
         match proto_json::show(&resource.key.type_url, &resource.value) {
-            Ok(json) => Content::Resource(json),
-            Err(Hidden::Unknown) => Content::Value(STANDARD.encode(&resource.value)),
-            Err(why) => Content::Hidden(why.to_string()),
+            Ok(json) => content.resource = Some(json),
+            Err(Hidden::Unknown) => content.value = Some(STANDARD.encode(&resource.value)),
+            Err(why) => content.hidden = Some(why.to_string()),
         }
+        content
     }
 }
 

@@ -31,7 +31,7 @@ pub enum TransactError {
 }
 
 /// A scope of raw resources.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[non_exhaustive]
 pub struct RawScope {
     /// Its name.

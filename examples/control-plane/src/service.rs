@@ -6,6 +6,7 @@
 use std::fmt;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::host::{self, Host};
 
@@ -16,7 +17,7 @@ pub const DOMAINS_MAX: usize = 64;
 const PATH_MAX: usize = 2048;
 
 /// A service as it was written: the columns of its row, unchecked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Definition {
     /// Unique in the database; the name of the Envoy cluster.
     pub name: String,
@@ -39,7 +40,8 @@ pub struct Definition {
 }
 
 /// A row of the table `services`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Service)]
 pub struct Row {
     /// Chosen by the database, never used twice.
     pub id: i64,

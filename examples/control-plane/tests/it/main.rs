@@ -5,6 +5,7 @@
 
 mod binary;
 mod database;
+mod openapi;
 mod publisher;
 mod raw;
 mod raw_rest;

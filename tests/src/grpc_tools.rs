@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::machine::{self, exclusively, installed, run, target_dir};
+use crate::machine::{self, exclusively, folder, read, run, target_dir};
 
 /// The folder of the client program in this language.
 pub fn sources(language: &str) -> PathBuf {
@@ -16,25 +16,8 @@ pub fn sources(language: &str) -> PathBuf {
 /// Python with grpcio, to be given the path of a script.
 pub fn python() -> Command {
     static PACKAGES: OnceLock<PathBuf> = OnceLock::new();
-    let packages = PACKAGES.get_or_init(|| {
-        let pip = || {
-            let pip = Command::new("python3").args(["-m", "pip", "--version"]).output().ok()?;
-            pip.status.success().then_some(())
-        };
-        installed("python3-pip", pip);
-        let requirements = sources("python").join("requirements.txt");
-        // A package has code for one version of Python in it.
-        let version = run(Command::new("python3").arg("--version"));
-        let wanted = read(&requirements) + &version;
-        folder("grpc-python", &wanted, |folder| {
-            let mut pip = Command::new("python3");
-            pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]);
-            run(pip.arg("--target").arg(folder).arg("--requirement").arg(&requirements));
-        })
-    });
-    let mut python = Command::new("python3");
-    python.arg("-B").env("PYTHONPATH", packages);
-    python
+    let requirements = sources("python").join("requirements.txt");
+    machine::python(PACKAGES.get_or_init(|| machine::python_packages("grpc-python", &requirements)))
 }
 
 /// Node with grpc-js, to be given the path of a script.
@@ -91,29 +74,4 @@ pub fn grpcurl() -> Command {
 fn needs(program: &str, version: &str) {
     let found = Command::new(program).arg(version).output().is_ok_and(|it| it.status.success());
     assert!(found, "with all-clients, the tests need {program}: README names the versions");
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// A folder with what is `wanted` in it. It gets its name when all is there: whoever is interrupted
-/// leaves another one behind, and the next one clears it away.
-fn folder(name: &str, wanted: &str, install: impl FnOnce(&Path)) -> PathBuf {
-    let folder = machine::target_dir().join("tools").join(name);
-    let partial = folder.with_extension("partial");
-    let label = "installed-from";
-    exclusively(name, || {
-        if fs::read_to_string(folder.join(label)).is_ok_and(|label| label == wanted) {
-            return;
-        }
-        for old in [&folder, &partial].into_iter().filter(|old| old.exists()) {
-            fs::remove_dir_all(old).expect("what was there before can be removed");
-        }
-        fs::create_dir_all(&partial).expect("a folder can be made");
-        install(&partial);
-        fs::write(partial.join(label), wanted).expect("a folder can be written to");
-        fs::rename(&partial, &folder).expect("a folder can be renamed");
-    });
-    folder
 }

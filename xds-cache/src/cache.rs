@@ -239,6 +239,20 @@ impl Cache {
         state.scopes.get(scope).map(|layers| layers.keys().cloned().collect()).unwrap_or_default()
     }
 
+    /// How many resources each scope has of each type. Costs the number of these pairs, and not of
+    /// resources.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<(Scope, TypeUrl, usize)> {
+        let state = self.shared.state.load();
+        let layers = state.scopes.iter().flat_map(|(scope, layers)| {
+            layers.iter().map(move |(type_url, layer)| (scope, type_url, layer))
+        });
+        let sizes = layers.map(|(scope, type_url, layer)| {
+            (scope.clone(), type_url.clone(), layer.resources.len() - layer.hidden)
+        });
+        sizes.collect()
+    }
+
     /// Forgets a scope, as if nothing had ever been said of it. Whoever still sees it may miss what became
     /// of its content: empty it first, and see that no client is given it any more.
     pub fn forget(&self, scope: &Scope) {

@@ -146,6 +146,22 @@ fn unknown_is_not_empty() {
 }
 
 #[test]
+fn scopes_are_as_large_as_what_is_in_them() {
+    let cache = Cache::new();
+    assert_eq!(cache.sizes(), []);
+    let mut transaction = Transaction::new();
+    transaction.upsert("s", resource(CDS, "a", 1)).upsert("s", resource(CDS, "b", 1));
+    transaction.hide("s", CDS, "c").replace("t", EDS, []);
+    cache.commit(transaction).unwrap();
+    let mut transaction = Transaction::new();
+    transaction.remove("s", CDS, "a");
+    cache.commit(transaction).unwrap();
+    let mut sizes = cache.sizes();
+    sizes.sort();
+    assert_eq!(sizes, [("s".into(), CDS, 1), ("t".into(), EDS, 0)], "what is hidden is not there");
+}
+
+#[test]
 fn a_transaction_that_contradicts_itself_is_refused_whole() {
     let cache = Cache::new();
     let refused = |transaction: &Transaction| cache.commit(transaction.clone()).unwrap_err();

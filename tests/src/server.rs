@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -132,10 +132,17 @@ impl Deltaplane {
         assert_eq!(answer.status, 204, "{}", answer.body);
     }
 
+    /// Runs a command of `deltaplane` at this server.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = deltaplane();
+        command.args(arguments).env("DELTAPLANE_SERVER", format!("http://{}", self.http));
+        command.output().expect("the program can be run")
+    }
+
     /// What `deltaplane bootstrap` prints for an Envoy of this server.
     pub fn bootstrap(&self, node_id: &str, cluster: &str, variant: Variant) -> String {
         run(deltaplane()
-            .args(["bootstrap", "--node-id", node_id, "--cluster", cluster])
+            .args(["bootstrap", "--load-reports", "--node-id", node_id, "--cluster", cluster])
             .args(["--variant", &variant.to_string()])
             .args(["--xds-address", &self.xds.to_string()]))
     }
@@ -160,12 +167,12 @@ fn serve(database_url: &str, xds: &str, http: &str) -> Command {
     command.args(["serve", "--database-url", database_url]);
     command.args(["--xds-listen", xds, "--http-listen", http]);
     command.args(["--listener-address", "127.0.0.1"]);
-    command.args(["--drain-time-s", DRAIN_TIME_S]);
+    command.args(["--drain-time-s", DRAIN_TIME_S, "--load-report-interval-s", "1"]);
     command
 }
 
 /// The program, free of what the tests' own environment would tell it.
-fn deltaplane() -> Command {
+pub fn deltaplane() -> Command {
     let mut command = Command::new(program());
     command.env_clear();
     command

@@ -10,6 +10,15 @@ use crate::cli::{Bootstrap, Variant};
 /// would take the service for it.
 const CONTROL_PLANE: &str = "_deltaplane";
 
+const LOAD_REPORTS: &str = "
+cluster_manager:
+  load_stats_config:
+    api_type: GRPC
+    transport_api_version: V3
+    grpc_services:
+    - envoy_grpc: {cluster_name: _deltaplane}
+";
+
 /// An address that is none.
 #[derive(Debug, Error)]
 #[error("{0:?} is no address of a control plane; write --xds-address HOST:PORT")]
@@ -29,6 +38,7 @@ pub fn yaml(arguments: &Bootstrap) -> Result<String, AddressError> {
     };
     let (id, cluster, host) = (quote(&arguments.node_id), quote(cluster), quote(host));
     let admin_port = arguments.admin_port;
+    let loads = if arguments.load_reports { LOAD_REPORTS } else { "" };
     Ok(format!(
         "\
 node:
@@ -49,7 +59,7 @@ dynamic_resources:
     - envoy_grpc: {{cluster_name: {CONTROL_PLANE}}}
   cds_config: {{resource_api_version: V3, ads: {{}}}}
   lds_config: {{resource_api_version: V3, ads: {{}}}}
-
+{loads}
 static_resources:
   clusters:
   - name: {CONTROL_PLANE}

@@ -1,12 +1,25 @@
 //! The command line, and the same by environment.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+/// What to do first, shown by --help.
+const FIRST_STEPS: &str = "\
+First steps:
+  deltaplane serve                                  serve a new database, here
+  deltaplane bootstrap --node-id a --cluster edge   what an Envoy starts with
+  deltaplane apply --scope edge -f resources.yaml   give that fleet resources
+  deltaplane status                                 who runs what
+
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 a client rejected what was
+applied; 4 not all clients settled in time; 5 diff found a difference.";
+
 /// Services in a database in, Envoy configuration out.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version, about, after_help = FIRST_STEPS)]
 pub struct Cli {
     /// How the log is written, to stderr; RUST_LOG chooses how much of it.
     #[arg(long, global = true, env = "LOG_FORMAT", value_enum, default_value_t)]
@@ -35,12 +48,27 @@ pub enum Command {
     Serve(Serve),
     /// Print the configuration with which an Envoy starts.
     Bootstrap(Bootstrap),
+    /// Bring the tables of a database up to date, and end.
+    Migrate(Migrate),
+    /// Store resources from files, all of them or none.
+    Apply(Apply),
+    /// Show how resources in files differ from what is stored.
+    Diff(Diff),
+    /// Show what a server has.
+    Get(Get),
+    /// Show who is connected, and how far each client is.
+    Status(StatusOptions),
+    /// Print a script by which a shell completes the command line.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
 }
 
-/// What `serve` needs to know.
+/// Which database.
 #[derive(Debug, Args)]
 #[non_exhaustive]
-pub struct Serve {
+pub struct Migrate {
     /// sqlite://FILE, made if absent, or postgres://USER@HOST/DATABASE.
     #[arg(
         long,
@@ -50,13 +78,27 @@ pub struct Serve {
         hide_env_values = true
     )]
     pub database_url: String,
+}
+
+/// What `serve` needs to know.
+#[derive(Debug, Args)]
+#[non_exhaustive]
+pub struct Serve {
+    /// A file with settings, in YAML or JSON: each is called as its flag, with
+    /// _ for -. Flags go before the environment, that before the file, and that
+    /// before the defaults.
+    #[arg(long, env = "DELTAPLANE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Which database.
+    #[command(flatten)]
+    pub database: Migrate,
     /// Where Envoys connect: HOST:PORT, where port 0 takes any that is free.
     /// XDS_GRPC_PORT is for the port alone [default: 127.0.0.1:18000].
     #[arg(long, env = "XDS_LISTEN")]
     xds_listen: Option<String>,
     #[arg(long, env = "XDS_GRPC_PORT", hide = true, default_value_t = 18000)]
     xds_grpc_port: u16,
-    /// Where the REST face and /healthz are: HOST:PORT, where port 0 takes any
+    /// Where the REST face, /readyz and /metrics are: HOST:PORT, where port 0 takes any
     /// that is free. XDS_HTTP_PORT is for the port alone [default:
     /// 127.0.0.1:19000].
     #[arg(long, env = "HTTP_LISTEN")]
@@ -74,6 +116,11 @@ pub struct Serve {
     /// changed, as their own --drain-time-s says. What these use is kept so long.
     #[arg(long, env = "DRAIN_TIME_S", default_value_t = 600)]
     pub drain_time_s: u64,
+    /// How often, in seconds, clients report the load that they send, for
+    /// /metrics; 0 asks for none. Envoys do so that were started by
+    /// `bootstrap --load-reports`.
+    #[arg(long, env = "LOAD_REPORT_INTERVAL_S", default_value_t = 10)]
+    pub load_report_interval_s: u64,
 }
 
 impl Serve {
@@ -107,11 +154,14 @@ pub struct Bootstrap {
     #[arg(long, value_enum, default_value_t)]
     pub variant: Variant,
     /// Where the control plane is.
-    #[arg(long, default_value = "127.0.0.1:18000")]
+    #[arg(long, env = "XDS_ADDRESS", default_value = "127.0.0.1:18000")]
     pub xds_address: String,
     /// The port of Envoy's own pages, on 127.0.0.1; 0 takes any that is free.
     #[arg(long, default_value_t = 0)]
     pub admin_port: u16,
+    /// Envoy reports the load that it sends, which `serve` shows at /metrics.
+    #[arg(long)]
+    pub load_reports: bool,
 }
 
 /// A variant of the protocol.
@@ -123,4 +173,134 @@ pub enum Variant {
     Delta,
     /// State of the World.
     Sotw,
+}
+
+/// Which server.
+#[derive(Debug, Args)]
+#[non_exhaustive]
+pub struct Remote {
+    /// Where the server's REST face is.
+    #[arg(long, env = "DELTAPLANE_SERVER", default_value = "http://127.0.0.1:19000")]
+    pub server: String,
+    /// How what is found is written, to stdout.
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// How what is found is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[allow(clippy::exhaustive_enums)] // only commands ask
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Resources in files.
+#[derive(Debug, Args)]
+#[non_exhaustive]
+pub struct Sources {
+    /// A file of YAML or JSON documents, or - for stdin. A document is a
+    /// transaction as the REST face takes it, with "scope", "upserts" and
+    /// "removes", or a resource by itself, with its "@type". May be given
+    /// several times: all is one transaction.
+    #[arg(long = "file", short, value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// The scope: the fleet that gets the resources. A document may say it
+    /// itself.
+    #[arg(long)]
+    pub scope: Option<String>,
+}
+
+/// What `apply` needs to know.
+#[derive(Debug, Args)]
+#[non_exhaustive]
+pub struct Apply {
+    /// Which server.
+    #[command(flatten)]
+    pub remote: Remote,
+    /// What to store.
+    #[command(flatten)]
+    pub sources: Sources,
+    /// What people call the change; clients show it behind version_info.
+    #[arg(long)]
+    pub label: Option<String>,
+    /// Wait until the clients of the scope have acknowledged it, and tell
+    /// meanwhile how many have.
+    #[arg(long)]
+    pub wait: bool,
+    /// The share of the clients to wait for, from 0 to 1.
+    #[arg(long, default_value_t = 1.0, requires = "wait", value_parser = share)]
+    pub settled: f64,
+    /// How long to wait for clients, such as 30s or 2m.
+    #[arg(long, default_value = "30s", requires = "wait", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "write a number from 0 to 1, such as 0.9".to_owned())
+}
+
+/// What `diff` needs to know.
+#[derive(Debug, Args)]
+#[non_exhaustive]
+pub struct Diff {
+    /// Which server.
+    #[command(flatten)]
+    pub remote: Remote,
+    /// What to compare.
+    #[command(flatten)]
+    pub sources: Sources,
+}
+
+/// What `get` needs to know.
+#[derive(Debug, Args)]
+#[non_exhaustive]
+pub struct Get {
+    /// Which server.
+    #[command(flatten)]
+    pub remote: Remote,
+    /// Of what.
+    #[arg(value_enum)]
+    pub what: What,
+    /// Which one: the id of a service, the scope of resources, the node id of a
+    /// client.
+    pub which: Option<String>,
+}
+
+/// What a server has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(clippy::exhaustive_enums)] // only `get` asks
+pub enum What {
+    /// The services of fleets.
+    Services,
+    /// The scopes that have raw resources.
+    Scopes,
+    /// The raw resources of a scope.
+    Resources,
+    /// The clients that are connected; of one, what it runs.
+    Clients,
+    /// The server in numbers.
+    Stats,
+}
+
+/// What `status` needs to know.
+#[derive(Debug, Args)]
+#[non_exhaustive]
+pub struct StatusOptions {
+    /// Which server.
+    #[command(flatten)]
+    pub remote: Remote,
+    /// The clients of this scope alone.
+    #[arg(long)]
+    pub scope: Option<String>,
+    /// Show it anew until Ctrl-C.
+    #[arg(long, short)]
+    pub watch: bool,
+    /// How often, such as 2s.
+    #[arg(long, default_value = "1s", requires = "watch", value_parser = humantime::parse_duration)]
+    pub interval: Duration,
 }

@@ -1,20 +1,57 @@
 //! What the server knows about its own state, shared with who asks for it.
 
+use std::time::{Instant, SystemTime};
+
+use deltaplane_server::Revision;
 use tokio::sync::watch;
 
 /// The state of the server at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
+    /// Everything was read once.
+    pub is_loaded: bool,
+    /// Envoys may connect.
+    pub serves_xds: bool,
     /// Why the database cannot be followed at the moment, if so. Clients are
     /// served what was last read.
     pub trouble: Option<String>,
     /// The revision of the database that clients are served.
     pub revision: i64,
+    /// How often something was published since the start.
+    pub publications: u64,
+    /// The last time that something was, and what.
+    pub published: Option<Published>,
     /// How many rows were translated since the start.
     pub rows_translated: u64,
     /// How many resources were built, encoded and hashed since the start.
     pub resources_built: u64,
+}
+
+/// A change that clients are told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Published {
+    /// The cache's revision.
+    pub revision: Revision,
+    /// When.
+    pub at: SystemTime,
+    /// The same, to count from.
+    pub since: Instant,
+}
+
+impl Status {
+    /// Whether Envoys and writers may come.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.is_loaded && self.serves_xds && self.trouble.is_none()
+    }
+}
+
+impl Published {
+    pub(crate) fn now(revision: Revision) -> Published {
+        Published { revision, at: SystemTime::now(), since: Instant::now() }
+    }
 }
 
 /// The current [`Status`]. Clones share it.
@@ -25,6 +62,11 @@ impl Health {
     /// How things are.
     pub fn status(&self) -> Status {
         self.0.borrow().clone()
+    }
+
+    /// Tells when something changes.
+    pub(crate) fn watch(&self) -> watch::Receiver<Status> {
+        self.0.subscribe()
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {

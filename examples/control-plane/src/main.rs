@@ -4,18 +4,24 @@ use std::error::Error;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::CommandFactory as _;
 use deltaplane::cli::{Cli, Command, LogFormat};
-use deltaplane::{bootstrap, serve};
+use deltaplane::commands::{self, CommandError};
+use deltaplane::{bootstrap, config, serve};
+use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match config::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            let command = error.downcast_ref::<CommandError>();
             let _ = writeln!(io::stderr(), "deltaplane: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(command.map_or(1, CommandError::exit_code))
         }
     }
 }
@@ -24,17 +30,30 @@ fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
     match &cli.command {
         Command::Serve(arguments) => {
             start_log(cli.log_format);
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let runtime = runtime()?;
             let served = runtime.block_on(serve::run(arguments));
             // What still runs by now was told to end and did not.
             runtime.shutdown_background();
             Ok(served?)
         }
+        Command::Migrate(arguments) => Ok(runtime()?.block_on(serve::migrate(arguments))?),
         Command::Bootstrap(arguments) => {
             let yaml = bootstrap::yaml(arguments)?;
             Ok(io::stdout().write_all(yaml.as_bytes())?)
         }
+        Command::Apply(arguments) => Ok(commands::apply(arguments)?),
+        Command::Diff(arguments) => Ok(commands::diff(arguments)?),
+        Command::Get(arguments) => Ok(commands::get(arguments)?),
+        Command::Status(arguments) => Ok(commands::status(arguments)?),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "deltaplane", &mut io::stdout());
+            Ok(())
+        }
     }
+}
+
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 fn start_log(format: LogFormat) {

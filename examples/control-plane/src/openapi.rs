@@ -28,6 +28,7 @@ const ASSETS: &str = "/docs/assets";
     tags(
         (name = "services", description = "Services of fleets"),
         (name = "raw resources", description = "Resources of any type, over what services become"),
+        (name = "clients", description = "Who is connected, and who runs what"),
         (name = "server", description = "How the server is"),
     )
 )]

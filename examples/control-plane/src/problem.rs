@@ -87,6 +87,11 @@ impl Problem {
         Problem::of_fields(StatusCode::UNPROCESSABLE_ENTITY, faults)
     }
 
+    /// What is wrong, and what to change.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     pub(crate) fn failed() -> Problem {
         let detail = "the server failed at this request; its log says why";
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
@@ -109,7 +114,7 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Problem {
         tracing::warn!(%error, "a request failed");
-        let detail = format!("{error}; try again when GET /healthz says that it is back");
+        let detail = format!("{error}; try again when GET /readyz says that it is back");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use deltaplane_server::{Cache, CommitError, Resource, Transaction, TypeUrl, envoy};
+use deltaplane_server::{Cache, Commit, CommitError, Resource, Transaction, TypeUrl, envoy};
 use thiserror::Error;
 
 use crate::changes::{Change, Changes};
-use crate::health::Health;
+use crate::health::{Health, Published};
 use crate::message::Message;
 use crate::raw_layers::{RawLayer, RawLayers};
 use crate::scope;
@@ -189,7 +189,7 @@ impl Publisher {
         }
         let commit = self.cache.commit(transaction)?;
         self.revision = revision;
-        self.record(&cost);
+        self.record(&cost, &commit);
         tracing::info!(
             revision,
             rows = cost.rows,
@@ -200,10 +200,15 @@ impl Publisher {
         Ok(())
     }
 
-    fn record(&self, cost: &Cost) {
+    fn record(&self, cost: &Cost, commit: &Commit) {
         self.health.update(|status| {
             status.trouble = None;
+            status.is_loaded = true;
             status.revision = self.revision;
+            if commit.changes > 0 {
+                status.publications += 1;
+                status.published = Some(Published::now(commit.revision));
+            }
             status.rows_translated += cost.rows as u64;
             status.resources_built += cost.resources as u64;
         });

@@ -4,23 +4,23 @@
 use axum::body::to_bytes;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
-use axum::routing::any;
+use axum::routing::{any, get};
 use axum::{Json, Router};
 use deltaplane_server::XdsServer;
-use serde::Serialize;
-use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
+use prometheus::TEXT_FORMAT;
 use utoipa_axum::routes;
 
 use crate::document::Body;
 use crate::draft::Draft;
-use crate::health::Health;
+use crate::metrics::Metrics;
 use crate::openapi::{self, both};
 use crate::problem::Problem;
-use crate::raw_rest;
+use crate::running::Running;
 use crate::service::Row;
 use crate::store::{Store, WriteError};
+use crate::{client_rest, health_rest, raw_rest};
 
 /// A service is some hundred bytes; 64 domains of 253 characters fit as well.
 const BODY_MAX: usize = 64 * 1024;
@@ -29,14 +29,17 @@ const BODY_MAX: usize = 64 * 1024;
 const POLL_MAX: usize = 4 * 1024 * 1024;
 
 /// All routes, with and without a slash at the end.
-pub fn router(store: Store, health: Health, server: XdsServer) -> Router {
+pub fn router(running: Running, metrics: Metrics) -> Router {
     let router = both(openapi::router(), routes!(list, create));
     let router = both(router, routes!(read, replace, remove))
         .merge(raw_rest::router())
-        .with_state(store)
-        .merge(OpenApiRouter::new().routes(routes!(healthz)).with_state(health));
+        .with_state(running.store.clone())
+        .merge(health_rest::router().with_state(running.health.clone()))
+        .merge(client_rest::router().with_state(running.clone()));
     openapi::documented(router)
-        .merge(polls(server))
+        .layer(map_response(as_problem))
+        .merge(polls(running.server.clone()))
+        .route("/metrics", get(prometheus).with_state((running, metrics)))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(BODY_MAX))
@@ -147,45 +150,29 @@ fn number(id: &str) -> Result<i64, Problem> {
     id.parse().map_err(|_| Problem::no_service(id))
 }
 
-/// What `/healthz` answers.
-#[derive(Serialize, ToSchema)]
-struct Healthy {
-    /// `ok` or `degraded`.
-    status: &'static str,
-    /// `ok`, or why the database cannot be followed.
-    database: String,
-    /// The revision of the database that clients are served.
-    revision: i64,
-    /// How many rows were translated since the start.
-    rows_translated: u64,
-    /// How many resources were built, encoded and hashed since the start.
-    resources_built: u64,
+/// What is refused before a handler sees it: a path that is no text.
+async fn as_problem(response: Response) -> Response {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_text = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    if !response.status().is_client_error() || !is_text {
+        return response;
+    }
+    let (head, body) = response.into_parts();
+    let why = to_bytes(body, BODY_MAX).await.unwrap_or_default();
+    let why = String::from_utf8_lossy(&why);
+    let detail = format!("{why}; write names in UTF-8, percent-encoded");
+    Problem::new(head.status, detail).into_response()
 }
 
-/// How the server is.
-#[utoipa::path(
-    get,
-    path = "/healthz",
-    tag = "server",
-    responses(
-        (status = 200, description = "All is well", body = Healthy),
-        (status = 503, description = "The database cannot be followed", body = Healthy)
-    )
-)]
-async fn healthz(State(health): State<Health>) -> Response {
-    let status = health.status();
-    let (code, word) = match status.trouble {
-        None => (StatusCode::OK, "ok"),
-        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
-    };
-    let body = Healthy {
-        status: word,
-        database: status.trouble.unwrap_or_else(|| "ok".to_owned()),
-        revision: status.revision,
-        rows_translated: status.rows_translated,
-        resources_built: status.resources_built,
-    };
-    (code, Json(body)).into_response()
+/// What Prometheus is told.
+async fn prometheus(
+    State((running, metrics)): State<(Running, Metrics)>,
+) -> Result<Response, Problem> {
+    let text = metrics.text(&running).map_err(|error| {
+        tracing::error!(%error, "the metrics cannot be written");
+        Problem::failed()
+    })?;
+    Ok(([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response())
 }
 
 async fn no_such_path(uri: Uri) -> Problem {

@@ -4,17 +4,20 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deltaplane_server::{Cache, Order, XdsServer};
+use deltaplane_server::{Cache, Client, ClientEvent, LoadReporting, Observer, Order, XdsServer};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::cli::Serve;
+use crate::cli::{Migrate, Serve};
 use crate::client_log::ClientLog;
 use crate::database::{Database, OpenError};
 use crate::health::Health;
+use crate::metrics::Metrics;
 use crate::publisher::{PublishError, Publisher};
+use crate::running::Running;
 use crate::store::Store;
+use crate::traffic::Traffic;
 use crate::{rest, scope};
 
 /// How long connections may take to end once they were told to.
@@ -50,42 +53,77 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     let stop = stop_signal()?;
     let xds = listen(&arguments.xds_listen(), "--xds-listen").await?;
     let http = listen(&arguments.http_listen(), "--http-listen").await?;
-    let database = Database::parse(&arguments.database_url)?;
+    let database = Database::parse(&arguments.database.database_url)?;
     let name = database.to_string();
     let store = Store::open(database).await?;
-    let (cache, health) = (Cache::new(), Health::default());
-    let address = arguments.listener_address;
-    let publisher = Publisher::start(store.clone(), cache.clone(), health.clone(), address).await?;
-    let (xds_address, http_address) = (xds.local_addr()?, http.local_addr()?);
-    tracing::info!(xds = %xds_address, http = %http_address, database = name, "serving");
+    let (cache, traffic) = (Cache::new(), Traffic::default());
+    let server = xds_server(cache.clone(), traffic.clone(), arguments);
+    let running = Running { store, cache, health: Health::default(), server, traffic };
+    let metrics = Metrics::new().map_err(io::Error::other)?;
+    tokio::spawn(metrics.clone().measure(running.clone()));
 
-    let server = xds_server(cache, arguments);
-    let router = rest::router(store.clone(), health, server.clone());
-    let faces = async {
-        tokio::try_join!(
-            server.serve(xds, stopped(stop.clone())),
-            axum::serve(http, router).with_graceful_shutdown(stopped(stop.clone())).into_future(),
-        )
+    let (xds_address, http_address) = (xds.local_addr()?, http.local_addr()?);
+    let router = rest::router(running.clone(), metrics);
+    let http = axum::serve(http, router).with_graceful_shutdown(stopped(stop.clone()));
+    let xds = async {
+        let Running { store, cache, health, server, .. } = running.clone();
+        let address = arguments.listener_address;
+        let publisher = Publisher::start(store, cache, health.clone(), address).await?;
+        tracing::info!(xds = %xds_address, http = %http_address, database = name, "serving");
+        health.update(|status| status.serves_xds = true);
+        let stopping = async {
+            stopped(stop.clone()).await;
+            health.update(|status| status.serves_xds = false);
+        };
+        tokio::select! {
+            result = server.serve(xds, stopping) => Ok::<(), ServeError>(result?),
+            // Rather none at all than a server that no change reaches.
+            ended = tokio::spawn(publisher.run()) => {
+                Err(ended.map_or_else(io::Error::other, |()| io::Error::other("no change is read")).into())
+            }
+        }
     };
+    let faces = async { tokio::try_join!(xds, async { http.await.map_err(ServeError::from) }) };
     tokio::select! {
         result = faces => result.map(drop)?,
-        // Rather none at all than a server that no change reaches.
-        ended = tokio::spawn(publisher.run()) => ended.map_err(io::Error::other)?,
         () = late(stop.clone()) => tracing::warn!("some connections did not end in time"),
     }
-    store.close().await;
+    running.store.close().await;
     tracing::info!("stopped");
     Ok(())
 }
 
-fn xds_server(cache: Cache, arguments: &Serve) -> XdsServer {
+/// Brings the tables of a database up to date.
+pub async fn migrate(arguments: &Migrate) -> Result<(), OpenError> {
+    Store::open(Database::parse(&arguments.database_url)?).await?.close().await;
+    Ok(())
+}
+
+fn xds_server(cache: Cache, traffic: Traffic, arguments: &Serve) -> XdsServer {
     let fallback = arguments.node_id.clone();
     let drain = Duration::from_secs(arguments.drain_time_s);
-    XdsServer::builder(cache)
+    let server = XdsServer::builder(cache)
         .order(Order::default().with_drain(drain))
         .view(move |node, cache| scope::choose(node, fallback.as_deref(), cache))
-        .observer(Arc::new(ClientLog))
-        .build()
+        .observer(Arc::new(Observers(ClientLog, traffic)));
+    match arguments.load_report_interval_s {
+        0 => server.build(),
+        seconds => {
+            let reporting = LoadReporting::every(Duration::from_secs(seconds));
+            // They are summed up, which is all that is wanted of them.
+            server.load_reports(reporting, |_, _| {}).build()
+        }
+    }
+}
+
+/// Who hears what happens to clients: the log, and who counts.
+struct Observers(ClientLog, Traffic);
+
+impl Observer for Observers {
+    fn observe(&self, client: &Client, event: &ClientEvent<'_>) {
+        self.0.observe(client, event);
+        self.1.observe(client, event);
+    }
 }
 
 async fn listen(address: &str, flag: &'static str) -> Result<TcpListener, ServeError> {

@@ -73,6 +73,11 @@ impl Store {
         Ok(Store { database, pool, written })
     }
 
+    /// How many connections to the database are idle, and how many there are.
+    pub(crate) fn connections(&self) -> (u64, u64) {
+        (self.pool.num_idle() as u64, self.pool.size().into())
+    }
+
     /// Ends all connections; SQLite then tidies its files up.
     pub async fn close(&self) {
         // One that is busy is no reason to stay: the write it waits for was

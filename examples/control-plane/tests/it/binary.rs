@@ -4,10 +4,12 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 
 use crate::database::Sqlite;
 
-fn deltaplane(arguments: &[&str]) -> Command {
+pub(crate) fn deltaplane(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_deltaplane"));
     command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
-    for variable in ["DATABASE_URL", "XDS_LISTEN", "HTTP_LISTEN", "XDS_GRPC_PORT", "RUST_LOG"] {
+    for variable in
+        ["DATABASE_URL", "XDS_LISTEN", "HTTP_LISTEN", "XDS_GRPC_PORT", "XDS_HTTP_PORT", "RUST_LOG"]
+    {
         command.env_remove(variable);
     }
     command
@@ -22,17 +24,17 @@ fn failure(arguments: &[&str], code: i32) -> String {
     said
 }
 
-fn serve(url: &str) -> Command {
+pub(crate) fn serve(url: &str) -> Command {
     let listen = ["--xds-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
     deltaplane(&[&["serve", "--database-url", url][..], &listen].concat())
 }
 
 /// Kills what a failed test would leave behind.
-struct Running(Child, BufReader<ChildStderr>);
+pub(crate) struct Running(Child, BufReader<ChildStderr>);
 
 impl Running {
     /// Returns the address of each face as the log says it.
-    fn start(mut command: Command) -> (Running, String, String) {
+    pub(crate) fn start(mut command: Command) -> (Running, String, String) {
         let mut child = command.spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
         let mut running = Running(child, log);

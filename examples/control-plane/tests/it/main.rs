@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod binary;
+mod commands;
+mod config;
 mod database;
+mod health;
 mod openapi;
 mod publisher;
 mod raw;

@@ -2,7 +2,10 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode, header};
 use deltaplane::health::Health;
+use deltaplane::metrics::Metrics;
 use deltaplane::rest;
+use deltaplane::running::Running;
+use deltaplane::traffic::Traffic;
 use deltaplane_server::{Cache, XdsServer};
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -12,8 +15,14 @@ use crate::database::{Sqlite, open};
 const SERVICES: &str = "/api/v1/services/";
 
 pub(crate) async fn router(url: &str) -> Router {
-    let server = XdsServer::builder(Cache::new()).build();
-    rest::router(open(url).await, Health::default(), server)
+    rest::router(running(url).await, Metrics::new().unwrap())
+}
+
+/// A server that follows nothing and listens nowhere.
+pub(crate) async fn running(url: &str) -> Running {
+    let (cache, store) = (Cache::new(), open(url).await);
+    let server = XdsServer::builder(cache.clone()).build();
+    Running { store, cache, health: Health::default(), server, traffic: Traffic::default() }
 }
 
 pub(crate) async fn send(
@@ -168,6 +177,17 @@ async fn bodies_and_paths_that_are_none() {
 }
 
 #[tokio::test]
+async fn names_that_are_no_text() {
+    let sqlite = Sqlite::new();
+    let router = router(&sqlite.url()).await;
+    for path in ["/api/v1/services/%FF", "/api/v1/xds/scopes/%FF/resources", "/xds/clients/%C3"] {
+        let (status, problem) = send(&router, "GET", path, "").await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path}");
+        assert!(problem["detail"].as_str().unwrap().contains("percent-encoded"), "{problem}");
+    }
+}
+
+#[tokio::test]
 async fn a_lost_database_is_told_and_nothing_is_written_past_it() {
     let sqlite = Sqlite::new();
     let router = router(&sqlite.url()).await;
@@ -176,7 +196,7 @@ async fn a_lost_database_is_told_and_nothing_is_written_past_it() {
     std::fs::remove_file(sqlite.file()).unwrap();
     let lost = send(&router, "POST", SERVICES, &shop().to_string()).await;
     assert_eq!(lost.0, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(lost.1["detail"].as_str().unwrap().contains("/healthz"));
+    assert!(lost.1["detail"].as_str().unwrap().contains("/readyz"));
 }
 
 #[tokio::test]

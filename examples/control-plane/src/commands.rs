@@ -1,0 +1,254 @@
+//! What the command line does at a server, and how that ended.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use crate::cli::{Apply, Diff, Get, Output, StatusOptions, What};
+use crate::diff::Difference;
+use crate::remote::{Remote, RemoteError, escape};
+use crate::sources::{self, SourceError};
+use crate::table;
+
+/// How often one looks how far clients are.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Why a command did not do what it was to do.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// The server did not do it.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The files say nothing that can be done.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The command line lacks something.
+    #[error("{0}")]
+    Usage(String),
+    /// A client rejected what was applied.
+    #[error("clients rejected it: deltaplane status says which and why")]
+    Rejected,
+    /// Not all clients settled in time.
+    #[error("not all clients settled in time: deltaplane status says which")]
+    Late,
+    /// There is a difference.
+    #[error("what is stored differs")]
+    Differs,
+    /// Nothing can be written.
+    #[error("cannot write: {0}")]
+    Write(#[from] io::Error),
+}
+
+impl CommandError {
+    /// What the process ends with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            CommandError::Usage(_) => 2,
+            CommandError::Rejected => 3,
+            CommandError::Late => 4,
+            CommandError::Differs => 5,
+            _ => 1,
+        }
+    }
+}
+
+type Done = Result<(), CommandError>;
+
+/// Stores the resources of files, and waits for clients if it is told to.
+pub fn apply(arguments: &Apply) -> Done {
+    let mut transaction = sources::transaction(&arguments.sources)?;
+    if let Some(label) = &arguments.label {
+        transaction["label"] = label.as_str().into();
+    }
+    let scope = transaction["scope"].as_str().unwrap_or_default().to_owned();
+    let remote = Remote::new(&arguments.remote.server);
+    let revision = remote.post("/api/v1/xds/transactions", &transaction)?["revision"].clone();
+    let stored = format!("stored in scope {scope} at revision {revision}");
+    if !arguments.wait {
+        let json = json!({"scope": scope, "revision": revision});
+        return print(arguments.remote.output, &stored, &json);
+    }
+    writeln!(io::stderr(), "{stored}")?;
+    let revision = revision.as_i64().unwrap_or_default();
+    let progress = wait(&remote, arguments, &scope, revision)?;
+    let mut json = json!({"scope": scope, "revision": revision, "outcome": progress.outcome()});
+    json["clients"] = progress.clients.clone().into();
+    print(arguments.remote.output, &progress.to_string(), &json)?;
+    match progress.outcome() {
+        "settled" => Ok(()),
+        "rejected" => Err(CommandError::Rejected),
+        _ => Err(CommandError::Late),
+    }
+}
+
+/// How far the clients of a scope are with a revision.
+struct Progress {
+    revision: i64,
+    is_published: bool,
+    /// As `/xds/clients` lists them.
+    clients: Vec<Value>,
+    /// So many have to settle.
+    wanted: usize,
+}
+
+impl Progress {
+    fn look(
+        remote: &Remote,
+        scope: &str,
+        revision: i64,
+        share: f64,
+    ) -> Result<Progress, RemoteError> {
+        let at = remote.get("/healthz")?["revision"].as_i64().unwrap_or_default();
+        let clients = remote.get(&format!("/xds/clients?scope={}", escape(scope)))?;
+        let clients = clients.as_array().cloned().unwrap_or_default();
+        #[allow(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a number of clients, and a share of it that is neither negative nor larger"
+        )]
+        let wanted = (share * clients.len() as f64).ceil() as usize;
+        Ok(Progress { revision, is_published: at >= revision, clients, wanted })
+    }
+
+    fn count(&self, states: &[&str]) -> usize {
+        let is = |client: &&Value| states.iter().any(|state| client["state"] == *state);
+        self.clients.iter().filter(is).count()
+    }
+
+    /// Whether nothing is left to wait for.
+    fn is_over(&self) -> bool {
+        self.is_published && (self.outcome() == "settled" || self.count(&["pending"]) == 0)
+    }
+
+    fn outcome(&self) -> &'static str {
+        if self.is_published && self.count(&["settled", "draining"]) >= self.wanted {
+            "settled"
+        } else if self.count(&["rejected"]) > 0 {
+            "rejected"
+        } else {
+            "late"
+        }
+    }
+}
+
+impl std::fmt::Display for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (revision, all) = (self.revision, self.clients.len());
+        if !self.is_published {
+            return write!(f, "revision {revision}: not published yet");
+        }
+        let settled = self.count(&["settled", "draining"]);
+        write!(f, "revision {revision}: settled at {settled} of {all} clients")?;
+        match self.count(&["rejected"]) {
+            0 => Ok(()),
+            rejected => write!(f, ", rejected by {rejected}"),
+        }
+    }
+}
+
+fn wait(
+    remote: &Remote,
+    arguments: &Apply,
+    scope: &str,
+    revision: i64,
+) -> Result<Progress, CommandError> {
+    let start = Instant::now();
+    let mut shown = String::new();
+    loop {
+        let progress = Progress::look(remote, scope, revision, arguments.settled)?;
+        if progress.is_over() || start.elapsed() > arguments.timeout {
+            return Ok(progress);
+        }
+        let text = progress.to_string();
+        if text != shown {
+            writeln!(io::stderr(), "{text}")?;
+            shown = text;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Shows how the resources of files differ from what is stored.
+pub fn diff(arguments: &Diff) -> Done {
+    let transaction = sources::transaction(&arguments.sources)?;
+    let remote = Remote::new(&arguments.remote.server);
+    let differences = Difference::all(&remote, &transaction)?;
+    let text: String = differences.iter().map(ToString::to_string).collect();
+    let json = differences.iter().map(Difference::json).collect();
+    if arguments.remote.output == Output::Json || !text.is_empty() {
+        print(arguments.remote.output, text.trim_end(), &json)?;
+    }
+    if differences.is_empty() { Ok(()) } else { Err(CommandError::Differs) }
+}
+
+/// Shows what a server has.
+pub fn get(arguments: &Get) -> Done {
+    let which = arguments.which.as_deref();
+    let named = |list: &str| {
+        which.map_or_else(|| list.to_owned(), |which| format!("{list}/{}", escape(which)))
+    };
+    let path = match (arguments.what, which) {
+        (What::Services, Some(_)) => named("/api/v1/services"),
+        (What::Services, None) => "/api/v1/services/".to_owned(),
+        (What::Clients, _) => named("/xds/clients"),
+        (What::Resources, Some(scope)) => {
+            let content = arguments.remote.output == Output::Json;
+            format!("/api/v1/xds/scopes/{}/resources?content={content}", escape(scope))
+        }
+        (What::Resources, None) => {
+            let why = "resources are of a scope: deltaplane get resources SCOPE; deltaplane get scopes lists them";
+            return Err(CommandError::Usage(why.to_owned()));
+        }
+        (What::Scopes, None) => "/api/v1/xds/scopes".to_owned(),
+        (What::Stats, None) => "/xds/stats".to_owned(),
+        (What::Scopes | What::Stats, Some(which)) => {
+            let why = format!("there is one list of these; leave {which:?} out");
+            return Err(CommandError::Usage(why));
+        }
+    };
+    let answer = Remote::new(&arguments.remote.server).get(&path)?;
+    print(arguments.remote.output, &table::of(arguments.what, &answer), &answer)
+}
+
+/// Shows who is connected, once or again and again.
+pub fn status(arguments: &StatusOptions) -> Done {
+    let remote = Remote::new(&arguments.remote.server);
+    if !arguments.watch {
+        return show_status(&remote, arguments);
+    }
+    loop {
+        if io::stdout().is_terminal() {
+            // Away with what is there, and up to the first line.
+            write!(io::stdout(), "\x1b[2J\x1b[H")?;
+        }
+        match show_status(&remote, arguments) {
+            // It may come back.
+            Err(CommandError::Remote(error)) => writeln!(io::stdout(), "{error}")?,
+            shown => shown?,
+        }
+        std::thread::sleep(arguments.interval);
+    }
+}
+
+fn show_status(remote: &Remote, arguments: &StatusOptions) -> Done {
+    let query = arguments.scope.as_deref().map(|scope| format!("?scope={}", escape(scope)));
+    let clients = remote.get(&format!("/xds/clients{}", query.unwrap_or_default()))?;
+    let stats = remote.get("/xds/stats")?;
+    let text = table::status(&stats, &clients);
+    let (revision, update) = (&stats["revision"], &stats["last_update"]);
+    let json = json!({"revision": revision, "last_update": update, "clients": clients});
+    print(arguments.remote.output, &text, &json)
+}
+
+fn print(output: Output, text: &str, json: &Value) -> Done {
+    let mut stdout = io::stdout().lock();
+    match output {
+        Output::Text => writeln!(stdout, "{text}")?,
+        Output::Json => writeln!(stdout, "{json:#}")?,
+    }
+    Ok(stdout.flush()?)
+}

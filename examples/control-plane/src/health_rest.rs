@@ -1,0 +1,76 @@
+//! Whether the server is alive, and whether it is ready.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::health::Health;
+use crate::problem::{Fault, Problem};
+
+pub(crate) fn router() -> OpenApiRouter<Health> {
+    OpenApiRouter::new().routes(routes!(healthz)).routes(routes!(readyz))
+}
+
+/// That there is an answer says that the server is alive; and how far it is.
+#[derive(Serialize, ToSchema)]
+struct Alive {
+    /// `ok`, or `degraded` if clients are served what was last read.
+    status: &'static str,
+    /// `ok`, or why the database cannot be followed.
+    database: String,
+    /// The revision of the database that clients are served.
+    revision: i64,
+    /// How many rows were translated since the start.
+    rows_translated: u64,
+    /// How many resources were built, encoded and hashed since the start.
+    resources_built: u64,
+}
+
+/// Nothing is missing.
+#[derive(Serialize, ToSchema)]
+struct Ready {
+    /// `ready`.
+    status: &'static str,
+}
+
+/// Whether the server is alive: it answers.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "server",
+    responses((status = 200, description = "It is alive", body = Alive))
+)]
+async fn healthz(State(health): State<Health>) -> Json<Alive> {
+    let status = health.status();
+    Json(Alive {
+        status: if status.trouble.is_none() { "ok" } else { "degraded" },
+        database: status.trouble.clone().unwrap_or_else(|| "ok".to_owned()),
+        revision: status.revision,
+        rows_translated: status.rows_translated,
+        resources_built: status.resources_built,
+    })
+}
+
+/// Whether the server is ready for Envoys and writers; if not, each of the errors
+/// says what is missing.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "server",
+    responses((status = 200, description = "It is ready", body = Ready), Problem)
+)]
+async fn readyz(State(health): State<Health>) -> Result<Json<Ready>, Problem> {
+    let status = health.status();
+    if status.is_ready() {
+        return Ok(Json(Ready { status: "ready" }));
+    }
+    let first_load = (!status.is_loaded).then(|| "the database is still being read".to_owned());
+    let xds = (!status.serves_xds).then(|| "Envoys cannot connect yet, or no longer".to_owned());
+    let missing = [("first_load", first_load), ("database", status.trouble), ("xds", xds)];
+    let missing = missing.into_iter().filter_map(|(field, why)| Some(Fault::new(field, why?)));
+    Err(Problem::of_fields(StatusCode::SERVICE_UNAVAILABLE, missing))
+}

@@ -1,0 +1,286 @@
+//! What Prometheus is told, at `/metrics`.
+//!
+//! Nearly all of it is read off the running server when it is asked for. What
+//! has to be measured while it happens is how long a change takes to reach all
+//! clients.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, UNIX_EPOCH};
+
+use deltaplane_server::HowMany;
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
+use prometheus::{
+    Error, GaugeVec, Histogram, HistogramOpts, IntCounterVec, Opts, Registry, TextEncoder,
+    process_collector::ProcessCollector,
+};
+
+use crate::client_rest::{State, variant};
+use crate::health::Published;
+use crate::running::Running;
+
+/// A change that takes longer than this is no longer waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How soon after a change one looks first whether it has settled. Each look comes later than the one before
+/// by a quarter, so that there are some dozen of them however many clients there are.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+
+/// In seconds.
+const BUCKETS: [f64; 14] =
+    [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0];
+
+/// What is measured while it happens. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    settled: Histogram,
+    outcomes: IntCounterVec,
+    process: Registry,
+}
+
+/// What became of a change.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Settled,
+    Rejected,
+    Late,
+    /// Another one came before it had reached everybody.
+    Overtaken,
+}
+
+impl Metrics {
+    /// Nothing is measured yet.
+    ///
+    /// # Errors
+    /// If a name is none for Prometheus.
+    pub fn new() -> Result<Metrics, Error> {
+        let settled = HistogramOpts::new(
+            "deltaplane_commit_to_settled_seconds",
+            "From a change to the moment when every connected client has acknowledged it",
+        );
+        let outcomes = Opts::new(
+            "deltaplane_commits_total",
+            "Changes while clients were connected, by what became of them: settled, rejected by a \
+             client, late (not settled within a minute), or overtaken by the next change",
+        );
+        let process = Registry::new();
+        process.register(Box::new(ProcessCollector::for_self()))?;
+        Ok(Metrics {
+            settled: Histogram::with_opts(settled.buckets(BUCKETS.to_vec()))?,
+            outcomes: IntCounterVec::new(outcomes, &["outcome"])?,
+            process,
+        })
+    }
+
+    /// Measures for ever how long changes take. While one is on its way, the next ones overtake it: a client
+    /// that acknowledged those acknowledged it.
+    pub async fn measure(self, running: Running) {
+        let mut health = running.health.watch();
+        let mut last = None;
+        loop {
+            let published = health.borrow_and_update().published;
+            if let Some(published) = published.filter(|_| published != last) {
+                last = Some(published);
+                if let Some(outcome) = self.follow(&running, &published).await {
+                    self.outcomes.with_label_values(&[outcome.word()]).inc();
+                }
+            } else if health.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Looks until all clients have the change; nothing, if there are none.
+    async fn follow(&self, running: &Running, published: &Published) -> Option<Outcome> {
+        let mut pause = FIRST_LOOK;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = pause.mul_f64(1.25).min(Duration::from_secs(1));
+            let delivery = running.server.delivery(published.revision);
+            if delivery.clients.is_empty() {
+                return None;
+            }
+            let elapsed = published.since.elapsed();
+            if delivery.has_settled(HowMany::All) {
+                self.settled.observe(elapsed.as_secs_f64());
+                return Some(Outcome::Settled);
+            }
+            if delivery.pending().next().is_none() {
+                return Some(Outcome::Rejected);
+            }
+            if elapsed > PATIENCE {
+                return Some(Outcome::Late);
+            }
+            if running.health.status().published.as_ref() != Some(published) {
+                return Some(Outcome::Overtaken);
+            }
+        }
+    }
+
+    /// All of it, in Prometheus' text format.
+    ///
+    /// # Errors
+    /// If something cannot be written in it.
+    pub fn text(&self, running: &Running) -> Result<String, Error> {
+        let mut families = self.settled.collect();
+        families.extend(self.outcomes.collect());
+        families.extend(self.process.gather());
+        let page = Page(Registry::new());
+        server(&page, running)?;
+        clients(&page, running)?;
+        traffic(&page, running)?;
+        loads(&page, running)?;
+        families.extend(page.0.gather());
+        families.retain(|family: &MetricFamily| !family.get_metric().is_empty());
+        TextEncoder::new().encode_to_string(&families)
+    }
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Outcome::Settled => "settled",
+            Outcome::Rejected => "rejected",
+            Outcome::Late => "late",
+            Outcome::Overtaken => "overtaken",
+        }
+    }
+}
+
+/// What is read off at this moment.
+struct Page(Registry);
+
+impl Page {
+    fn gauge(&self, name: &str, help: &str, value: f64) -> Result<(), Error> {
+        self.gauges(name, help, [], [([], value)])
+    }
+
+    fn gauges<'a, const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: [&str; N],
+        values: impl IntoIterator<Item = ([&'a str; N], f64)>,
+    ) -> Result<(), Error> {
+        let gauges = GaugeVec::new(Opts::new(name, help), &labels)?;
+        for (labels, value) in values {
+            gauges.get_metric_with_label_values(&labels)?.set(value);
+        }
+        self.0.register(Box::new(gauges))
+    }
+
+    fn counter(&self, name: &str, help: &str, value: u64) -> Result<(), Error> {
+        self.counters(name, help, [], [([], value)])
+    }
+
+    fn counters<'a, const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: [&str; N],
+        values: impl IntoIterator<Item = ([&'a str; N], u64)>,
+    ) -> Result<(), Error> {
+        let counters = IntCounterVec::new(Opts::new(name, help), &labels)?;
+        for (labels, value) in values {
+            counters.get_metric_with_label_values(&labels)?.inc_by(value);
+        }
+        self.0.register(Box::new(counters))
+    }
+}
+
+/// Numbers that are counted are far below what a float can tell apart.
+#[allow(clippy::cast_precision_loss)]
+fn float(count: u64) -> f64 {
+    count as f64
+}
+
+fn server(page: &Page, running: &Running) -> Result<(), Error> {
+    let status = running.health.status();
+    let version = [([env!("CARGO_PKG_VERSION")], 1.0)];
+    page.gauges("deltaplane_build_info", "The version of deltaplane", ["version"], version)?;
+    let ready = u64::from(status.is_ready());
+    page.gauge("deltaplane_ready", "Whether /readyz says yes", float(ready))?;
+    let revision = status.revision.unsigned_abs();
+    page.gauge(
+        "deltaplane_revision",
+        "The revision of the database that is served",
+        float(revision),
+    )?;
+    page.counter("deltaplane_publications_total", "Changes published", status.publications)?;
+    let at = status.published.map_or(0.0, |published| {
+        published.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    });
+    let name = "deltaplane_last_publication_timestamp_seconds";
+    page.gauge(name, "When something was published last", at)?;
+    page.counter(
+        "deltaplane_rows_translated_total",
+        "Services translated",
+        status.rows_translated,
+    )?;
+    let name = "deltaplane_resources_built_total";
+    page.counter(name, "Resources built, encoded and hashed", status.resources_built)?;
+    let up = u64::from(status.trouble.is_none());
+    page.gauge("deltaplane_database_up", "Whether the database can be followed", float(up))?;
+    let (idle, all) = running.store.connections();
+    let connections = [(["idle"], float(idle)), (["busy"], float(all.saturating_sub(idle)))];
+    let name = "deltaplane_database_connections";
+    page.gauges(name, "Connections to the database", ["state"], connections)?;
+    let mut sizes: BTreeMap<String, u64> = BTreeMap::new();
+    for (_, type_url, resources) in running.cache.sizes() {
+        *sizes.entry(type_url.message_name().to_owned()).or_default() += resources as u64;
+    }
+    let sizes = sizes.iter().map(|(name, size)| ([name.as_str()], float(*size)));
+    page.gauges("deltaplane_resources", "Resources that are served, in all scopes", ["type"], sizes)
+}
+
+fn clients(page: &Page, running: &Running) -> Result<(), Error> {
+    let mut clients: BTreeMap<[&str; 2], u64> = BTreeMap::new();
+    for (client, fate) in running.server.delivery(running.cache.revision()).clients {
+        *clients.entry([variant(&client), State::of(&fate).word()]).or_default() += 1;
+    }
+    let clients = clients.into_iter().map(|(labels, count)| (labels, float(count)));
+    let help = "Streams of discovery, by variant and by how far their clients are";
+    page.gauges("deltaplane_xds_streams", help, ["variant", "state"], clients)
+}
+
+fn traffic(page: &Page, running: &Running) -> Result<(), Error> {
+    let counts = running.traffic.counts();
+    page.counter("deltaplane_xds_streams_opened_total", "Streams that began", counts.opened)?;
+    page.counter("deltaplane_xds_streams_closed_total", "Streams that ended", counts.closed)?;
+    let by_type = |of: fn(&crate::traffic::TypeCounts) -> u64| {
+        counts.types.iter().map(move |(name, counts)| ([name.as_str()], of(counts)))
+    };
+    let name = "deltaplane_xds_responses_total";
+    page.counters(name, "Responses sent", ["type"], by_type(|counts| counts.responses))?;
+    let name = "deltaplane_xds_response_bytes_total";
+    let help = "Bytes of responses, before compression";
+    page.counters(name, help, ["type"], by_type(|counts| counts.bytes))?;
+    let name = "deltaplane_xds_acks_total";
+    page.counters(name, "Responses acknowledged", ["type"], by_type(|counts| counts.acks))?;
+    let name = "deltaplane_xds_nacks_total";
+    page.counters(name, "Responses rejected", ["type"], by_type(|counts| counts.nacks))
+}
+
+/// What clients report of the load that they send, by cluster.
+fn loads(page: &Page, running: &Running) -> Result<(), Error> {
+    /// Requests that succeeded, failed, were dropped, and are under way.
+    type Sums = (u64, u64, u64, u64);
+    let mut clusters: BTreeMap<String, Sums> = BTreeMap::new();
+    for (key, load) in running.server.loads() {
+        let (total, sums) = (load.total(), clusters.entry(key.cluster).or_default());
+        sums.0 = sums.0.saturating_add(total.successful);
+        sums.1 = sums.1.saturating_add(total.failed);
+        sums.2 = sums.2.saturating_add(load.dropped);
+        sums.3 = sums.3.saturating_add(total.in_progress);
+    }
+    let results = clusters.iter().flat_map(|(name, (successful, failed, dropped, _))| {
+        [("success", *successful), ("error", *failed), ("dropped", *dropped)]
+            .map(|(result, count)| ([name.as_str(), result], count))
+    });
+    let help = "Requests to a cluster, as clients report them";
+    page.counters("deltaplane_load_requests_total", help, ["cluster", "result"], results)?;
+    let under_way =
+        clusters.iter().map(|(name, (.., under_way))| ([name.as_str()], float(*under_way)));
+    let help = "Requests to a cluster that are under way, as clients report them";
+    page.gauges("deltaplane_load_requests_in_progress", help, ["cluster"], under_way)
+}

@@ -46,10 +46,11 @@ fn is_seen(variant: Variant) {
     assert_eq!(get(&server, "/readyz")["status"], "ready");
     let (upstream, port) = (Upstream::start("a"), Listener::reserve());
     server.create(&service::http("shop", &port, &upstream));
-    let _envoy = Envoy::start(&server.bootstrap("envoy-1", "cluster-1", variant));
+    let envoy = Envoy::start(&server.bootstrap("envoy-1", "cluster-1", variant));
     port.reaches("/", &upstream);
     runs_what_is_stored(&server, variant);
     rejections_are_told(&server);
+    silence_is_told(&server, &envoy);
     for _ in 0..10 {
         port.reaches("/", &upstream);
     }
@@ -125,6 +126,34 @@ fn rejections_are_told(server: &Deltaplane) {
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     assert!(said(&output).contains("settled at 1 of 1 clients"), "{}", said(&output));
     drop(taken);
+}
+
+/// Whoever waits for a client that does not answer is told when the time is over.
+fn silence_is_told(server: &Deltaplane, envoy: &Envoy) {
+    let cluster = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+    let folder = tempfile::tempdir().expect("a folder for temporary files can be made");
+    let file = folder.path().join("late.json");
+    let late = json!({"@type": cluster, "name": "late", "connect_timeout": "1s"});
+    std::fs::write(&file, late.to_string()).expect("a folder can be written to");
+    let file = file.to_string_lossy();
+    let apply = ["apply", "--scope", "cluster-1", "-f", &file, "--wait"];
+    envoy.pause();
+    let output = server.run(&[&apply[..], &["--timeout", "300ms", "--output", "json"]].concat());
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("it writes JSON");
+    let late = ["outcome", "revision"].map(|field| &answer[field]);
+    assert_eq!(late, [&json!("late"), &get(server, "/healthz")["revision"]]);
+    assert_eq!(answer["clients"][0]["state"], "pending");
+    let none = server.run(&[&apply[..], &["--settled", "0"]].concat());
+    assert_eq!(none.status.code(), Some(0), "nobody has to settle: {}", said(&none));
+    envoy.resume();
+    let output = server.run(&apply);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+
+    let remove = json!({"scope": "cluster-1", "removes": [{"type_url": cluster, "name": "late"}]});
+    std::fs::write(folder.path().join("late.json"), remove.to_string()).expect("as before");
+    let output = server.run(&["apply", "-f", &file, "--wait"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
 }
 
 fn prometheus_is_told(server: &Deltaplane) {

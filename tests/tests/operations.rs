@@ -182,6 +182,7 @@ fn prometheus_is_told(server: &Deltaplane) {
             > 50.0
     );
     assert_eq!(value("deltaplane_resources{type=\"envoy.config.cluster.v3.Cluster\"}"), 1.0);
+    assert!(value("deltaplane_database_seconds_count{result=\"ok\"}") >= 4.0);
     assert!(value("process_resident_memory_bytes") > 1e6);
     let metrics = metrics();
     let (told, shown) = (told(&metrics), shown());

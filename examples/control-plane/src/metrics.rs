@@ -2,17 +2,18 @@
 //!
 //! Nearly all of it is read off the running server when it is asked for. What
 //! has to be measured while it happens is how long a change takes to reach all
-//! clients.
+//! clients, and how long the database takes.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::{Duration, UNIX_EPOCH};
 
 use deltaplane_server::HowMany;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Error, GaugeVec, Histogram, HistogramOpts, IntCounterVec, Opts, Registry, TextEncoder,
-    process_collector::ProcessCollector,
+    Error, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry,
+    TextEncoder, process_collector::ProcessCollector,
 };
 
 use crate::client_rest::{State, variant};
@@ -27,8 +28,26 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 
 /// In seconds.
-const BUCKETS: [f64; 14] =
-    [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0];
+const BUCKETS: [f64; 15] =
+    [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0];
+
+/// How long the database takes for what is asked of it. It is asked in many places, and by tests without a
+/// server; so there is one for the process.
+static DATABASE: LazyLock<Option<HistogramVec>> = LazyLock::new(|| {
+    let options = HistogramOpts::new(
+        "deltaplane_database_seconds",
+        "How long the database takes for what is asked of it, by whether it did it: ok or failed",
+    );
+    HistogramVec::new(options.buckets(BUCKETS.to_vec()), &["result"]).ok()
+});
+
+/// The database did something, or failed to.
+pub(crate) fn database_answered(after: Duration, is_done: bool) {
+    if let Some(answers) = &*DATABASE {
+        let result = if is_done { "ok" } else { "failed" };
+        answers.with_label_values(&[result]).observe(after.as_secs_f64());
+    }
+}
 
 /// What is measured while it happens. Clones share it.
 #[derive(Clone, Debug)]
@@ -124,6 +143,7 @@ impl Metrics {
     pub fn text(&self, running: &Running) -> Result<String, Error> {
         let mut families = self.settled.collect();
         families.extend(self.outcomes.collect());
+        families.extend(DATABASE.iter().flat_map(Collector::collect));
         families.extend(self.process.gather());
         let page = Page(Registry::new());
         server(&page, running)?;

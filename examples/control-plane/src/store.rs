@@ -4,7 +4,7 @@
 //! the triggers hide where they differ.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{Any, AnyPool, Row as _, Transaction};
 use thiserror::Error;
@@ -13,9 +13,9 @@ use tokio::sync::Notify;
 use crate::changes::{Changes, Snapshot};
 use crate::columns::{bound, change, columns, row, rows};
 use crate::database::{BULK_PATIENCE, Database, Driver, OpenError, PATIENCE};
-use crate::raw_store;
 use crate::service::{Definition, FieldError, Row, Service};
 use crate::watch::Watch;
+use crate::{metrics, raw_store};
 
 /// The triggers keep the changes of this many revisions.
 const LOG_REVISIONS: i64 = 10_000;
@@ -225,7 +225,9 @@ pub(crate) async fn within<T>(
     patience: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, StoreError> {
+    let start = Instant::now();
     let done = tokio::time::timeout(patience, work).await;
+    metrics::database_answered(start.elapsed(), matches!(done, Ok(Ok(_))));
     Ok(done.map_err(|_| StoreError::Silent(patience))??)
 }
 

@@ -50,6 +50,8 @@ impl CommandError {
             CommandError::Rejected => 3,
             CommandError::Late => 4,
             CommandError::Differs => 5,
+            // Who listened, such as `head`, has heard enough.
+            CommandError::Write(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             _ => 1,
         }
     }

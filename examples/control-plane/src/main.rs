@@ -20,8 +20,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let command = error.downcast_ref::<CommandError>();
-            let _ = writeln!(io::stderr(), "deltaplane: {error}");
-            ExitCode::from(command.map_or(1, CommandError::exit_code))
+            let code = command.map_or(1, CommandError::exit_code);
+            if code != 0 {
+                let _ = writeln!(io::stderr(), "deltaplane: {error}");
+            }
+            ExitCode::from(code)
         }
     }
 }

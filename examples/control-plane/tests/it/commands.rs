@@ -155,8 +155,9 @@ fn who_watches_is_shown_it_again() {
     let mut child = deltaplane(&watch).env("DELTAPLANE_SERVER", &at.http).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     assert_eq!(lines.filter(|line| line.contains("0 of 0 clients")).take(3).count(), 3);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    // Nobody listens any more, which is a good end.
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
 }
 
 #[test]

@@ -206,7 +206,7 @@ pub struct Sources {
     /// transaction as the REST face takes it, with "scope", "upserts" and
     /// "removes", or a resource by itself, with its "@type". May be given
     /// several times: all is one transaction.
-    #[arg(long = "file", short, value_name = "FILE", required = true)]
+    #[arg(long = "file", short, value_name = "FILE", required = true, num_args = 1..)]
     pub files: Vec<PathBuf>,
     /// The scope: the fleet that gets the resources. A document may say it
     /// itself.

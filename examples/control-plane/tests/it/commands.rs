@@ -63,7 +63,7 @@ fn files_become_one_transaction() {
     let upsert =
         json!({"upserts": [{"type_url": "x/y", "name": "c", "value": "AAA="}], "label": "two"});
     let json = at.file("others.json", &upsert.to_string());
-    let apply = ["apply", "--scope", "edge", "-f", &yaml, "-f", &json];
+    let apply = ["apply", "--scope", "edge", "-f", &yaml, &json];
     let diff = [&["diff"][..], &apply[1..]].concat();
     let said = at.says(5, &diff);
     assert!(said.contains("added") && said.contains("+  \"name\": \"b\""), "{said}");

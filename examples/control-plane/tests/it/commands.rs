@@ -163,14 +163,17 @@ fn who_watches_is_shown_it_again() {
 #[test]
 fn files_may_come_by_a_pipe() {
     let at = At::start();
-    let mut apply = deltaplane(&["apply", "--scope", "edge", "-f", "-"]);
+    // A name of all kinds of characters is one as well.
+    let scope = "a/b? c%20#ü&x=1";
+    let mut apply = deltaplane(&["apply", "--scope", scope, "-f", "-", "--wait"]);
     apply.env("DELTAPLANE_SERVER", &at.http).stdin(Stdio::piped());
     let mut child = apply.spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
     write!(input, "'@type': {CLUSTER}\nname: a").unwrap();
     drop(input);
     assert!(child.wait().unwrap().success());
-    assert_eq!(at.json(0, &["get", "resources", "edge"])[0]["name"], "a");
+    assert_eq!(at.json(0, &["get", "resources", scope])[0]["name"], "a");
+    assert!(at.says(0, &["status", "--scope", scope]).contains("0 of 0 clients"));
 }
 
 #[test]

@@ -153,6 +153,11 @@ impl Canaries {
         all
     }
 
+    /// Has the scopes of all clients chosen anew.
+    pub(crate) fn choose_again(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
     fn begin(&self, canary: &Arc<Active>) {
         self.active.write().unwrap_or_else(PoisonError::into_inner).push(canary.clone());
         self.generation.fetch_add(1, Ordering::AcqRel);

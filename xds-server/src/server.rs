@@ -260,6 +260,12 @@ impl XdsServer {
         serve::serve(&self.port, listener, shutdown, move |tcp| acceptor.accept(tcp)).await
     }
 
+    /// The cache that it serves.
+    #[must_use]
+    pub fn cache(&self) -> &Cache {
+        &self.shared.cache
+    }
+
     /// Every connected client, with what it was told and accepted. Costs what is known of each.
     #[must_use]
     pub fn clients(&self) -> Vec<ClientStatus> {
@@ -330,6 +336,13 @@ impl XdsServer {
         rollout::roll_out(&self.shared, transaction, canary).await
     }
 
+    /// Asks the rule of who sees what again, for every client: for who changes what that depends on beside
+    /// the cache.
+    pub fn choose_views(&self) {
+        self.shared.canaries.choose_again();
+        self.shared.cache.wake_all();
+    }
+
     /// Ends all streams, present and future. Their clients are told to reconnect.
     pub fn shutdown(&self) {
         self.shared.shutdown();
@@ -346,8 +359,8 @@ impl XdsServerBuilder {
     /// What a client sees: scopes, the first over the others, chosen from its node. An empty list says
     /// that nothing is known for it, and it gets no answer until something is.
     ///
-    /// The rule is asked when a client connects, and again when something becomes known in the cache; a
-    /// client then moves, with all that differs.
+    /// The rule is asked when a client connects, and again when something becomes known in the cache, or by
+    /// [`choose_views`](XdsServer::choose_views); a client then moves, with all that differs.
     pub fn view(
         mut self,
         rule: impl Fn(&Node, &Cache) -> Vec<Scope> + Send + Sync + 'static,

@@ -1,9 +1,12 @@
 //! Clients: who they are, what they see, and how they go.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use deltaplane_server::{
-    Resource, Transaction, TypeUrl,
+    Resource, Scope, Transaction, TypeUrl,
     envoy_types::pb::{
         envoy::service::discovery::v3::{
             DeltaDiscoveryRequest, DiscoveryRequest, DiscoveryResponse,
@@ -15,7 +18,7 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Streaming};
 
-use crate::served::{CDS, DELTA, call, next, next_delta, node, serve, subscribe};
+use crate::served::{CDS, DELTA, call, next, next_delta, node, serve, serve_with, subscribe};
 
 #[tokio::test]
 async fn b01_b11_both_methods_serve_one_client_independently() {
@@ -103,6 +106,24 @@ async fn a_client_is_unknown_until_a_scope_is_filled_and_then_moves_as_more_are(
     assert_eq!(next_delta(&mut responses).await.removed_resources, ["a"]);
     served.put("n", "b", "2");
     assert_eq!(next_delta(&mut responses).await.resources[0].name, "b");
+}
+
+#[tokio::test]
+async fn a_client_moves_when_the_rule_is_asked_again_and_says_otherwise() {
+    let chosen = Arc::new(Mutex::new("a"));
+    let rule = chosen.clone();
+    let choose = move |_: &_, _: &_| vec![Scope::from(*rule.lock().unwrap())];
+    let served = serve_with(|builder| builder.view(choose)).await;
+    served.put("a", "of-a", "1");
+    served.put("b", "of-b", "1");
+    let (requests, mut responses) = served.delta().await;
+    requests.send(subscribe(node("n", "c"))).unwrap();
+    assert_eq!(next_delta(&mut responses).await.resources[0].name, "of-a");
+    *chosen.lock().unwrap() = "b";
+    served.server.choose_views();
+    served.heard.expect(r#"n: moved [Scope("a")] -> [Scope("b")]"#).await;
+    assert_eq!(next_delta(&mut responses).await.resources[0].name, "of-b");
+    assert!(served.server.cache().is_known(&Scope::from("b")));
 }
 
 #[tokio::test]

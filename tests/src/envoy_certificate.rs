@@ -43,6 +43,16 @@ impl Certificate {
         &self.name
     }
 
+    /// The certificate, in PEM.
+    pub fn pem(&self) -> &str {
+        &self.certificate
+    }
+
+    /// Its private key, in PEM.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// The secret of a server that shows it.
     pub fn secret(&self, name: &str) -> Resource {
         let certificate = TlsCertificate {

@@ -30,7 +30,7 @@ static AGENT: LazyLock<Agent> = LazyLock::new(|| {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .max_idle_connections(0)
-        .timeout_global(Some(Duration::from_secs(10)))
+        .timeout_global(Some(Duration::from_secs(30)))
         .build();
     config.new_agent()
 });
@@ -40,14 +40,25 @@ static AGENT: LazyLock<Agent> = LazyLock::new(|| {
 /// # Errors
 /// If there was no answer.
 pub fn request(method: &str, url: &str, body: Option<&str>) -> Result<Answer, ureq::Error> {
-    let request = ureq::http::Request::builder().method(method).uri(url);
-    let mut response = match body {
-        Some(body) => {
-            let request = request.header("content-type", "application/json");
-            AGENT.run(request.body(body.to_owned())?)
+    match body {
+        Some(body) => send(method, url, "application/json", body),
+        None => {
+            let request = ureq::http::Request::builder().method(method).uri(url);
+            answer(AGENT.run(request.body(())?)?)
         }
-        None => AGENT.run(request.body(())?),
-    }?;
+    }
+}
+
+/// Sends a request with a body of some type.
+///
+/// # Errors
+/// If there was no answer.
+pub fn send(method: &str, url: &str, kind: &str, body: &str) -> Result<Answer, ureq::Error> {
+    let request = ureq::http::Request::builder().method(method).uri(url);
+    answer(AGENT.run(request.header("content-type", kind).body(body.to_owned())?)?)
+}
+
+fn answer(mut response: ureq::http::Response<ureq::Body>) -> Result<Answer, ureq::Error> {
     let body = response.body_mut().with_config().limit(256 << 20).read_to_string()?;
     let status = response.status().as_u16();
     Ok(Answer { status, body })

@@ -10,7 +10,7 @@
 //! * [`deadline`]: waiting, and for how long at most
 //! * [`machine`]: this machine, its folders and packages
 //! * [`port`], [`process`], [`http`]: what a network test needs of it
-//! * [`upstream`], [`postgres`], [`envoy`], [`server`]: the parts
+//! * [`upstream`], [`tls_upstream`], [`postgres`], [`envoy`], [`server`]: the parts
 //! * [`database`]: SQLite or PostgreSQL, by the door that is not the server's
 //! * [`service`], [`listener`]: what is told to the server, and what Envoy's users see of it
 //! * [`load`]: thousands of requests in a second, none of which may fail
@@ -55,6 +55,7 @@ pub mod process;
 pub mod random;
 pub mod server;
 pub mod service;
+pub mod tls_upstream;
 pub mod upstream;
 pub mod witness;
 
@@ -64,5 +65,6 @@ pub use envoy::Envoy;
 pub use listener::Listener;
 pub use postgres::Postgres;
 pub use server::{Deltaplane, Variant};
+pub use tls_upstream::TlsUpstream;
 pub use upstream::Upstream;
 pub use witness::Witness;

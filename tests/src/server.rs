@@ -19,6 +19,9 @@ use crate::process::Process;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What the server encrypts secrets with.
+const SECRET_KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
 /// A variant of xDS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
@@ -112,6 +115,12 @@ impl Deltaplane {
         answer.expect("a running server answers")
     }
 
+    /// Posts a body of some type to its REST face.
+    pub fn send(&self, path: &str, kind: &str, body: &str) -> Answer {
+        let answer = http::send("POST", &format!("http://{}{path}", self.http), kind, body);
+        answer.expect("a running server answers")
+    }
+
     /// Stores a service and returns its id.
     pub fn create(&self, service: &Value) -> i64 {
         let answer = self.ask("POST", "/api/v1/services/", Some(&service.to_string()));
@@ -123,6 +132,13 @@ impl Deltaplane {
     pub fn replace(&self, id: i64, service: &Value) {
         let path = format!("/api/v1/services/{id}");
         let answer = self.ask("PUT", &path, Some(&service.to_string()));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+
+    /// Changes some fields of a service.
+    pub fn patch(&self, id: i64, fields: &Value) {
+        let path = format!("/api/v1/services/{id}");
+        let answer = self.ask("PATCH", &path, Some(&fields.to_string()));
         assert_eq!(answer.status, 200, "{}", answer.body);
     }
 
@@ -141,10 +157,22 @@ impl Deltaplane {
 
     /// What `deltaplane bootstrap` prints for an Envoy of this server.
     pub fn bootstrap(&self, node_id: &str, cluster: &str, variant: Variant) -> String {
+        self.bootstrap_with(node_id, cluster, variant, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn bootstrap_with(
+        &self,
+        node_id: &str,
+        cluster: &str,
+        variant: Variant,
+        more: &[&str],
+    ) -> String {
         run(deltaplane()
             .args(["bootstrap", "--load-reports", "--node-id", node_id, "--cluster", cluster])
             .args(["--variant", &variant.to_string()])
-            .args(["--xds-address", &self.xds.to_string()]))
+            .args(["--xds-address", &self.xds.to_string()])
+            .args(more))
     }
 }
 
@@ -168,6 +196,7 @@ fn serve(database_url: &str, xds: &str, http: &str) -> Command {
     command.args(["--xds-listen", xds, "--http-listen", http]);
     command.args(["--listener-address", "127.0.0.1"]);
     command.args(["--drain-time-s", DRAIN_TIME_S, "--load-report-interval-s", "1"]);
+    command.env("SECRET_KEY", SECRET_KEY);
     command
 }
 

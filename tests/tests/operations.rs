@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::process::Output;
 use std::time::Duration;
 
+use deltaplane_tests::envoy_certificate::Certificate;
 use deltaplane_tests::{
     Database, Deltaplane, Envoy, Kind, Listener, Upstream, Variant, service, wait_until,
 };
@@ -157,6 +158,9 @@ fn silence_is_told(server: &Deltaplane, envoy: &Envoy) {
 }
 
 fn prometheus_is_told(server: &Deltaplane) {
+    let authorities = json!({"authorities": Certificate::make("ca.test").pem()}).to_string();
+    let stored = server.ask("PUT", "/api/v1/certificates/ca", Some(&authorities));
+    assert_eq!(stored.status, 201, "{}", stored.body);
     let metrics = || server.ask("GET", "/metrics", None).body;
     let value = |line: &str| {
         let metrics = metrics();
@@ -184,6 +188,10 @@ fn prometheus_is_told(server: &Deltaplane) {
     assert_eq!(value("deltaplane_resources{type=\"envoy.config.cluster.v3.Cluster\"}"), 1.0);
     assert!(value("deltaplane_database_seconds_count{result=\"ok\"}") >= 4.0);
     assert!(value("process_resident_memory_bytes") > 1e6);
+    wait_until("when certificates end is told", PATIENCE, || {
+        let name = "deltaplane_certificate_not_after_timestamp_seconds{name=\"ca\"}";
+        (value(name) > 1.7e9).then_some(())
+    });
     let metrics = metrics();
     let (told, shown) = (told(&metrics), shown());
     let missing: Vec<&String> = shown.difference(&told).collect();

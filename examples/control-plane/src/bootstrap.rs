@@ -8,7 +8,7 @@ use crate::cli::{Bootstrap, Variant};
 
 /// What the bootstrap calls the control plane's cluster: a name that no service can have, since Envoy
 /// would take the service for it.
-const CONTROL_PLANE: &str = "_deltaplane";
+pub(crate) const CONTROL_PLANE: &str = "_deltaplane";
 
 const LOAD_REPORTS: &str = "
 cluster_manager:
@@ -39,6 +39,7 @@ pub fn yaml(arguments: &Bootstrap) -> Result<String, AddressError> {
     let (id, cluster, host) = (quote(&arguments.node_id), quote(cluster), quote(host));
     let admin_port = arguments.admin_port;
     let loads = if arguments.load_reports { LOAD_REPORTS } else { "" };
+    let dynamic = dynamic(api, arguments.separate);
     Ok(format!(
         "\
 node:
@@ -49,17 +50,7 @@ admin:
   address:
     socket_address: {{address: 127.0.0.1, port_value: {admin_port}}}
 
-dynamic_resources:
-  ads_config:
-    api_type: {api}
-    transport_api_version: V3
-    # Without this, each request carries 60 KiB of Envoy's extensions.
-    set_node_on_first_message_only: true
-    grpc_services:
-    - envoy_grpc: {{cluster_name: {CONTROL_PLANE}}}
-  cds_config: {{resource_api_version: V3, ads: {{}}}}
-  lds_config: {{resource_api_version: V3, ads: {{}}}}
-{loads}
+{dynamic}{loads}
 static_resources:
   clusters:
   - name: {CONTROL_PLANE}
@@ -81,6 +72,35 @@ static_resources:
               socket_address: {{address: {host}, port_value: {port}}}
 "
     ))
+}
+
+/// One stream for all, or one for each.
+fn dynamic(api: &str, separate: bool) -> String {
+    let source = [
+        format!("api_type: {api}"),
+        "transport_api_version: V3".to_owned(),
+        "# Without this, each request carries 60 KiB of Envoy's extensions.".to_owned(),
+        "set_node_on_first_message_only: true".to_owned(),
+        "grpc_services:".to_owned(),
+        format!("- envoy_grpc: {{cluster_name: {CONTROL_PLANE}}}"),
+    ];
+    let below = |indent: &str| -> String {
+        source.iter().map(|line| format!("{indent}{line}\n")).collect()
+    };
+    let mut yaml = String::from("dynamic_resources:\n");
+    if !separate {
+        yaml += "  ads_config:\n";
+        yaml += &below("    ");
+    }
+    for kind in ["cds_config", "lds_config"] {
+        if separate {
+            yaml += &format!("  {kind}:\n    resource_api_version: V3\n    api_config_source:\n");
+            yaml += &below("      ");
+        } else {
+            yaml += &format!("  {kind}: {{resource_api_version: V3, ads: {{}}}}\n");
+        }
+    }
+    yaml
 }
 
 fn split(address: &str) -> Result<(&str, u16), AddressError> {

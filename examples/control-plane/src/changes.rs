@@ -1,5 +1,6 @@
 //! What the database holds at one revision, and what changed since another.
 
+use crate::objects::Object;
 use crate::raw::RawChange;
 use crate::service::Row;
 
@@ -16,6 +17,8 @@ pub struct Snapshot {
     pub raw_scopes: Vec<String>,
     /// Every raw resource, the last changed one last.
     pub raw: Vec<RawChange>,
+    /// Every object, by kind and name.
+    pub objects: Vec<Object>,
 }
 
 /// One key that changed, and what is there now.
@@ -45,6 +48,8 @@ pub enum Changes {
         raw_scopes: Vec<String>,
         /// Each changed raw resource once, the last changed one last.
         raw: Vec<RawChange>,
+        /// Every object, if one of them changed.
+        objects: Option<Vec<Object>>,
     },
     /// More than the log holds: read everything.
     TooOld,

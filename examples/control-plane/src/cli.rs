@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::serve::ServeError;
+use crate::vault::Vault;
+
 /// What to do first, shown by --help.
 const FIRST_STEPS: &str = "\
 First steps:
@@ -121,9 +124,35 @@ pub struct Serve {
     /// `bootstrap --load-reports`.
     #[arg(long, env = "LOAD_REPORT_INTERVAL_S", default_value_t = 10)]
     pub load_report_interval_s: u64,
+    /// A file with the key that encrypts private keys in the database: 32 bytes in
+    /// base64, as `openssl rand -base64 32` makes them. SECRET_KEY is the key itself.
+    #[arg(long, env = "SECRET_KEY_FILE")]
+    secret_key_file: Option<PathBuf>,
+    #[arg(long, env = "SECRET_KEY", hide = true, hide_env_values = true)]
+    secret_key: Option<String>,
 }
 
 impl Serve {
+    /// What encrypts what is secret.
+    pub(crate) fn vault(&self) -> Result<Vault, ServeError> {
+        let (flag, key) = match (&self.secret_key_file, &self.secret_key) {
+            (Some(path), _) => {
+                let flag = format!("the file {} of --secret-key-file", path.display());
+                let read = std::fs::read_to_string(path);
+                match read {
+                    Ok(key) => (flag, key),
+                    Err(error) => {
+                        let why = format!("cannot be read: {error}");
+                        return Err(ServeError::Key { flag, why });
+                    }
+                }
+            }
+            (None, Some(key)) => ("SECRET_KEY".to_owned(), key.clone()),
+            (None, None) => return Ok(Vault::default()),
+        };
+        Vault::new(&key).map_err(|error| ServeError::Key { flag, why: error.to_string() })
+    }
+
     /// Where Envoys connect.
     pub fn xds_listen(&self) -> String {
         listen(self.xds_listen.as_ref(), self.xds_grpc_port)
@@ -153,6 +182,10 @@ pub struct Bootstrap {
     /// The variant of xDS: only what changed, or everything each time.
     #[arg(long, value_enum, default_value_t)]
     pub variant: Variant,
+    /// Without ADS: a stream for each kind of resource, for a fleet whose source is
+    /// grpc or delta_grpc.
+    #[arg(long)]
+    pub separate: bool,
     /// Where the control plane is.
     #[arg(long, env = "XDS_ADDRESS", default_value = "127.0.0.1:18000")]
     pub xds_address: String,

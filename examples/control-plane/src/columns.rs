@@ -6,24 +6,44 @@ use sqlx::{Any, Row as _};
 
 use crate::changes::Change;
 use crate::service::{Definition, Row};
+use crate::upstream::Place;
 
 /// The columns of `services s`, for the middle of a `concat!`: what is sent to
-/// a database is known when this is compiled.
+/// a database is known when this is compiled. What is yes or no has a type of
+/// its own in one of them, and is a number in both by this.
 macro_rules! columns {
     () => {
-        "s.id, s.name, s.cluster_id, s.listener_port, s.upstream_host, s.upstream_port, \
-         s.protocol, s.health_check_path, s.domains, s.prefix"
+        "s.id, s.revision, s.name, s.cluster_id, s.listener_port, s.upstream_host, \
+         s.upstream_port, s.protocol, s.health_check_path, s.domains, s.prefix, s.upstreams, \
+         s.timeout_ms, s.connect_timeout_ms, s.retries, CAST(s.http2 AS INTEGER) AS http2, \
+         CAST(s.websocket AS INTEGER) AS websocket, \
+         CAST(s.upstream_tls AS INTEGER) AS upstream_tls, \
+         CAST(s.tls_verify AS INTEGER) AS tls_verify, s.tls_sni, s.tls_ca, \
+         s.health_check_interval_ms, CAST(s.is_active AS INTEGER) AS is_active, s.collection, \
+         s.certificate"
     };
 }
 pub(crate) use columns;
 
-/// Binds `$1` to `$9`, and the id as `$10`.
-pub(crate) fn bound<'q>(
-    sql: &'static str,
-    id: Option<i64>,
-    d: &Definition,
-) -> Query<'q, Any, AnyArguments> {
-    let query = sqlx::query(sql)
+/// Stores a new row of what [`bound`] binds.
+pub(crate) const INSERT: &str = "INSERT INTO services (name, cluster_id, listener_port, \
+    upstream_host, upstream_port, protocol, health_check_path, domains, prefix, upstreams, \
+    timeout_ms, connect_timeout_ms, retries, http2, websocket, upstream_tls, tls_verify, tls_sni, \
+    tls_ca, health_check_interval_ms, is_active, collection, certificate) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
+    $20, $21, $22, $23) RETURNING id";
+
+/// Replaces the row of an id.
+pub(crate) const UPDATE: &str = "UPDATE services SET name = $1, cluster_id = $2, \
+    listener_port = $3, upstream_host = $4, upstream_port = $5, protocol = $6, \
+    health_check_path = $7, domains = $8, prefix = $9, upstreams = $10, timeout_ms = $11, \
+    connect_timeout_ms = $12, retries = $13, http2 = $14, websocket = $15, upstream_tls = $16, \
+    tls_verify = $17, tls_sni = $18, tls_ca = $19, health_check_interval_ms = $20, \
+    is_active = $21, collection = $22, certificate = $23 WHERE id = $24 RETURNING id";
+
+/// Binds `$1` to `$23`, and the id as `$24`.
+pub(crate) fn bound<'q>(id: Option<i64>, d: &Definition) -> Query<'q, Any, AnyArguments> {
+    let query = sqlx::query(if id.is_some() { UPDATE } else { INSERT })
         .bind(d.name.clone())
         .bind(d.cluster_id)
         .bind(d.listener_port)
@@ -32,7 +52,21 @@ pub(crate) fn bound<'q>(
         .bind(d.protocol.clone())
         .bind(d.health_check_path.clone())
         .bind(serde_json::Value::from(d.domains.clone()).to_string())
-        .bind(d.prefix.clone());
+        .bind(d.prefix.clone())
+        .bind(serde_json::json!(d.upstreams).to_string())
+        .bind(d.timeout_ms)
+        .bind(d.connect_timeout_ms)
+        .bind(d.retries)
+        .bind(d.http2)
+        .bind(d.websocket)
+        .bind(d.upstream_tls)
+        .bind(d.tls_verify)
+        .bind(d.tls_sni.clone())
+        .bind(d.tls_ca.clone())
+        .bind(d.health_check_interval_ms)
+        .bind(d.is_active)
+        .bind(d.collection.clone())
+        .bind(d.certificate.clone());
     match id {
         Some(id) => query.bind(id),
         None => query,
@@ -45,22 +79,53 @@ pub(crate) fn rows(found: &[AnyRow]) -> Result<Vec<Row>, sqlx::Error> {
 
 pub(crate) fn row(r: &AnyRow) -> Result<Row, sqlx::Error> {
     let domains: String = r.try_get("domains")?;
+    let is = |column| r.try_get::<i64, _>(column).map(|number| number != 0);
+    let upstream_tls: Option<i64> = r.try_get("upstream_tls")?;
+    let definition = Definition {
+        name: r.try_get("name")?,
+        cluster_id: r.try_get("cluster_id")?,
+        listener_port: r.try_get("listener_port")?,
+        upstream_host: r.try_get("upstream_host")?,
+        upstream_port: r.try_get("upstream_port")?,
+        protocol: r.try_get("protocol")?,
+        health_check_path: r.try_get("health_check_path")?,
+        // What is no list of strings is one domain, and no valid one: the
+        // check of the row then says so with the text that stands there.
+        domains: serde_json::from_str(&domains).unwrap_or_else(|_| vec![domains]),
+        prefix: r.try_get("prefix")?,
+        upstreams: places(r.try_get("upstreams")?),
+        timeout_ms: r.try_get("timeout_ms")?,
+        connect_timeout_ms: r.try_get("connect_timeout_ms")?,
+        retries: r.try_get("retries")?,
+        http2: is("http2")?,
+        websocket: is("websocket")?,
+        upstream_tls: upstream_tls.map(|number| number != 0),
+        tls_verify: is("tls_verify")?,
+        tls_sni: r.try_get("tls_sni")?,
+        tls_ca: r.try_get("tls_ca")?,
+        health_check_interval_ms: r.try_get("health_check_interval_ms")?,
+        is_active: is("is_active")?,
+        collection: r.try_get("collection")?,
+        certificate: r.try_get("certificate")?,
+    };
     Ok(Row {
         id: r.try_get("id")?,
-        definition: Definition {
-            name: r.try_get("name")?,
-            cluster_id: r.try_get("cluster_id")?,
-            listener_port: r.try_get("listener_port")?,
-            upstream_host: r.try_get("upstream_host")?,
-            upstream_port: r.try_get("upstream_port")?,
-            protocol: r.try_get("protocol")?,
-            health_check_path: r.try_get("health_check_path")?,
-            // What is no list of strings is one domain, and no valid one: the
-            // check of the row then says so with the text that stands there.
-            domains: serde_json::from_str(&domains).unwrap_or_else(|_| vec![domains]),
-            prefix: r.try_get("prefix")?,
-        },
+        revision: r.try_get("revision")?,
+        definition: first_upstream(definition),
     })
+}
+
+/// What is no list of places is one place, and no valid one.
+fn places(json: String) -> Vec<Place> {
+    serde_json::from_str(&json).unwrap_or_else(|_| vec![Place::new(json, 0)])
+}
+
+/// Who writes past the REST face need not say the first place twice.
+fn first_upstream(mut d: Definition) -> Definition {
+    if let Some(Place { host, port, .. }) = d.upstreams.first() {
+        (d.upstream_host, d.upstream_port) = (host.clone(), *port);
+    }
+    d
 }
 
 pub(crate) fn change(r: &AnyRow) -> Result<Change, sqlx::Error> {

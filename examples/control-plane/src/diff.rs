@@ -11,7 +11,7 @@ use similar::TextDiff;
 use crate::document::Object;
 use crate::proto_json;
 use crate::raw::{RawKey, RawResource};
-use crate::raw_draft::RawDraft;
+use crate::raw_draft::{Defined, RawDraft};
 use crate::remote::{Remote, RemoteError, escape};
 
 /// One resource that would change.
@@ -29,7 +29,7 @@ impl Difference {
         let refused = |why: String| RemoteError::Refused(why);
         let draft: Object<RawDraft> = serde_json::from_str(&document.to_string())
             .map_err(|error| refused(format!("the transaction cannot be read: {error}")))?;
-        let transaction =
+        let Defined { transaction, .. } =
             draft.0.define().map_err(|problem| refused(problem.detail().to_owned()))?;
         let mut stored = stored(remote, &transaction.scope)?;
         let mut differences = Vec::new();

@@ -1,5 +1,6 @@
 //! What the server knows about its own state, shared with who asks for it.
 
+use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime};
 
 use deltaplane_server::Revision;
@@ -22,6 +23,10 @@ pub struct Status {
     pub publications: u64,
     /// The last time that something was, and what.
     pub published: Option<Published>,
+    /// How often what changed was told to a fleet together with what waited already.
+    pub coalesced: u64,
+    /// When each stored certificate ends, in seconds since 1970.
+    pub certificates: BTreeMap<String, i64>,
     /// How many rows were translated since the start.
     pub rows_translated: u64,
     /// How many resources were built, encoded and hashed since the start.
@@ -67,6 +72,12 @@ impl Health {
     /// Tells when something changes.
     pub(crate) fn watch(&self) -> watch::Receiver<Status> {
         self.0.subscribe()
+    }
+
+    /// Waits until clients are served this revision of the database.
+    pub(crate) async fn reaches(&self, revision: i64) {
+        // An error says that nobody is left who could publish it.
+        let _ = self.0.subscribe().wait_for(|status| status.revision >= revision).await;
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {

@@ -24,6 +24,8 @@ struct Alive {
     database: String,
     /// The revision of the database that clients are served.
     revision: i64,
+    /// How often what changed was told to a fleet together with what waited already.
+    coalesced: u64,
     /// How many rows were translated since the start.
     rows_translated: u64,
     /// How many resources were built, encoded and hashed since the start.
@@ -50,6 +52,7 @@ async fn healthz(State(health): State<Health>) -> Json<Alive> {
         status: if status.trouble.is_none() { "ok" } else { "degraded" },
         database: status.trouble.clone().unwrap_or_else(|| "ok".to_owned()),
         revision: status.revision,
+        coalesced: status.coalesced,
         rows_translated: status.rows_translated,
         resources_built: status.resources_built,
     })

@@ -21,6 +21,15 @@ pub fn parse(host: &str) -> Result<Host, String> {
         return Ok(Host::Ip(ip));
     }
     let advice = "write an IP address (IPv6 without brackets) or a host name, without a port";
+    name(host, advice).map(Host::Name)
+}
+
+/// Reads a DNS name; the error says what is wrong.
+pub fn parse_name(host: &str) -> Result<String, String> {
+    name(host, "write a host name")
+}
+
+fn name(host: &str, advice: &str) -> Result<String, String> {
     if host.is_empty() {
         return Err(format!("is empty; {advice}"));
     }
@@ -32,7 +41,7 @@ pub fn parse(host: &str) -> Result<Host, String> {
     if labels.len() > HOST_MAX || ends_in_number || !labels.split('.').all(is_label) {
         return Err(format!("{host:?} is no host; {advice}"));
     }
-    Ok(Host::Name(host.to_owned()))
+    Ok(host.to_owned())
 }
 
 /// Underscores are not host names by the book, but in use everywhere.

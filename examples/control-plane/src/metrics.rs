@@ -227,6 +227,12 @@ fn server(page: &Page, running: &Running) -> Result<(), Error> {
         float(revision),
     )?;
     page.counter("deltaplane_publications_total", "Changes published", status.publications)?;
+    let name = "deltaplane_coalesced_total";
+    page.counter(name, "Changes told together with what waited already", status.coalesced)?;
+    let ends = status.certificates.iter();
+    let ends = ends.map(|(name, end)| ([name.as_str()], float(end.unsigned_abs())));
+    let name = "deltaplane_certificate_not_after_timestamp_seconds";
+    page.gauges(name, "When each stored certificate ends", ["name"], ends)?;
     let at = status.published.map_or(0.0, |published| {
         published.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
     });

@@ -27,6 +27,9 @@ const ASSETS: &str = "/docs/assets";
     components(schemas(Problem, Fault)),
     tags(
         (name = "services", description = "Services of fleets"),
+        (name = "fleets", description = "Who belongs to a fleet, and how it is served"),
+        (name = "routes", description = "Which requests go to which services, beside what these say"),
+        (name = "certificates", description = "What Envoys show, and whom they trust"),
         (name = "raw resources", description = "Resources of any type, over what services become"),
         (name = "clients", description = "Who is connected, and who runs what"),
         (name = "server", description = "How the server is"),

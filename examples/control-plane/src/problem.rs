@@ -1,5 +1,7 @@
 //! How the REST face says no: problem details by RFC 9457.
 
+use std::fmt;
+
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -7,6 +9,7 @@ use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
 use crate::raw_store::TransactError;
+use crate::reload::ReloadError;
 use crate::service::FieldError;
 use crate::store::{StoreError, WriteError};
 
@@ -54,7 +57,7 @@ impl Fault {
 
 impl From<FieldError> for Fault {
     fn from(error: FieldError) -> Fault {
-        Fault { field: error.field.to_owned(), message: error.message }
+        Fault { field: error.field.into_owned(), message: error.message }
     }
 }
 
@@ -119,6 +122,13 @@ impl From<StoreError> for Problem {
     }
 }
 
+impl From<ReloadError> for Problem {
+    fn from(error: ReloadError) -> Problem {
+        let detail = format!("{error}; try again when GET /healthz says that all is well");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+}
+
 impl From<TransactError> for Problem {
     fn from(error: TransactError) -> Problem {
         let reused = match error {
@@ -138,9 +148,22 @@ impl From<WriteError> for Problem {
                 Problem::of_fields(StatusCode::UNPROCESSABLE_ENTITY, errors)
             }
             WriteError::Conflict(error) => Problem::of_fields(StatusCode::CONFLICT, [error]),
+            WriteError::Lost(revision) => {
+                let detail = format!(
+                    "it was changed meanwhile and is at revision {revision}: GET it, and \
+                     send what is to be different with its ETag in If-Match"
+                );
+                Problem::new(StatusCode::PRECONDITION_FAILED, detail)
+            }
             WriteError::Absent => Problem::new(StatusCode::NOT_FOUND, error.to_string()),
             WriteError::Store(error) => error.into(),
         }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
     }
 }
 

@@ -1,25 +1,36 @@
 //! From the database to the cache: everything once, then what changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deltaplane_server::{Cache, Commit, CommitError, Resource, Transaction, TypeUrl, envoy};
 use thiserror::Error;
+use tokio::time::Instant;
 
+use crate::certificates::{self, Secret};
 use crate::changes::{Change, Changes};
+use crate::fleets::{Directory, Pace};
 use crate::health::{Health, Published};
 use crate::message::Message;
+use crate::objects::{self, Object};
+use crate::pending::{Batch, Pending};
+use crate::raw::RawChange;
 use crate::raw_layers::{RawLayer, RawLayers};
+use crate::reload::{self, Reloaded, Reloads};
+use crate::routes::Route;
+use crate::running::Running;
 use crate::scope;
 use crate::service::{Row, Service};
 use crate::store::{Store, StoreError};
-use crate::translate::{Difference, Fleet, Removal};
+use crate::translate::{Difference, Fleet, Removal, Surroundings};
+use crate::vault::Vault;
 use crate::watch::Watch;
 
 /// All that a service is translated to.
-const TYPES: [TypeUrl; 4] =
-    [TypeUrl::CLUSTER, TypeUrl::ENDPOINT, TypeUrl::LISTENER, TypeUrl::ROUTE];
+const TYPES: [TypeUrl; 5] =
+    [TypeUrl::CLUSTER, TypeUrl::ENDPOINT, TypeUrl::LISTENER, TypeUrl::ROUTE, TypeUrl::SECRET];
 
 /// How long until a lost database is asked again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -42,11 +53,18 @@ pub struct Publisher {
     store: Store,
     cache: Cache,
     health: Health,
+    directory: Directory,
+    vault: Vault,
     listener_address: IpAddr,
     watch: Watch,
+    routes: BTreeMap<i64, BTreeMap<String, Route>>,
+    secrets: Arc<BTreeMap<String, Secret>>,
     fleets: BTreeMap<i64, Fleet>,
     raw: RawLayers,
+    /// Up to which all was read.
     revision: i64,
+    pending: Pending,
+    reloads: Reloads,
 }
 
 /// The cost of one publication, for its line in the log.
@@ -57,18 +75,33 @@ struct Cost {
 }
 
 impl Publisher {
-    /// Fills the cache with all that the database holds.
+    /// Fills the cache with all that the database holds, and will hear who asks for
+    /// more by the [`Reloader`](crate::reload::Reloader) of that channel.
     pub async fn start(
-        store: Store,
-        cache: Cache,
-        health: Health,
+        running: Running,
+        reloads: Reloads,
         listener_address: IpAddr,
     ) -> Result<Publisher, PublishError> {
+        let Running { store, cache, health, fleets: directory, vault, .. } = running;
         let watch = store.watch().await?;
         let raw = RawLayers::new(cache.clone());
-        let fleets = BTreeMap::new();
-        let mut publisher =
-            Publisher { store, cache, health, listener_address, watch, fleets, raw, revision: 0 };
+        let (fleets, pending) = (BTreeMap::new(), Pending::default());
+        let mut publisher = Publisher {
+            store,
+            cache,
+            health,
+            directory,
+            vault,
+            listener_address,
+            watch,
+            routes: BTreeMap::new(),
+            secrets: Arc::default(),
+            fleets,
+            raw,
+            revision: 0,
+            pending,
+            reloads,
+        };
         publisher.read_all().await?;
         Ok(publisher)
     }
@@ -91,8 +124,21 @@ impl Publisher {
     /// Reads what changes, until something fails.
     async fn follow(&mut self) -> Result<(), PublishError> {
         loop {
-            self.watch.changed().await?;
-            self.read_changes().await?;
+            let due = self.pending.due();
+            tokio::select! {
+                changed = self.watch.changed() => {
+                    changed?;
+                    self.read_changes().await?;
+                }
+                Some(asked) = self.reloads.0.recv() => {
+                    let done = self.reload(asked.service).await;
+                    let said = done.as_ref().map_err(ToString::to_string).cloned();
+                    // Whoever asked may be gone.
+                    let _ = asked.answer.send(said);
+                    done?;
+                }
+                () = until(due) => self.release(Transaction::new(), Cost::default())?,
+            }
         }
     }
 
@@ -118,25 +164,58 @@ impl Publisher {
         self.read_all().await
     }
 
+    /// Reads again, and publishes what is not as the database has it.
+    async fn reload(&mut self, service: Option<i64>) -> Result<Reloaded, PublishError> {
+        let (transaction, cost) = match service {
+            None => self.prepare_all().await?,
+            Some(id) => {
+                self.read_changes().await?;
+                let mut transaction = Transaction::new();
+                for (cluster, fleet) in &self.fleets {
+                    let scope = scope::of_cluster(*cluster);
+                    for message in fleet.messages_of(id) {
+                        transaction.upsert(scope.clone(), resource(&message));
+                    }
+                }
+                (transaction, Cost { rows: 1, resources: 0 })
+            }
+        };
+        let changes = reload::changes(&self.cache, &transaction)?;
+        self.commit(transaction, &cost)?;
+        Ok(Reloaded { revision: self.revision, changes })
+    }
+
     async fn read_all(&mut self) -> Result<(), PublishError> {
+        let (transaction, cost) = self.prepare_all().await?;
+        self.commit(transaction, &cost)
+    }
+
+    /// All that the database holds, as a transaction.
+    async fn prepare_all(&mut self) -> Result<(Transaction, Cost), PublishError> {
         let snapshot = self.store.snapshot().await?;
+        self.learn(&snapshot.objects);
         let mut changes: BTreeMap<i64, Vec<(i64, Option<Service>)>> = BTreeMap::new();
         // A fleet that is known stays known, even if the database forgot it.
-        let known = self.fleets.keys().chain(&snapshot.clusters);
+        let known = self.fleets.keys().chain(&snapshot.clusters).chain(self.routes.keys());
         changes.extend(known.map(|cluster| (*cluster, Vec::new())));
         for row in &snapshot.rows {
             let fleet = changes.entry(row.definition.cluster_id).or_default();
             fleet.push((row.id, valid(row)));
         }
         self.fleets.clear();
+        self.pending.clear();
         let layers = self.raw.all(&snapshot);
         if self.revision == 0 {
             self.publish_labels(snapshot.revision, &layers)?;
         }
         let mut transaction = Transaction::new();
         layers.iter().for_each(|layer| layer.replace(&mut transaction));
-        let built = layers.iter().map(RawLayer::len).sum();
-        self.publish(snapshot.revision, transaction, built, changes)
+        let mut cost = Cost { rows: 0, resources: layers.iter().map(RawLayer::len).sum() };
+        self.revision = snapshot.revision;
+        for (cluster, services) in changes {
+            self.change(&mut transaction, &mut cost, cluster, services);
+        }
+        Ok((transaction, cost))
     }
 
     /// At the start, when nobody is connected, each layer that has a label is
@@ -156,42 +235,140 @@ impl Publisher {
         match self.store.changes(self.revision).await? {
             Changes::None => Ok(()),
             Changes::TooOld => self.read_all().await,
-            Changes::Some { revision, changes, raw_scopes, raw } => {
-                let mut transaction = Transaction::new();
-                let built = self.raw.change(&mut transaction, &raw_scopes, &raw);
-                self.publish(revision, transaction, built, by_fleet(changes))
+            Changes::Some { revision, changes, raw_scopes, raw, objects } => {
+                let (mut transaction, mut cost) = (Transaction::new(), Cost::default());
+                if let Some(objects) = objects {
+                    self.configure(&objects, &mut transaction, &mut cost);
+                }
+                let batches = self.by_fleet(changes, raw_scopes, raw);
+                let behind = std::mem::replace(&mut self.revision, revision);
+                for (fleet, (pace, batch)) in batches {
+                    let is_coalesced = self.pending.add(fleet, pace, batch, behind);
+                    self.health.update(|status| status.coalesced += u64::from(is_coalesced));
+                }
+                self.release(transaction, cost)
             }
         }
     }
 
-    /// One transaction, which has the raw resources already, so that no client
-    /// ever sees half of it.
-    fn publish(
-        &mut self,
-        revision: i64,
-        mut transaction: Transaction,
-        raw_built: usize,
-        changes: BTreeMap<i64, Vec<(i64, Option<Service>)>>,
-    ) -> Result<(), PublishError> {
-        transaction.source_revision(revision.unsigned_abs());
-        let mut cost = Cost { rows: 0, resources: raw_built };
-        for (cluster, services) in changes {
-            let known = self.fleets.contains_key(&cluster);
-            let fleet = self.fleets.entry(cluster);
-            let difference =
-                fleet.or_insert_with(|| Fleet::new(self.listener_address)).apply(services);
-            cost.add(cluster, &difference);
-            if known {
-                change(&mut transaction, cluster, &difference);
-            } else {
-                fill(&mut transaction, cluster, &difference);
+    /// Takes over the settings of fleets, and rebuilds what they change.
+    fn configure(&mut self, objects: &[Object], transaction: &mut Transaction, cost: &mut Cost) {
+        self.learn(objects);
+        let clusters: BTreeSet<i64> =
+            self.fleets.keys().chain(self.routes.keys()).copied().collect();
+        for cluster in clusters {
+            let surroundings = self.surroundings(cluster);
+            match self.fleets.get_mut(&cluster) {
+                Some(fleet) => {
+                    let difference = fleet.surround(surroundings);
+                    cost.add(cluster, &difference);
+                    change(transaction, cluster, &difference);
+                }
+                None => self.change(transaction, cost, cluster, Vec::new()),
             }
         }
+    }
+
+    /// Takes over what there is beside services and raw resources.
+    fn learn(&mut self, objects: &[Object]) {
+        self.directory.set(objects::valid(objects));
+        self.routes.clear();
+        for (name, route) in objects::valid::<Route>(objects) {
+            self.routes.entry(route.cluster_id).or_default().insert(name, route);
+        }
+        let (secrets, ends) = certificates::read(objects, &self.vault);
+        self.secrets = Arc::new(secrets);
+        self.health.update(|status| status.certificates = ends);
+    }
+
+    fn surroundings(&self, cluster: i64) -> Surroundings {
+        Surroundings {
+            source: self.directory.of_cluster(cluster).source,
+            routes: self.routes.get(&cluster).cloned().unwrap_or_default(),
+            secrets: self.secrets.clone(),
+        }
+    }
+
+    /// What changed, by the fleet that is told at a pace.
+    fn by_fleet(
+        &self,
+        changes: Vec<Change>,
+        raw_scopes: Vec<String>,
+        raw: Vec<RawChange>,
+    ) -> BTreeMap<String, (Pace, Batch)> {
+        let mut batches = BTreeMap::new();
+        for change in changes {
+            let scope = scope::of_cluster(change.cluster_id);
+            self.batch(&mut batches, scope.as_str()).add_service(change);
+        }
+        for scope in raw_scopes {
+            self.batch(&mut batches, &scope).raw_scopes.push(scope);
+        }
+        for change in raw {
+            self.batch(&mut batches, &change.scope).add_raw(change);
+        }
+        batches
+    }
+
+    fn batch<'a>(
+        &self,
+        batches: &'a mut BTreeMap<String, (Pace, Batch)>,
+        scope: &str,
+    ) -> &'a mut Batch {
+        let (fleet, pace) = self.directory.owner(scope);
+        let (_, batch) = batches.entry(fleet).or_insert_with(|| (pace, Batch::default()));
+        batch
+    }
+
+    /// Publishes what is due, with what the transaction has already: one
+    /// transaction, so that no client ever sees half of it.
+    fn release(
+        &mut self,
+        mut transaction: Transaction,
+        mut cost: Cost,
+    ) -> Result<(), PublishError> {
+        let batch = self.pending.release();
+        let raw = batch.raw();
+        cost.resources += self.raw.change(&mut transaction, &batch.raw_scopes, &raw);
+        let mut services: BTreeMap<i64, Vec<(i64, Option<Service>)>> = BTreeMap::new();
+        for ((cluster, id), row) in batch.services {
+            let fleet = services.entry(cluster).or_default();
+            fleet.push((id, row.as_ref().and_then(valid)));
+        }
+        for (cluster, services) in services {
+            self.change(&mut transaction, &mut cost, cluster, services);
+        }
+        self.commit(transaction, &cost)
+    }
+
+    /// Translates changed services of a fleet.
+    fn change(
+        &mut self,
+        transaction: &mut Transaction,
+        cost: &mut Cost,
+        cluster: i64,
+        services: Vec<(i64, Option<Service>)>,
+    ) {
+        if let Some(fleet) = self.fleets.get_mut(&cluster) {
+            let difference = fleet.apply(services);
+            cost.add(cluster, &difference);
+            change(transaction, cluster, &difference);
+            return;
+        }
+        let mut fleet = Fleet::new(self.listener_address);
+        let mut difference = fleet.surround(self.surroundings(cluster));
+        difference.follow(fleet.apply(services));
+        cost.add(cluster, &difference);
+        fill(transaction, cluster, &difference);
+        self.fleets.insert(cluster, fleet);
+    }
+
+    fn commit(&mut self, mut transaction: Transaction, cost: &Cost) -> Result<(), PublishError> {
+        transaction.source_revision(self.revision.unsigned_abs());
         let commit = self.cache.commit(transaction)?;
-        self.revision = revision;
-        self.record(&cost, &commit);
+        self.record(cost, &commit);
         tracing::info!(
-            revision,
+            revision = self.revision,
             rows = cost.rows,
             resources = cost.resources,
             changes = commit.changes,
@@ -204,7 +381,7 @@ impl Publisher {
         self.health.update(|status| {
             status.trouble = None;
             status.is_loaded = true;
-            status.revision = self.revision;
+            status.revision = self.pending.published(self.revision);
             if commit.changes > 0 {
                 status.publications += 1;
                 status.published = Some(Published::now(commit.revision));
@@ -229,21 +406,20 @@ impl Cost {
             tracing::warn!(
                 cluster_id = cluster,
                 service = conflict.name,
-                field = conflict.error.field,
+                field = &*conflict.error.field,
                 problem = conflict.error.message,
-                "a stored service gives way to one with a lower id"
+                "what is stored is left out"
             );
         }
     }
 }
 
-fn by_fleet(changes: Vec<Change>) -> BTreeMap<i64, Vec<(i64, Option<Service>)>> {
-    let mut fleets: BTreeMap<i64, Vec<(i64, Option<Service>)>> = BTreeMap::new();
-    for change in changes {
-        let fleet = fleets.entry(change.cluster_id).or_default();
-        fleet.push((change.id, change.row.as_ref().and_then(valid)));
+/// Waits until it is time, if it ever is.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
-    fleets
 }
 
 /// A row that somebody wrote past the checks of the REST face costs itself only.
@@ -256,7 +432,7 @@ fn valid(row: &Row) -> Option<Service> {
         tracing::warn!(
             id = row.id,
             service = row.definition.name,
-            field = error.field,
+            field = &*error.field,
             problem = error.message,
             "a stored service is not valid and is left out"
         );
@@ -264,9 +440,9 @@ fn valid(row: &Row) -> Option<Service> {
     None
 }
 
-/// A scope that was not filled before: all four types become known, even if
+/// A scope that was not filled before: all its types become known, even if
 /// there is nothing of them.
-fn fill(transaction: &mut Transaction, cluster: i64, difference: &Difference) {
+pub(crate) fn fill(transaction: &mut Transaction, cluster: i64, difference: &Difference) {
     let resources: Vec<Resource> = difference.upserts.iter().map(resource).collect();
     for kind in TYPES {
         let of_kind = resources.iter().filter(|resource| *resource.type_url() == kind);
@@ -286,6 +462,7 @@ fn change(transaction: &mut Transaction, cluster: i64, difference: &Difference) 
             Removal::Endpoints(name) => (TypeUrl::ENDPOINT, name),
             Removal::Listener(name) => (TypeUrl::LISTENER, name),
             Removal::Routes(name) => (TypeUrl::ROUTE, name),
+            Removal::Secret(name) => (TypeUrl::SECRET, name),
         };
         transaction.remove(scope.clone(), kind, name.as_str());
     }
@@ -298,5 +475,6 @@ fn resource(message: &Message) -> Resource {
         Message::Endpoints(endpoints) => envoy::resource(endpoints.as_ref()),
         Message::Listener(listener) => envoy::resource(listener.as_ref()),
         Message::Routes(routes) => envoy::resource(routes.as_ref()),
+        Message::Secret(secret) => envoy::resource(secret.as_ref()),
     }
 }

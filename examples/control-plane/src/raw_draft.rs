@@ -9,12 +9,14 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use crate::delivery::Wait;
 use crate::document::{Document, Object};
 use crate::problem::{Fault, Problem};
 use crate::proto_json::{self, Encoded};
 use crate::raw::{
     NAME_MAX, RawKey, RawResource, RawTransaction, SCOPE_MAX, TYPE_URL_MAX, VERSION_MAX,
 };
+use crate::validate::Form;
 
 /// A transaction with whatever was given of it, so that all that is wrong is
 /// told in one answer.
@@ -39,6 +41,17 @@ pub(crate) struct RawDraft {
     /// It shows behind `version_info`.
     #[schema(min_length = 1, max_length = 256)]
     label: Option<String>,
+    /// Whether the answer waits for clients.
+    #[schema(value_type = Option<Wait>)]
+    wait: Option<Object<Wait>>,
+}
+
+/// A transaction that can be stored.
+pub(crate) struct Defined {
+    pub(crate) transaction: RawTransaction,
+    /// How each upsert was given.
+    pub(crate) forms: Vec<Form>,
+    pub(crate) wait: Option<Wait>,
 }
 
 /// A resource as JSON, or as bytes of any type.
@@ -72,12 +85,24 @@ struct Remove {
 }
 
 impl RawDraft {
+    /// The scope, if one is given.
+    pub(crate) fn scope(&self) -> &str {
+        self.scope.as_deref().unwrap_or_default()
+    }
+
     /// Encodes and checks. Costs what the resources weigh, and once what it
     /// takes to know the Envoy API.
-    pub(crate) fn define(self) -> Result<RawTransaction, Problem> {
+    pub(crate) fn define(self) -> Result<Defined, Problem> {
         let mut faults = Faults(Vec::new());
         let scope = faults.required("scope", self.scope, SCOPE_MAX);
         let label = faults.optional("label", self.label, VERSION_MAX);
+        let wait = self.wait.map(|Object(wait)| wait);
+        faults.0.extend(wait.iter().flat_map(Wait::faults));
+        let form = |Object(upsert): &Object<Upsert>| match upsert.resource {
+            Some(_) => Form::Json,
+            None => Form::Bytes,
+        };
+        let forms = self.upserts.iter().map(form).collect();
         let mut places = HashMap::new();
         let mut upserts = Vec::with_capacity(self.upserts.len());
         for (i, Object(upsert)) in self.upserts.into_iter().enumerate() {
@@ -94,7 +119,10 @@ impl RawDraft {
             removes.push(key);
         }
         match faults.0.is_empty() {
-            true => Ok(RawTransaction { scope, upserts, removes, label }),
+            true => {
+                let transaction = RawTransaction { scope, upserts, removes, label };
+                Ok(Defined { transaction, forms, wait })
+            }
             false => Err(Problem::unprocessable(faults.0)),
         }
     }
@@ -227,6 +255,8 @@ impl Document for RawDraft {
     fn advice(path: &str) -> &'static str {
         match path.rsplit('.').next() {
             Some("upserts" | "removes") => "write a list of objects",
+            Some("wait") => "write an object such as {\"settled\": 1, \"timeout_ms\": 10000}",
+            Some("settled" | "timeout_ms") => "write a number",
             Some(entry) if entry.ends_with(']') => "write an object",
             _ => "write a string",
         }

@@ -10,19 +10,24 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 
+use crate::database::PATIENCE;
+use crate::delivery::Report;
 use crate::document::Body;
+use crate::fleets::Validation;
 use crate::openapi::both;
-use crate::problem::Problem;
+use crate::problem::{Fault, Problem};
 use crate::proto_json::{self, Hidden};
 use crate::raw::{RawChange, RawResource};
-use crate::raw_draft::RawDraft;
+use crate::raw_draft::{Defined, RawDraft};
 use crate::raw_store::RawScope;
+use crate::running::Running;
 use crate::store::Store;
+use crate::validate;
 
 /// A fleet's whole configuration fits in.
 const BODY_MAX: usize = 64 * 1024 * 1024;
 
-pub(crate) fn router() -> OpenApiRouter<Store> {
+pub(crate) fn router() -> OpenApiRouter<Running> {
     let transactions = routes!(transact).layer(DefaultBodyLimit::max(BODY_MAX));
     let router = both(OpenApiRouter::new(), transactions);
     let router = both(router, routes!(scopes));
@@ -35,6 +40,19 @@ pub(crate) fn router() -> OpenApiRouter<Store> {
 struct Done {
     /// Clients are told of it when `/healthz` shows this revision or a later one.
     revision: i64,
+    /// What is referred to and is not there, or not yet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<Fault>,
+    /// What became of it until now, if that was waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    delivery: Option<Report>,
+}
+
+impl Done {
+    fn at(revision: i64) -> Done {
+        Done { revision, warnings: Vec::new(), delivery: None }
+    }
 }
 
 /// Stores all of a transaction, or nothing.
@@ -47,13 +65,31 @@ struct Done {
     responses((status = 200, description = "All of it is stored", body = Done), Problem)
 )]
 async fn transact(
-    State(store): State<Store>,
+    State(app): State<Running>,
     Body(draft): Body<RawDraft>,
 ) -> Result<Json<Done>, Problem> {
+    let (server, fleets) = (app.server.clone(), app.fleets.clone());
+    if fleets.validation(draft.scope()) == Validation::All {
+        // What was stored before is there, if it is not held back for long.
+        let revision = app.store.revision().await?;
+        let _ = tokio::time::timeout(PATIENCE, app.health.reaches(revision)).await;
+    }
     // Megabytes take a while, in which others want to be answered.
-    let transaction = aside(move || draft.define()).await??;
-    let revision = store.transact(&transaction).await?;
-    Ok(Json(Done { revision }))
+    let judged = aside(move || {
+        let defined = draft.define()?;
+        let verdict = validate::raw(server.cache(), &fleets, &defined.transaction, &defined.forms);
+        Ok::<_, Problem>((defined, verdict))
+    });
+    let (Defined { transaction, wait, .. }, verdict) = judged.await??;
+    if !verdict.errors.is_empty() {
+        return Err(Problem::unprocessable(verdict.errors));
+    }
+    let revision = app.store.transact(&transaction).await?;
+    let delivery = match wait {
+        Some(wait) => Some(wait.for_scope(&app, &transaction.scope, revision).await),
+        None => None,
+    };
+    Ok(Json(Done { revision, warnings: verdict.warnings, delivery }))
 }
 
 /// Removes all raw resources of a scope, which stays known.
@@ -70,7 +106,7 @@ async fn clear(
     Path(scope): Path<String>,
 ) -> Result<Json<Done>, Problem> {
     let revision = store.clear_scope(&scope).await?;
-    revision.map(|revision| Json(Done { revision })).ok_or_else(|| Problem::no_scope(&scope))
+    revision.map(Done::at).map(Json).ok_or_else(|| Problem::no_scope(&scope))
 }
 
 /// Every scope that ever had a transaction.

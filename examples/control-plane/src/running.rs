@@ -1,10 +1,14 @@
 //! The parts of a running server, for whoever tells how it is.
 
+use axum::extract::FromRef;
 use deltaplane_server::{Cache, XdsServer};
 
+use crate::fleets::Directory;
 use crate::health::Health;
+use crate::reload::Reloader;
 use crate::store::Store;
 use crate::traffic::Traffic;
+use crate::vault::Vault;
 
 /// A running server. Clones are the same one.
 #[derive(Clone, Debug)]
@@ -20,4 +24,16 @@ pub struct Running {
     pub server: XdsServer,
     /// What goes over the wire.
     pub traffic: Traffic,
+    /// Who belongs to which fleet.
+    pub fleets: Directory,
+    /// What encrypts what is secret.
+    pub vault: Vault,
+    /// What has the database read again.
+    pub reloader: Reloader,
+}
+
+impl FromRef<Running> for Store {
+    fn from_ref(running: &Running) -> Store {
+        running.store.clone()
+    }
 }

@@ -1,14 +1,24 @@
-//! Which fleet a client belongs to.
+//! Which fleet a client belongs to, and what it sees.
 
 use deltaplane_server::envoy_types::pb::envoy::config::core::v3::Node;
 use deltaplane_server::{Cache, Scope};
 
+use crate::fleets::Directory;
+
 /// What the names of raw layers begin with.
 const RAW: &str = "raw/";
+/// What the names of the scopes of services begin with.
+const CLUSTER: &str = "cluster-";
 
 /// The scope of the services of a fleet.
 pub fn of_cluster(cluster_id: i64) -> Scope {
-    Scope::from(format!("cluster-{cluster_id}"))
+    Scope::from(format!("{CLUSTER}{cluster_id}"))
+}
+
+/// Whose services a scope has, by its name.
+pub(crate) fn cluster_of(scope: &str) -> Option<i64> {
+    let id = scope.strip_prefix(CLUSTER)?.parse().ok()?;
+    (of_cluster(id).as_str() == scope && id > 0).then_some(id)
 }
 
 /// The layer of the raw resources of a scope.
@@ -16,15 +26,44 @@ pub fn of_raw(scope: &str) -> Scope {
     Scope::from(format!("{RAW}{scope}"))
 }
 
-/// Of the scopes named by `node.cluster`, by `node.id` and by `fallback`, the
-/// first that was ever filled, by services or by a transaction: its raw
-/// resources over what its services become. Of none, nothing is known, and
-/// nothing is said.
-pub fn choose(node: &Node, fallback: Option<&str>, cache: &Cache) -> Vec<Scope> {
-    let named = [Some(node.cluster.as_str()), Some(&node.id), fallback];
-    let mut views = named.into_iter().flatten().map(layers);
+/// Whether no fleet can have this name.
+pub(crate) fn is_reserved(scope: &str) -> bool {
+    scope.starts_with(RAW)
+}
+
+/// What the fleet sees that selects the node. If none does: of the scopes named by
+/// `node.cluster`, by `node.id` and by `fallback`, the first that was ever filled,
+/// by services or by a transaction. In each scope, its raw resources lie over what
+/// its services become. Of what was never filled, nothing is known, and nothing is
+/// said.
+pub fn choose(
+    node: &Node,
+    fallback: Option<&str>,
+    fleets: &Directory,
+    cache: &Cache,
+) -> Vec<Scope> {
     let known = |layers: &Vec<Scope>| layers.iter().any(|layer| cache.is_known(layer));
+    if let Some(scopes) = fleets.select(node) {
+        return Some(seen(&scopes)).filter(known).unwrap_or_default();
+    }
+    let named = [Some(node.cluster.as_str()), Some(&node.id), fallback];
+    let mut views = named.into_iter().flatten().map(|name| view(name, fleets));
     views.find(known).unwrap_or_default()
+}
+
+/// What is seen by who belongs to the scope, or the fleet, of this name.
+pub(crate) fn view(name: &str, fleets: &Directory) -> Vec<Scope> {
+    seen(&fleets.named(name))
+}
+
+fn seen(scopes: &[String]) -> Vec<Scope> {
+    let mut seen = Vec::new();
+    for layer in scopes.iter().flat_map(|scope| layers(scope)) {
+        if !seen.contains(&layer) {
+            seen.push(layer);
+        }
+    }
+    seen
 }
 
 /// The layer that is not filled yet stands there already: when it is, a client

@@ -12,13 +12,14 @@ use tokio::sync::watch;
 use crate::cli::{Migrate, Serve};
 use crate::client_log::ClientLog;
 use crate::database::{Database, OpenError};
+use crate::fleets::Directory;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::publisher::{PublishError, Publisher};
 use crate::running::Running;
 use crate::store::Store;
 use crate::traffic::Traffic;
-use crate::{rest, scope};
+use crate::{reload, rest, scope};
 
 /// How long connections may take to end once they were told to.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -37,6 +38,14 @@ pub enum ServeError {
         /// What was in the way.
         why: io::Error,
     },
+    /// The key of secrets is none.
+    #[error("{flag} {why}")]
+    Key {
+        /// Where it is from.
+        flag: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The database cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -50,15 +59,18 @@ pub enum ServeError {
 
 /// Serves until the process is told to end.
 pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
+    let vault = arguments.vault()?;
     let stop = stop_signal()?;
     let xds = listen(&arguments.xds_listen(), "--xds-listen").await?;
     let http = listen(&arguments.http_listen(), "--http-listen").await?;
     let database = Database::parse(&arguments.database.database_url)?;
     let name = database.to_string();
     let store = Store::open(database).await?;
-    let (cache, traffic) = (Cache::new(), Traffic::default());
-    let server = xds_server(cache.clone(), traffic.clone(), arguments);
-    let running = Running { store, cache, health: Health::default(), server, traffic };
+    let (cache, traffic, fleets) = (Cache::new(), Traffic::default(), Directory::default());
+    let server = xds_server(cache.clone(), traffic.clone(), fleets.clone(), arguments);
+    let (reloader, reloads) = reload::channel();
+    let health = Health::default();
+    let running = Running { store, cache, health, server, traffic, fleets, vault, reloader };
     let metrics = Metrics::new().map_err(io::Error::other)?;
     tokio::spawn(metrics.clone().measure(running.clone()));
 
@@ -66,9 +78,9 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     let router = rest::router(running.clone(), metrics);
     let http = axum::serve(http, router).with_graceful_shutdown(stopped(stop.clone()));
     let xds = async {
-        let Running { store, cache, health, server, .. } = running.clone();
+        let Running { health, server, fleets, .. } = running.clone();
         let address = arguments.listener_address;
-        let publisher = Publisher::start(store, cache, health.clone(), address).await?;
+        let publisher = Publisher::start(running.clone(), reloads, address).await?;
         tracing::info!(xds = %xds_address, http = %http_address, database = name, "serving");
         health.update(|status| status.serves_xds = true);
         let stopping = async {
@@ -77,6 +89,7 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
         };
         tokio::select! {
             result = server.serve(xds, stopping) => Ok::<(), ServeError>(result?),
+            () = regroup(&fleets, &server) => Ok(()),
             // Rather none at all than a server that no change reaches.
             ended = tokio::spawn(publisher.run()) => {
                 Err(ended.map_or_else(io::Error::other, |()| io::Error::other("no change is read")).into())
@@ -99,12 +112,20 @@ pub async fn migrate(arguments: &Migrate) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn xds_server(cache: Cache, traffic: Traffic, arguments: &Serve) -> XdsServer {
+/// Whoever belongs to another fleet by what was stored moves there.
+async fn regroup(fleets: &Directory, server: &XdsServer) {
+    let mut changed = fleets.watch();
+    while changed.changed().await.is_ok() {
+        server.choose_views();
+    }
+}
+
+fn xds_server(cache: Cache, traffic: Traffic, fleets: Directory, arguments: &Serve) -> XdsServer {
     let fallback = arguments.node_id.clone();
     let drain = Duration::from_secs(arguments.drain_time_s);
     let server = XdsServer::builder(cache)
         .order(Order::default().with_drain(drain))
-        .view(move |node, cache| scope::choose(node, fallback.as_deref(), cache))
+        .view(move |node, cache| scope::choose(node, fallback.as_deref(), &fleets, cache))
         .observer(Arc::new(Observers(ClientLog, traffic)));
     match arguments.load_report_interval_s {
         0 => server.build(),

@@ -10,12 +10,17 @@ use sqlx::{Any, AnyPool, Row as _, Transaction};
 use thiserror::Error;
 use tokio::sync::Notify;
 
+use crate::certificates::Certificate;
 use crate::changes::{Changes, Snapshot};
 use crate::columns::{bound, change, columns, row, rows};
 use crate::database::{BULK_PATIENCE, Database, Driver, OpenError, PATIENCE};
+use crate::objects::{self, Kind as _};
+use crate::page::{Filter, Page};
+use crate::precondition::Precondition;
 use crate::service::{Definition, FieldError, Row, Service};
+use crate::upstream::is_pem;
 use crate::watch::Watch;
-use crate::{metrics, raw_store};
+use crate::{metrics, raw_store, validate};
 
 /// The triggers keep the changes of this many revisions.
 const LOG_REVISIONS: i64 = 10_000;
@@ -45,6 +50,9 @@ pub enum WriteError {
     /// There is no service of this id.
     #[error("there is no such service")]
     Absent,
+    /// Somebody else changed it: this is its revision now.
+    #[error("the service is at revision {0} by now")]
+    Lost(i64),
     /// The database did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -101,64 +109,90 @@ impl Store {
         .await
     }
 
+    /// Some services, by id.
+    pub async fn page(&self, filter: &Filter) -> Result<Page, StoreError> {
+        within(PATIENCE, async {
+            let mut tx = self.begin_read().await?;
+            filter.read(&mut tx).await
+        })
+        .await
+    }
+
     /// Stores a new service and returns its row.
     pub async fn create(&self, definition: Definition) -> Result<Row, WriteError> {
-        let sql = "INSERT INTO services (name, cluster_id, listener_port, upstream_host, \
-                   upstream_port, protocol, health_check_path, domains, prefix) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id";
-        self.write(sql, None, definition).await
+        self.write(None, &Precondition::None, definition).await
     }
 
-    /// Replaces the whole definition of a service.
-    pub async fn update(&self, id: i64, definition: Definition) -> Result<Row, WriteError> {
-        let sql = "UPDATE services SET name = $1, cluster_id = $2, listener_port = $3, \
-                   upstream_host = $4, upstream_port = $5, protocol = $6, \
-                   health_check_path = $7, domains = $8, prefix = $9 \
-                   WHERE id = $10 RETURNING id";
-        self.write(sql, Some(id), definition).await
+    /// Replaces the whole definition of a service, if the precondition holds.
+    pub async fn update(
+        &self,
+        id: i64,
+        precondition: &Precondition,
+        definition: Definition,
+    ) -> Result<Row, WriteError> {
+        self.write(Some(id), precondition, definition).await
     }
 
-    /// Deletes a service; `false` if there was none.
-    pub async fn delete(&self, id: i64) -> Result<bool, StoreError> {
-        let query = sqlx::query("DELETE FROM services WHERE id = $1").bind(id);
-        let done = within(PATIENCE, query.execute(&self.pool)).await?;
+    /// Deletes a service, if the precondition holds.
+    pub async fn delete(&self, id: i64, precondition: &Precondition) -> Result<(), WriteError> {
+        let delete = async {
+            let mut tx = self.begin_write().await?;
+            if let Err(error) = admitted(&mut tx, id, precondition).await? {
+                return Ok(Err(error));
+            }
+            sqlx::query("DELETE FROM services WHERE id = $1").bind(id).execute(&mut *tx).await?;
+            tx.commit().await.map(Ok)
+        };
+        within(PATIENCE, delete).await??;
         self.written.notify_one();
-        Ok(done.rows_affected() > 0)
+        Ok(())
     }
 
     /// Checks and stores a new definition, or one for the row with this `id`.
     async fn write(
         &self,
-        sql: &'static str,
         id: Option<i64>,
+        precondition: &Precondition,
         definition: Definition,
     ) -> Result<Row, WriteError> {
         // No row has this id, so none is taken for the row itself.
-        let mut row = Row { id: id.unwrap_or(-1), definition };
-        let service = Service::parse(&row).map_err(WriteError::Invalid)?;
-        if let Some(id) = id
-            && self.get(id).await?.is_none()
-        {
-            return Err(WriteError::Absent);
-        }
+        let mut row = Row { id: id.unwrap_or(-1), revision: 0, definition };
+        let parsed = checked(&row).await;
         let write = async {
-            let mut tx = self.pool.begin().await?;
-            // Takes the counter before anything is read, so that no two writers
-            // find the same place free.
-            sqlx::query("UPDATE revision SET value = value").execute(&mut *tx).await?;
+            let mut tx = self.begin_write().await?;
+            if let Some(id) = id
+                && let Err(error) = admitted(&mut tx, id, precondition).await?
+            {
+                return Ok(Err(error));
+            }
+            let service = match parsed {
+                Ok(service) => service,
+                Err(errors) => return Ok(Err(WriteError::Invalid(errors))),
+            };
             if let Some(conflict) = conflict(&mut tx, &service).await? {
                 return Ok(Err(WriteError::Conflict(conflict)));
             }
-            let Some(stored) = bound(sql, id, &row.definition).fetch_optional(&mut *tx).await?
-            else {
-                return Ok(Err(WriteError::Absent));
-            };
+            if let Some(missing) = missing(&mut tx, &row.definition).await? {
+                return Ok(Err(WriteError::Invalid(vec![missing])));
+            }
+            let stored = bound(id, &row.definition).fetch_one(&mut *tx).await?;
+            let id: i64 = stored.try_get(0)?;
+            let revision = sqlx::query_scalar("SELECT revision FROM services WHERE id = $1");
+            let revision: i64 = revision.bind(id).fetch_one(&mut *tx).await?;
             tx.commit().await?;
-            stored.try_get(0).map(Ok)
+            Ok(Ok((id, revision)))
         };
-        row.id = within(PATIENCE, write).await??;
+        (row.id, row.revision) = within(PATIENCE, write).await??;
         self.written.notify_one();
         Ok(row)
+    }
+
+    /// Takes the counter before anything is read, so that no two writers find the
+    /// same place free.
+    pub(crate) async fn begin_write(&self) -> Result<Transaction<'static, Any>, sqlx::Error> {
+        let mut tx = self.pool.begin().await?;
+        sqlx::query("UPDATE revision SET value = value").execute(&mut *tx).await?;
+        Ok(tx)
     }
 
     /// Everything, at one revision.
@@ -172,7 +206,8 @@ impl Store {
             let rows = rows(&sqlx::query(sql).fetch_all(&mut *tx).await?)?;
             let raw_scopes = raw_store::scopes_since(&mut tx, 0).await?;
             let raw = raw_store::all(&mut tx).await?;
-            Ok(Snapshot { revision, clusters, rows, raw_scopes, raw })
+            let objects = objects::all(&mut tx).await?;
+            Ok(Snapshot { revision, clusters, rows, raw_scopes, raw, objects })
         })
         .await
     }
@@ -200,7 +235,17 @@ impl Store {
             let changes = found.iter().map(change).collect::<Result<_, _>>()?;
             let raw_scopes = raw_store::scopes_since(&mut tx, since).await?;
             let raw = raw_store::since(&mut tx, since).await?;
-            Ok(Changes::Some { revision, changes, raw_scopes, raw })
+            let objects = objects::since(&mut tx, since).await?;
+            Ok(Changes::Some { revision, changes, raw_scopes, raw, objects })
+        })
+        .await
+    }
+
+    /// The counter.
+    pub async fn revision(&self) -> Result<i64, StoreError> {
+        within(PATIENCE, async {
+            let mut tx = self.begin_read().await?;
+            revision(&mut tx).await
         })
         .await
     }
@@ -234,6 +279,51 @@ pub(crate) async fn within<T>(
 async fn revision(tx: &mut Transaction<'static, Any>) -> Result<i64, sqlx::Error> {
     let query = sqlx::query_scalar("SELECT value FROM revision");
     query.fetch_one(&mut **tx).await
+}
+
+/// Parses a row, and has what it becomes judged by the library.
+async fn checked(row: &Row) -> Result<Service, Vec<FieldError>> {
+    let service = Service::parse(row)?;
+    let judged = service.clone();
+    // It takes a processor for a while, at first at least.
+    let faults = tokio::task::spawn_blocking(move || validate::service(&judged)).await;
+    match faults {
+        Ok(faults) if faults.is_empty() => Ok(service),
+        Ok(faults) => Err(faults),
+        Err(error) => Err(vec![FieldError::new("name", format!("cannot be judged: {error}"))]),
+    }
+}
+
+/// Whether there is a row of this id that may be written.
+async fn admitted(
+    tx: &mut Transaction<'static, Any>,
+    id: i64,
+    precondition: &Precondition,
+) -> Result<Result<(), WriteError>, sqlx::Error> {
+    let revision = sqlx::query_scalar("SELECT revision FROM services WHERE id = $1");
+    let revision: Option<i64> = revision.bind(id).fetch_optional(&mut **tx).await?;
+    Ok(match revision {
+        None => Err(WriteError::Absent),
+        Some(revision) if !precondition.admits(revision) => Err(WriteError::Lost(revision)),
+        Some(_) => Ok(()),
+    })
+}
+
+/// Which stored certificate is named and not there.
+async fn missing(
+    tx: &mut Transaction<'static, Any>,
+    d: &Definition,
+) -> Result<Option<FieldError>, sqlx::Error> {
+    let stored = d.tls_ca.as_deref().filter(|ca| !is_pem(ca));
+    for (field, name) in [("certificate", d.certificate.as_deref()), ("tls_ca", stored)] {
+        if let Some(name) = name
+            && !objects::exists(tx, Certificate::KIND, name).await?
+        {
+            let why = format!("there is no certificate {name:?}; store it first");
+            return Ok(Some(FieldError::new(field, why)));
+        }
+    }
+    Ok(None)
 }
 
 /// What already stands where `service` wants to stand.

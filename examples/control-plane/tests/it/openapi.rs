@@ -30,8 +30,11 @@ async fn all_that_is_described_is_there() {
     for (path, methods) in paths {
         for (method, operation) in methods.as_object().unwrap() {
             assert!(operation["summary"].is_string(), "{method} {path} says what it does");
-            let asked =
-                path.replace("{id}", "7").replace("{scope}", "none").replace("{node}", "none");
+            let asked = path
+                .replace("{id}", "7")
+                .replace("{scope}", "none")
+                .replace("{node}", "none")
+                .replace("{name}", "none");
             for asked in [asked.trim_end_matches('/'), &format!("{}/", asked.trim_end_matches('/'))]
             {
                 if matches!(path.as_str(), "/healthz" | "/readyz") && asked.ends_with('/') {

@@ -1,36 +1,59 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use axum::Router;
 use deltaplane::health::Health;
+use deltaplane::metrics::Metrics;
 use deltaplane::publisher::Publisher;
+use deltaplane::rest;
+use deltaplane::running::Running;
+use deltaplane::vault::Vault;
 use deltaplane_server::{Cache, Scope, TypeUrl, View};
 
 use crate::database::{Postgres, Sqlite, execute, open, until};
 use crate::definition;
+use crate::rest::running_with;
+
+/// What secrets are encrypted with here.
+const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A publisher at work, and what it fills.
 pub(crate) struct Server {
     pub(crate) cache: Cache,
-    health: Health,
+    pub(crate) health: Health,
+    pub(crate) app: Running,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Server {
     pub(crate) async fn start(url: &str) -> Server {
-        let (cache, health) = (Cache::new(), Health::default());
-        let store = open(url).await;
-        let publisher = Publisher::start(store, cache.clone(), health.clone(), ADDRESS);
-        let task = tokio::spawn(publisher.await.unwrap().run());
-        Server { cache, health, task }
+        let (mut running, reloads) = running_with(url).await;
+        running.vault = Vault::new(KEY).unwrap();
+        let publisher = Publisher::start(running.clone(), reloads, ADDRESS).await.unwrap();
+        let task = tokio::spawn(publisher.run());
+        let (cache, health) = (running.cache.clone(), running.health.clone());
+        Server { cache, health, app: running, task }
     }
 
-    fn has(&self, cluster: i64, type_url: &TypeUrl, name: &str) -> bool {
+    /// Its REST face.
+    pub(crate) fn router(&self) -> Router {
+        rest::router(self.app.clone(), Metrics::new().unwrap())
+    }
+
+    /// Waits until clients are served what was stored until now.
+    pub(crate) async fn is_current(&self) {
+        let revision = self.app.store.revision().await.unwrap();
+        until("the revision", async || (self.health.status().revision >= revision).then_some(()))
+            .await;
+    }
+
+    pub(crate) fn has(&self, cluster: i64, type_url: &TypeUrl, name: &str) -> bool {
         self.version(cluster, type_url, name).is_some()
     }
 
-    fn version(&self, cluster: i64, type_url: &TypeUrl, name: &str) -> Option<String> {
+    pub(crate) fn version(&self, cluster: i64, type_url: &TypeUrl, name: &str) -> Option<String> {
         let scopes: Arc<[Scope]> = Arc::from([Scope::from(format!("cluster-{cluster}"))]);
         let resource = self.cache.view(&scopes).get(type_url, name);
         resource.map(|resource| resource.version().to_string())

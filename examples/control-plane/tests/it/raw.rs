@@ -27,7 +27,7 @@ impl Server {
     /// What the Envoys of a fleet see.
     fn view(&self, cluster: &str) -> deltaplane_server::CacheView {
         let node = Node { cluster: cluster.to_owned(), ..Node::default() };
-        let scopes: Arc<[Scope]> = scope::choose(&node, None, &self.cache).into();
+        let scopes: Arc<[Scope]> = scope::choose(&node, None, &self.app.fleets, &self.cache).into();
         self.cache.view(&scopes)
     }
 

@@ -1,16 +1,19 @@
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::http::{Request, StatusCode, header};
+use axum::http::{HeaderMap, Request, StatusCode, header};
+use deltaplane::fleets::Directory;
 use deltaplane::health::Health;
 use deltaplane::metrics::Metrics;
+use deltaplane::reload::{self, Reloads};
 use deltaplane::rest;
 use deltaplane::running::Running;
 use deltaplane::traffic::Traffic;
+use deltaplane::vault::Vault;
 use deltaplane_server::{Cache, XdsServer};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::database::{Sqlite, open};
+use crate::database::{Postgres, Sqlite, open};
 
 const SERVICES: &str = "/api/v1/services/";
 
@@ -20,9 +23,25 @@ pub(crate) async fn router(url: &str) -> Router {
 
 /// A server that follows nothing and listens nowhere.
 pub(crate) async fn running(url: &str) -> Running {
+    running_with(url).await.0
+}
+
+/// The same, with what it is asked to read again.
+pub(crate) async fn running_with(url: &str) -> (Running, Reloads) {
     let (cache, store) = (Cache::new(), open(url).await);
     let server = XdsServer::builder(cache.clone()).build();
-    Running { store, cache, health: Health::default(), server, traffic: Traffic::default() }
+    let (reloader, reloads) = reload::channel();
+    let running = Running {
+        store,
+        cache,
+        health: Health::default(),
+        server,
+        traffic: Traffic::default(),
+        fleets: Directory::default(),
+        vault: Vault::default(),
+        reloader,
+    };
+    (running, reloads)
 }
 
 pub(crate) async fn send(
@@ -37,18 +56,24 @@ pub(crate) async fn send(
 }
 
 async fn answer(router: &Router, request: Request<Body>) -> (StatusCode, Value) {
+    let (status, _, body) = whole(router, request).await;
+    (status, body)
+}
+
+/// An answer with its headers.
+async fn whole(router: &Router, request: Request<Body>) -> (StatusCode, HeaderMap, Value) {
     let response = router.clone().oneshot(request).await.unwrap();
     let status = response.status();
-    let kind = response.headers().get(header::CONTENT_TYPE).cloned();
+    let headers = response.headers().clone();
     let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
     let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     if status.is_client_error() || status.is_server_error() {
-        assert_eq!(kind.unwrap(), "application/problem+json");
+        assert_eq!(headers[header::CONTENT_TYPE], "application/problem+json");
         assert_eq!(body["status"], status.as_u16());
         assert_eq!(body["type"], "about:blank");
         assert!(body["title"].is_string() && body["detail"].is_string(), "{body}");
     }
-    (status, body)
+    (status, headers, body)
 }
 
 fn shop() -> Value {
@@ -60,9 +85,13 @@ async fn a_service_lives() {
     let sqlite = Sqlite::new();
     let router = router(&sqlite.url()).await;
     let stored = json!({
-        "id": 1, "name": "shop", "cluster_id": 1, "listener_port": 80,
+        "id": 1, "revision": 1, "name": "shop", "cluster_id": 1, "listener_port": 80,
         "upstream_host": "127.0.0.1", "upstream_port": 8080, "protocol": "http",
-        "health_check_path": null, "domains": ["*"], "prefix": "/",
+        "health_check_path": null, "domains": ["*"], "prefix": "/", "upstreams": [],
+        "timeout_ms": null, "connect_timeout_ms": 1000, "retries": 0, "http2": false,
+        "websocket": false, "upstream_tls": null, "tls_verify": true, "tls_sni": null,
+        "tls_ca": null, "health_check_interval_ms": 5000, "is_active": true, "collection": null,
+        "certificate": null,
     });
     let created = send(&router, "POST", SERVICES, &shop().to_string()).await;
     assert_eq!(created, (StatusCode::CREATED, stored.clone()));
@@ -78,6 +107,7 @@ async fn a_service_lives() {
     changed["upstream_port"] = 8081.into();
     changed["domains"] = json!(["a.example"]);
     let put = send(&router, "PUT", "/api/v1/services/1", &changed.to_string()).await;
+    changed["revision"] = 2.into();
     assert_eq!(put, (StatusCode::OK, changed.clone()));
     assert_eq!(send(&router, "GET", "/api/v1/services/1", "").await.1, changed);
 
@@ -94,6 +124,7 @@ async fn a_service_lives() {
 async fn what_is_wrong_is_named() {
     let sqlite = Sqlite::new();
     let router = router(&sqlite.url()).await;
+    let first = json!({"host": "127.0.0.1", "port": 8080});
     let cases = [
         ("name", json!("")),
         ("name", json!("x".repeat(300))),
@@ -110,10 +141,22 @@ async fn what_is_wrong_is_named() {
         ("health_check_path", json!("x")),
         ("id", json!(5)),
         ("colour", json!("red")),
+        ("timeout_ms", json!(-1)),
+        ("retries", json!("many")),
+        ("websocket", json!(1)),
+        ("collection", json!("")),
+        ("upstreams", json!("a")),
+        ("upstreams[0]", json!([{"port": 80}])),
+        ("upstreams[0]", json!([["127.0.0.1", 8080, 1]])),
+        ("upstreams[0].port", json!([{"host": "127.0.0.1", "port": "80"}])),
+        ("upstreams[0].size", json!([{"host": "127.0.0.1", "port": 8080, "size": 1}])),
+        ("upstreams[1].weight", json!([first, {"host": "b", "port": 80, "weight": 0}])),
+        ("upstream_port", json!([{"host": "127.0.0.1", "port": 81}])),
     ];
     for (field, value) in cases {
         let mut body = shop();
-        body[field] = value;
+        let wrong = if value.is_array() && field != "domains" { "upstreams" } else { field };
+        body[wrong] = value;
         let (status, problem) = send(&router, "POST", SERVICES, &body.to_string()).await;
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
         assert_eq!(problem["errors"].as_array().unwrap().len(), 1, "{problem}");
@@ -171,9 +214,171 @@ async fn bodies_and_paths_that_are_none() {
     let untyped = Request::post(SERVICES).body(shop().to_string().into()).unwrap();
     assert_eq!(answer(&router, untyped).await.0, StatusCode::UNSUPPORTED_MEDIA_TYPE);
     assert_eq!(send(&router, "PATCH", SERVICES, "").await.0, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(send(&router, "PATCH", "/api/v1/services/1", "[]").await.0.as_u16(), 422);
     for path in ["/", "/api", "/api/v1/services/x", "/api/v1/services/99999999999999999999"] {
         assert_eq!(send(&router, "GET", path, "").await.0, StatusCode::NOT_FOUND, "{path}");
     }
+}
+
+async fn conditional(
+    router: &Router,
+    method: &str,
+    tag: &str,
+    body: &Value,
+) -> (StatusCode, HeaderMap, Value) {
+    let request = Request::builder().method(method).uri("/api/v1/services/1");
+    let request = request.header(header::CONTENT_TYPE, "application/json");
+    let request = request.header(header::IF_MATCH, tag);
+    whole(router, request.body(body.to_string().into()).unwrap()).await
+}
+
+#[tokio::test]
+async fn a_lost_race_is_told_and_writes_nothing() {
+    let sqlite = Sqlite::new();
+    let router = router(&sqlite.url()).await;
+    let request = Request::post(SERVICES).header(header::CONTENT_TYPE, "application/json");
+    let created = whole(&router, request.body(shop().to_string().into()).unwrap()).await;
+    let old = created.1[header::ETAG].to_str().unwrap().to_owned();
+    let mut changed = shop();
+    changed["upstream_port"] = 1.into();
+    let (status, headers, _) = conditional(&router, "PUT", &old, &changed).await;
+    assert_eq!(status, StatusCode::OK);
+    let new = headers[header::ETAG].to_str().unwrap().to_owned();
+    let get = Request::get("/api/v1/services/1").body(Body::empty()).unwrap();
+    assert_eq!(whole(&router, get).await.1[header::ETAG], new);
+
+    let weak = format!("W/{new}");
+    for (method, body) in
+        [("PUT", shop()), ("PATCH", json!({"prefix": "/x"})), ("DELETE", json!({}))]
+    {
+        for tag in [&*old, "\"of another server\"", &weak] {
+            let (status, _, problem) = conditional(&router, method, tag, &body).await;
+            assert_eq!(status, StatusCode::PRECONDITION_FAILED, "{method} {tag}");
+            assert!(problem["detail"].as_str().unwrap().contains("GET it"), "{problem}");
+        }
+        let (status, ..) = conditional(&router, method, "no tag", &body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+    }
+    let stored = send(&router, "GET", "/api/v1/services/1", "").await.1;
+    assert_eq!((&stored["upstream_port"], &stored["prefix"]), (&json!(1), &json!("/")));
+    let either = format!("{old}, {new}");
+    let patched = conditional(&router, "PATCH", &either, &json!({"prefix": "/x"})).await;
+    assert_eq!((patched.0, &patched.2["prefix"]), (StatusCode::OK, &json!("/x")));
+    assert_eq!(conditional(&router, "DELETE", "*", &json!({})).await.0, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn a_patch_changes_what_it_names() {
+    let sqlite = Sqlite::new();
+    let router = router(&sqlite.url()).await;
+    let mut body = shop();
+    body["timeout_ms"] = 5.into();
+    body["collection"] = "web".into();
+    let mut stored = send(&router, "POST", SERVICES, &body.to_string()).await.1;
+    let patch =
+        async |patch: Value| send(&router, "PATCH", "/api/v1/services/1", &patch.to_string()).await;
+    let (status, patched) = patch(json!({"retries": 2, "timeout_ms": null})).await;
+    (stored["retries"], stored["timeout_ms"]) = (2.into(), Value::Null);
+    stored["revision"] = 2.into();
+    assert_eq!((status, &patched), (StatusCode::OK, &stored));
+
+    // To several upstreams and back, without a word of the one.
+    let two = json!([{"host": "127.0.0.1", "port": 1}, {"host": "127.0.0.1", "port": 2}]);
+    let (_, patched) = patch(json!({"upstreams": two})).await;
+    assert_eq!(
+        (&patched["upstream_port"], &patched["upstreams"][1]["weight"]),
+        (&json!(1), &json!(1))
+    );
+    let (status, problem) = patch(json!({"upstream_port": 3})).await;
+    assert_eq!((status.as_u16(), &problem["errors"][0]["field"]), (422, &json!("upstream_port")));
+    let one = json!({"upstreams": null, "upstream_host": "127.0.0.1", "upstream_port": 4});
+    let (_, patched) = patch(one).await;
+    assert_eq!((&patched["upstream_port"], &patched["upstreams"]), (&json!(4), &json!([])));
+
+    for (wrong, field) in [
+        (json!({"name": null}), "name"),
+        (json!({"retries": "many"}), "retries"),
+        (json!({"colour": "red"}), "colour"),
+        (json!({"id": 2}), "id"),
+        (json!({"websocket": true, "http2": true}), "websocket"),
+    ] {
+        let (status, problem) = patch(wrong).await;
+        assert_eq!((status.as_u16(), &problem["errors"][0]["field"]), (422, &json!(field)));
+    }
+    assert_eq!(send(&router, "GET", "/api/v1/services/1", "").await.1, patched);
+    assert_eq!(send(&router, "PATCH", "/api/v1/services/2", "{}").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn patches_at_the_same_time_all_come_to_pass() {
+    let sqlite = Sqlite::new();
+    let router = router(&sqlite.url()).await;
+    send(&router, "POST", SERVICES, &shop().to_string()).await;
+    let patches = [json!({"retries": 1}), json!({"timeout_ms": 2}), json!({"collection": "c"})];
+    let patches = patches.map(|patch| {
+        let router = router.clone();
+        let send =
+            async move { send(&router, "PATCH", "/api/v1/services/1", &patch.to_string()).await };
+        tokio::spawn(send)
+    });
+    for patch in patches {
+        assert_eq!(patch.await.unwrap().0, StatusCode::OK);
+    }
+    let all = send(&router, "GET", "/api/v1/services/1", "").await.1;
+    let all = (&all["retries"], &all["timeout_ms"], &all["collection"]);
+    assert_eq!(all, (&json!(1), &json!(2), &json!("c")));
+}
+
+/// What both databases do alike.
+async fn lists(url: &str) {
+    let router = router(url).await;
+    for (name, port, fleet, collection) in
+        [("a_1", 81, 1, "web"), ("B.2", 82, 1, "web"), ("ab1", 83, 2, "db"), ("c", 84, 2, "web")]
+    {
+        let fields = json!({
+            "name": name, "listener_port": port, "cluster_id": fleet, "collection": collection,
+            "upstream_host": "127.0.0.1", "upstream_port": 1, "is_active": name != "c",
+        });
+        assert_eq!(send(&router, "POST", SERVICES, &fields.to_string()).await.0.as_u16(), 201);
+    }
+    let list = async |query: &str| {
+        let request = Request::get(format!("{SERVICES}{query}")).body(Body::empty()).unwrap();
+        let (status, headers, body) = whole(&router, request).await;
+        assert_eq!(status, StatusCode::OK, "{query}: {body}");
+        let names = body.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap());
+        let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        (names.collect::<Vec<_>>().join(" "), header("x-total-count").unwrap(), header("link"))
+    };
+    for (query, names) in [
+        ("", "a_1 B.2 ab1 c"),
+        ("?cluster_id=2", "ab1 c"),
+        ("?collection=web&is_active=true", "a_1 B.2"),
+        ("?is_active=false", "c"),
+        ("?name=B", "B.2 ab1"),
+        ("?name=a_", "a_1"),
+        ("?name=%25", ""),
+        ("?listener_port=83&protocol=http", "ab1"),
+        ("?protocol=tcp", ""),
+    ] {
+        let total = names.split_whitespace().count().to_string();
+        assert_eq!(list(query).await, (names.to_owned(), total, None), "{query}");
+    }
+    let (names, total, link) = list("?limit=2&collection=web").await;
+    assert_eq!((&*names, &*total), ("a_1 B.2", "3"));
+    let link = link.unwrap();
+    let next = link.strip_prefix(&format!("<{SERVICES}")).unwrap();
+    let next = next.strip_suffix(">; rel=\"next\"").unwrap();
+    assert_eq!(list(next).await, ("c".to_owned(), "3".to_owned(), None));
+    for query in ["?limit=0", "?limit=1001", "?limit=x", "?colour=red"] {
+        let wrong = send(&router, "GET", &format!("{SERVICES}{query}"), "").await;
+        assert_eq!(wrong.0, StatusCode::BAD_REQUEST, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn lists_can_be_filtered_and_paged() {
+    lists(&Sqlite::new().url()).await;
+    lists(&Postgres::start().url()).await;
 }
 
 #[tokio::test]

@@ -1,3 +1,4 @@
+use deltaplane::fleets::Directory;
 use deltaplane::scope::{choose, name, of_cluster, of_raw};
 use deltaplane_server::envoy_types::pb::envoy::config::core::v3::Node;
 use deltaplane_server::{Cache, Scope, Transaction, TypeUrl};
@@ -17,7 +18,7 @@ fn the_first_scope_that_was_ever_filled_is_seen() {
     transaction.replace(of_raw("raw alone"), TypeUrl::CLUSTER, []);
     let _ = cache.commit(transaction).unwrap();
     let seen = |cluster: &str, id: &str, fallback: Option<&str>| {
-        let scopes = choose(&node(cluster, id), fallback, &cache);
+        let scopes = choose(&node(cluster, id), fallback, &Directory::default(), &cache);
         scopes.iter().map(Scope::to_string).collect::<Vec<_>>()
     };
     let last = Some("cluster-3");

@@ -1,15 +1,20 @@
 use std::time::Duration;
 
 use deltaplane::changes::Changes;
+use deltaplane::precondition::Precondition;
 use deltaplane::store::{Store, WriteError};
+use deltaplane::upstream::Place;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::PgListener;
-use sqlx::{AssertSqlSafe, Executor};
+use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
 
 use crate::database::{DEADLINE, Postgres, Sqlite, connect, execute, open};
 use crate::definition;
 
 const INSERT: &str = "INSERT INTO services \
     (name, cluster_id, listener_port, upstream_host, upstream_port, prefix) VALUES";
+
+const ANY: Precondition = Precondition::None;
 
 async fn revision(store: &Store) -> i64 {
     store.snapshot().await.unwrap().revision
@@ -49,6 +54,10 @@ async fn contract(url: &str) {
     execute(url, "UPDATE services SET cluster_id = 3 WHERE name = 'c'").await;
     assert_eq!(changed(&store, since).await, [(2, 3, None), at(3, 3, "c")]);
 
+    // A row knows its last change, whoever made it.
+    let moved = store.get(3).await.unwrap().unwrap();
+    assert_eq!(moved.revision, revision(&store).await);
+
     // No row, no revision.
     let since = revision(&store).await;
     execute(url, "UPDATE services SET prefix = '/x' WHERE name = 'nobody'").await;
@@ -62,10 +71,10 @@ async fn contract(url: &str) {
     other.execute(AssertSqlSafe(sql)).await.unwrap();
     assert_eq!(revision(&store).await, since);
 
-    let moved = store.update(a.id, definition("a2", 80, 2)).await.unwrap();
+    let moved = store.update(a.id, &ANY, definition("a2", 80, 2)).await.unwrap();
     assert_eq!((moved.id, moved.definition.upstream_port), (a.id, 2));
-    assert!(store.delete(a.id).await.unwrap());
-    assert!(!store.delete(a.id).await.unwrap());
+    store.delete(a.id, &ANY).await.unwrap();
+    assert!(matches!(store.delete(a.id, &ANY).await, Err(WriteError::Absent)));
     assert_eq!(changed(&store, since).await, [(1, a.id, None)]);
 
     // A fleet stays when its last service goes.
@@ -73,9 +82,28 @@ async fn contract(url: &str) {
     let snapshot = store.snapshot().await.unwrap();
     assert_eq!((snapshot.clusters, snapshot.rows.len()), (vec![1, 2, 3], 0));
 
+    in_full(&store).await;
     refusals(&store).await;
     old_log(&store, url).await;
     watching(&store, url).await;
+}
+
+/// All that a service may say of itself is stored.
+async fn in_full(store: &Store) {
+    let mut full = definition("full", 443, 1);
+    full.upstreams = vec![Place::new("127.0.0.1", 1), Place::new("b.example", 2)];
+    full.upstreams[1].weight = 3;
+    (full.protocol, full.timeout_ms, full.connect_timeout_ms) = ("https".into(), Some(7), 8);
+    (full.retries, full.http2, full.health_check_interval_ms) = (2, true, 900);
+    (full.tls_verify, full.tls_sni) = (false, Some("s.example".into()));
+    (full.is_active, full.collection) = (false, Some("Läden".into()));
+    let stored = store.create(full.clone()).await.unwrap();
+    assert_eq!(store.get(stored.id).await.unwrap().unwrap().definition, full);
+    (full.upstream_tls, full.websocket, full.http2) = (Some(true), true, false);
+    (full.tls_sni, full.timeout_ms, full.is_active) = (None, None, true);
+    store.update(stored.id, &ANY, full.clone()).await.unwrap();
+    assert_eq!(store.get(stored.id).await.unwrap().unwrap().definition, full);
+    store.delete(stored.id, &ANY).await.unwrap();
 }
 
 async fn refusals(store: &Store) {
@@ -88,12 +116,31 @@ async fn refusals(store: &Store) {
     elsewhere.cluster_id = 2;
     let b = store.create(elsewhere.clone()).await.unwrap();
     elsewhere.cluster_id = 1;
-    assert!(matches!(store.update(b.id, elsewhere).await, Err(WriteError::Conflict(_))));
-    assert!(matches!(store.update(0, a.definition.clone()).await, Err(WriteError::Absent)));
-    assert!(matches!(store.update(99, a.definition.clone()).await, Err(WriteError::Absent)));
-    let bad = store.update(a.id, definition("a", 0, 1)).await;
+    assert!(matches!(store.update(b.id, &ANY, elsewhere).await, Err(WriteError::Conflict(_))));
+    assert!(matches!(store.update(0, &ANY, a.definition.clone()).await, Err(WriteError::Absent)));
+    assert!(matches!(store.update(99, &ANY, a.definition.clone()).await, Err(WriteError::Absent)));
+    let bad = store.update(a.id, &ANY, definition("a", 0, 1)).await;
     assert!(matches!(bad, Err(WriteError::Invalid(e)) if e[0].field == "listener_port"));
-    assert_eq!(store.update(a.id, a.definition.clone()).await.unwrap(), a);
+    let same = store.update(a.id, &ANY, a.definition.clone()).await.unwrap();
+    assert_eq!(same.definition, a.definition);
+    races(store).await;
+}
+
+/// A row's revision is that of its last change, and what it is known by.
+async fn races(store: &Store) {
+    let row = store.create(definition("raced", 4000, 1)).await.unwrap();
+    assert_eq!(row.revision, revision(store).await);
+    assert_eq!(store.get(row.id).await.unwrap().unwrap().revision, row.revision);
+    let read = Precondition::Revisions(vec![row.revision]);
+    let first = store.update(row.id, &read, definition("raced", 4000, 2)).await.unwrap();
+    assert!(first.revision > row.revision);
+    let second = store.update(row.id, &read, definition("raced", 4000, 3)).await;
+    assert!(matches!(second, Err(WriteError::Lost(now)) if now == first.revision));
+    let deleted = store.delete(row.id, &read).await;
+    assert!(matches!(deleted, Err(WriteError::Lost(now)) if now == first.revision));
+    let stored = store.get(row.id).await.unwrap().unwrap();
+    assert_eq!(stored.definition.upstream_port, 2);
+    store.delete(row.id, &Precondition::Revisions(vec![first.revision])).await.unwrap();
 }
 
 /// Whoever is further behind than the log is long is told so, and the log ends.
@@ -135,6 +182,56 @@ async fn postgres_keeps_the_contract() {
     // Opening it once more changes nothing.
     let since = revision(&open(&postgres.url()).await).await;
     assert!(since > 10_000);
+}
+
+/// What was stored by a version that knew less is as it was.
+async fn grows(url: &str, [services, raw]: [&'static str; 2]) {
+    let mut connection = connect(url).await;
+    let steps = [(1, "services", services), (2, "raw resources", raw)];
+    let step = |(version, name, sql): (i64, &'static str, &'static str)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    let mut before = Migrator::with_migrations(steps.map(step).to_vec());
+    before.dangerous_set_table_name("deltaplane_migrations");
+    before.run(&mut connection).await.unwrap();
+    execute(url, &format!("{INSERT} ('a', 1, 80, 'h', 1, '/a'), ('b', 2, 80, 'h', 1, '/')")).await;
+    execute(url, "DELETE FROM services WHERE name = 'b'").await;
+    let sql = "SELECT value FROM revision";
+    let counter: i64 = sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap();
+
+    let store = open(url).await;
+    let rows = store.list().await.unwrap();
+    let mut expected = definition("a", 80, 1);
+    (expected.upstream_host, expected.prefix) = ("h".into(), "/a".into());
+    assert_eq!(rows.iter().map(|row| &row.definition).collect::<Vec<_>>(), [&expected]);
+    assert_eq!(rows[0].revision, 1);
+    assert_eq!(revision(&store).await, counter, "nothing that clients see changed");
+    let next = store.create(definition("c", 90, 1)).await.unwrap();
+    assert_eq!((next.id, next.revision), (3, counter + 1), "no id is used twice");
+    let since = next.revision;
+    execute(url, "UPDATE services SET is_active = false, protocol = 'grpc' WHERE id = 1").await;
+    assert_eq!(changed(&store, since).await, [at(1, 1, "a")]);
+    assert_eq!(store.get(1).await.unwrap().unwrap().revision, since + 1);
+}
+
+#[tokio::test]
+async fn sqlite_grows() {
+    let steps = [
+        include_str!("../../migrations/sqlite/0001_services.sql"),
+        include_str!("../../migrations/sqlite/0002_raw_resources.sql"),
+    ];
+    let sqlite = Sqlite::new();
+    std::fs::File::create(sqlite.file()).unwrap();
+    grows(&sqlite.url(), steps).await;
+}
+
+#[tokio::test]
+async fn postgres_grows() {
+    let steps = [
+        include_str!("../../migrations/postgres/0001_services.sql"),
+        include_str!("../../migrations/postgres/0002_raw_resources.sql"),
+    ];
+    grows(&Postgres::start().url(), steps).await;
 }
 
 #[tokio::test]

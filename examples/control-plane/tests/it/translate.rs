@@ -3,6 +3,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use deltaplane::message::Message;
 use deltaplane::service::{Definition, Service};
 use deltaplane::translate::{Difference, Fleet, Removal};
+use deltaplane::upstream::Place;
 use deltaplane_server::envoy_types::pb::envoy::config::route::v3::{
     route, route_action, route_match,
 };
@@ -36,6 +37,7 @@ fn name(message: &Message) -> String {
         Message::Endpoints(m) => format!("endpoints {}", m.cluster_name),
         Message::Listener(m) => format!("listener {}", m.name),
         Message::Routes(m) => format!("routes {}", m.name),
+        Message::Secret(m) => format!("secret {}", m.name),
     }
 }
 
@@ -115,6 +117,56 @@ fn each_input_changes_only_what_it_is_in() {
     assert_eq!(to_tcp.removals, [Removal::Routes("routes-81".into())].into());
 }
 
+/// The message that a change to a plain service builds.
+fn built(change: fn(&mut Definition)) -> Message {
+    let mut fleet = Fleet::new(ADDRESS);
+    let mut d = definition("a", 80, 1);
+    let _ = fleet.apply([service(1, d.clone())]);
+    change(&mut d);
+    let difference = fleet.apply([service(1, d)]);
+    let [message] = &*difference.upserts else { panic!("{:?}", names(&difference)) };
+    message.clone()
+}
+
+#[test]
+fn what_concerns_the_upstream_is_in_its_cluster() {
+    let changes: [fn(&mut Definition); 6] = [
+        |d| d.connect_timeout_ms = 20,
+        |d| d.http2 = true,
+        |d| d.protocol = "https".into(),
+        |d| d.upstreams = vec![Place::new("127.0.0.1", 1), Place::new("127.0.0.1", 2)],
+        |d| d.retries = 1,
+        |d| d.timeout_ms = Some(5),
+    ];
+    let kinds = changes.map(|change| name(&built(change)));
+    let expected = ["cluster a", "cluster a", "cluster a", "endpoints a", "routes routes-80"];
+    assert_eq!(kinds[..5], expected);
+    assert_eq!(kinds[5], "routes routes-80");
+    let Message::Cluster(cluster) = built(changes[2]) else { panic!() };
+    let tls = cluster.transport_socket.unwrap();
+    assert_eq!(tls.name, "envoy.transport_sockets.tls");
+}
+
+#[test]
+fn who_is_not_active_is_as_if_it_were_not_there() {
+    let mut fleet = Fleet::new(ADDRESS);
+    let _ = fleet.apply([http(1, "a", &["*"], "/"), http(2, "b", &["*"], "/b")]);
+    let mut d = definition("a", 80, 1);
+    d.is_active = false;
+    let gone = fleet.apply([service(1, d.clone())]);
+    assert_eq!(names(&gone), ["routes routes-80"]);
+    assert_eq!(
+        gone.removals,
+        [Removal::Cluster("a".into()), Removal::Endpoints("a".into())].into()
+    );
+    // Its place is free for another one meanwhile.
+    let other = fleet.apply([http(3, "c", &["*"], "/")]);
+    assert!(other.conflicts.is_empty());
+    d.is_active = true;
+    let back = fleet.apply([service(1, d)]);
+    assert_eq!(names(&back), ["cluster a", "endpoints a", "routes routes-80"]);
+}
+
 #[test]
 fn services_that_share_a_port_share_its_listener() {
     let mut fleet = Fleet::new(ADDRESS);
@@ -185,8 +237,22 @@ fn names_that_two_services_swap_are_not_removed() {
 #[test]
 fn what_services_become_has_no_problem() {
     let mut fleet = Fleet::new(ADDRESS);
-    let services =
-        [http(1, "a", &["a.test"], "/"), http(2, "b", &["b.test"], "/b"), tcp(3, "c", 81)];
+    let mut full = definition("d", 80, 1);
+    (full.protocol, full.websocket, full.retries) = ("https".into(), true, 3);
+    (full.timeout_ms, full.health_check_path) = (Some(0), Some("/up".into()));
+    full.upstreams = vec![Place::new("d.test", 1), Place::new("::1", 2)];
+    full.prefix = "/d".into();
+    let mut grpc = definition("e", 80, 1);
+    (grpc.protocol, grpc.upstream_tls, grpc.tls_sni) =
+        ("grpc".into(), Some(true), Some("e".into()));
+    (grpc.prefix, grpc.retries) = ("/e".into(), 1);
+    let services = [
+        http(1, "a", &["a.test"], "/"),
+        http(2, "b", &["b.test"], "/b"),
+        tcp(3, "c", 81),
+        service(4, full),
+        service(5, grpc),
+    ];
     let mut transaction = Transaction::new();
     for message in fleet.apply(services).upserts {
         let resource = match message {
@@ -194,9 +260,10 @@ fn what_services_become_has_no_problem() {
             Message::Endpoints(m) => envoy::resource(&*m),
             Message::Listener(m) => envoy::resource(&*m),
             Message::Routes(m) => envoy::resource(&*m),
+            Message::Secret(m) => envoy::resource(&*m),
         };
         transaction.upsert("s", resource);
     }
     let (commit, _) = Validator::new(Policy::Refuse).commit(&Cache::new(), transaction).unwrap();
-    assert_eq!(commit.changes, 3 + 3 + 2 + 1);
+    assert_eq!(commit.changes, 5 + 4 + 2 + 1);
 }

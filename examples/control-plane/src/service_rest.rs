@@ -1,0 +1,254 @@
+//! The REST face of services.
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderName, StatusCode, Uri, header};
+use axum::response::{AppendHeaders, IntoResponse, Response};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::document::Body;
+use crate::draft::{Draft, Patch};
+use crate::openapi::both;
+use crate::page::{Filter, LIMIT_MAX};
+use crate::precondition::{Precondition, etag};
+use crate::problem::Problem;
+use crate::reload::Reloaded;
+use crate::running::Running;
+use crate::service::{Row, within};
+use crate::store::{Store, WriteError};
+
+/// How many services there are on all pages.
+const TOTAL: HeaderName = HeaderName::from_static("x-total-count");
+
+pub(crate) fn router() -> OpenApiRouter<Running> {
+    let router = both(OpenApiRouter::new(), routes!(list, create));
+    let router = both(router, routes!(read, replace, patch, remove));
+    let router = both(router, routes!(reload));
+    both(router, routes!(reload_all))
+}
+
+/// Services, by id: all, or those that the parameters say.
+#[utoipa::path(
+    get,
+    path = "/api/v1/services/",
+    tag = "services",
+    operation_id = "list_services",
+    params(Filter),
+    responses(
+        (
+            status = 200,
+            description = "Services by id",
+            body = Vec<Row>,
+            headers(
+                ("x-total-count" = i64, description = "How many there are on all pages"),
+                ("link" = String, description = "Where the next page is, as `rel=\"next\"`")
+            )
+        ),
+        Problem
+    )
+)]
+async fn list(
+    State(store): State<Store>,
+    uri: Uri,
+    filter: Result<Query<Filter>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(filter) = filter.map_err(|error| {
+        let why = format!(
+            "{}; filter by cluster_id, listener_port, protocol, collection, is_active and name, \
+             and page by limit and after",
+            error.body_text()
+        );
+        Problem::new(error.status(), why)
+    })?;
+    if let Some(limit) = filter.limit {
+        let checked = within("limit", limit, 1..=LIMIT_MAX, "number of services");
+        checked.map_err(|error| Problem::of_fields(StatusCode::BAD_REQUEST, [error]))?;
+    }
+    let page = store.page(&filter).await?;
+    let next = page.rows.last().filter(|_| page.has_more).map(|last| next(&uri, last.id));
+    let headers = [(TOTAL, page.total.to_string())].into_iter();
+    let headers = headers.chain(next.map(|next| (header::LINK, next)));
+    Ok((AppendHeaders(headers.collect::<Vec<_>>()), Json(page.rows)).into_response())
+}
+
+/// Where the page behind this one is (RFC 8288).
+fn next(uri: &Uri, after: i64) -> String {
+    let query = uri.query().unwrap_or_default().split('&');
+    let same = query.filter(|part| !part.is_empty() && !part.starts_with("after="));
+    let same: String = same.map(|part| format!("{part}&")).collect();
+    format!("<{}?{same}after={after}>; rel=\"next\"", uri.path())
+}
+
+/// A service, with the tag by which it is known not to have changed.
+struct Tagged(Row);
+
+impl IntoResponse for Tagged {
+    fn into_response(self) -> Response {
+        ([(header::ETAG, etag(self.0.revision))], Json(self.0)).into_response()
+    }
+}
+
+/// Stores a new service.
+#[utoipa::path(
+    post,
+    path = "/api/v1/services/",
+    tag = "services",
+    operation_id = "create_service",
+    request_body = Draft,
+    responses(
+        (
+            status = 201,
+            description = "As it is stored",
+            body = Row,
+            headers(
+                ("location" = String, description = "Where it is"),
+                ("etag" = String, description = "What its revision is known by")
+            )
+        ),
+        Problem
+    )
+)]
+async fn create(State(store): State<Store>, Body(draft): Body<Draft>) -> Result<Response, Problem> {
+    let row = store.create(draft.define(None)?).await?;
+    let place = [(header::LOCATION, format!("/api/v1/services/{}", row.id))];
+    Ok((StatusCode::CREATED, place, Tagged(row)).into_response())
+}
+
+/// One service.
+#[utoipa::path(
+    get,
+    path = "/api/v1/services/{id}",
+    tag = "services",
+    operation_id = "read_service",
+    params(("id" = i64, Path)),
+    responses(
+        (
+            status = 200,
+            description = "As it is stored",
+            body = Row,
+            headers(("etag" = String, description = "What its revision is known by"))
+        ),
+        Problem
+    )
+)]
+async fn read(State(store): State<Store>, Path(id): Path<String>) -> Result<Tagged, Problem> {
+    let row = store.get(number(&id)?).await?;
+    row.map(Tagged).ok_or_else(|| Problem::no_service(&id))
+}
+
+/// Replaces the whole of a service: what is left out goes back to its default.
+#[utoipa::path(
+    put,
+    path = "/api/v1/services/{id}",
+    tag = "services",
+    operation_id = "replace_service",
+    params(("id" = i64, Path), Precondition),
+    request_body = Draft,
+    responses((status = 200, description = "As it is stored", body = Row), Problem)
+)]
+async fn replace(
+    State(store): State<Store>,
+    Path(id): Path<String>,
+    precondition: Precondition,
+    Body(draft): Body<Draft>,
+) -> Result<Tagged, Problem> {
+    let key = number(&id)?;
+    let written = store.update(key, &precondition, draft.define(Some(key))?).await;
+    written.map(Tagged).map_err(|error| refused(error, &id))
+}
+
+/// Changes some fields of a service, by a JSON merge patch: `null` sets a field
+/// back to its default.
+#[utoipa::path(
+    patch,
+    path = "/api/v1/services/{id}",
+    tag = "services",
+    operation_id = "patch_service",
+    params(("id" = i64, Path), Precondition),
+    request_body(content = Patch, content_type = "application/merge-patch+json"),
+    responses((status = 200, description = "As it is stored", body = Row), Problem)
+)]
+async fn patch(
+    State(store): State<Store>,
+    Path(id): Path<String>,
+    precondition: Precondition,
+    Body(patch): Body<Patch>,
+) -> Result<Tagged, Problem> {
+    let key = number(&id)?;
+    loop {
+        let row = store.get(key).await?.ok_or_else(|| Problem::no_service(&id))?;
+        if !precondition.admits(row.revision) {
+            return Err(WriteError::Lost(row.revision).into());
+        }
+        let read = Precondition::Revisions(vec![row.revision]);
+        match store.update(key, &read, patch.apply(&row)?).await {
+            // Somebody was faster. What he wrote is patched as well.
+            Err(WriteError::Lost(_)) => {}
+            written => return written.map(Tagged).map_err(|error| refused(error, &id)),
+        }
+    }
+}
+
+/// Deletes a service.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/services/{id}",
+    tag = "services",
+    operation_id = "delete_service",
+    params(("id" = i64, Path), Precondition),
+    responses((status = 204, description = "It is gone"), Problem)
+)]
+async fn remove(
+    State(store): State<Store>,
+    Path(id): Path<String>,
+    precondition: Precondition,
+) -> Result<StatusCode, Problem> {
+    let deleted = store.delete(number(&id)?, &precondition).await;
+    deleted.map(|()| StatusCode::NO_CONTENT).map_err(|error| refused(error, &id))
+}
+
+/// Reads a service again, publishes what is not as the database has it, and says
+/// what that was.
+#[utoipa::path(
+    post,
+    path = "/api/v1/services/{id}/reload-xds",
+    tag = "services",
+    operation_id = "reload_service",
+    params(("id" = i64, Path)),
+    responses((status = 200, description = "What was published", body = Reloaded), Problem)
+)]
+async fn reload(
+    State(app): State<Running>,
+    Path(id): Path<String>,
+) -> Result<Json<Reloaded>, Problem> {
+    let key = number(&id)?;
+    app.store.get(key).await?.ok_or_else(|| Problem::no_service(&id))?;
+    Ok(Json(app.reloader.reload(Some(key)).await?))
+}
+
+/// Reads everything again, publishes what is not as the database has it, and says
+/// what that was.
+#[utoipa::path(
+    post,
+    path = "/api/v1/services/reload-xds",
+    tag = "services",
+    operation_id = "reload_all",
+    responses((status = 200, description = "What was published", body = Reloaded), Problem)
+)]
+async fn reload_all(State(app): State<Running>) -> Result<Json<Reloaded>, Problem> {
+    Ok(Json(app.reloader.reload(None).await?))
+}
+
+fn refused(error: WriteError, id: &str) -> Problem {
+    match error {
+        WriteError::Absent => Problem::no_service(id),
+        other => other.into(),
+    }
+}
+
+/// An id that is no number is the id of no service.
+fn number(id: &str) -> Result<i64, Problem> {
+    id.parse().map_err(|_| Problem::no_service(id))
+}

@@ -3,13 +3,16 @@
 //!
 //! ```text
 //!  REST ──> store (SQLite, PostgreSQL) ──> publisher ──> Cache ──> XdsServer ──> Envoy
-//!  psql ──────┘          watch ──────────────┘  └ translate, raw
+//!  psql ──────┘          watch ──────────────┘  ├ translate, raw
+//!                                               └ pending
 //! ```
 //!
 //! It is thin on purpose: what it does not take from
 //! [`deltaplane_server`] is the table of services ([`store`]), what a service
-//! means to Envoy ([`translate`]), and resources of any type that lie over
-//! these ([`raw`]).
+//! means to Envoy ([`translate`]), resources of any type that lie over these
+//! ([`raw`]), and what has a name and is said in JSON ([`objects`]): who belongs
+//! to which fleet and how it is told ([`fleets`]), routes beside those of services
+//! ([`routes`]), and certificates ([`certificates`], sealed by the [`vault`]).
 
 pub mod bootstrap;
 pub mod certificates;

@@ -1,7 +1,7 @@
 //! What the REST face of raw resources refuses, and what it does not show.
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{Request, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use deltaplane_server::envoy_types::pb::google::protobuf::Any;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::database::Sqlite;
 use crate::publisher::Server;
-use crate::rest::{router, send};
+use crate::rest::{answer, router, send};
 
 const TRANSACTIONS: &str = "/api/v1/xds/transactions";
 const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
@@ -111,6 +111,50 @@ async fn what_is_wrong_is_named_by_its_path() {
     }
     let none = send(&router, "GET", "/api/v1/xds/scopes/", "").await;
     assert_eq!(none, (StatusCode::OK, json!([])), "nothing was stored");
+}
+
+/// A document in YAML is as good as one in JSON, and what is wrong with it is told alike.
+#[tokio::test]
+async fn yaml_says_the_same_as_json() {
+    let sqlite = Sqlite::new();
+    let router = router(&sqlite.url()).await;
+    let post = async |yaml: &str| {
+        let request = Request::post(TRANSACTIONS).header("content-type", "application/yaml");
+        answer(&router, request.body(yaml.to_owned().into()).unwrap()).await
+    };
+    let cluster = |more: &str| {
+        format!(
+            "scope: s\nupserts:\n- resource:\n    \"@type\": {CLUSTER}\n    name: x\n    {more}\n"
+        )
+    };
+    let (status, done) = post(&cluster("connect_timeout: 1s # soon")).await;
+    assert_eq!((status, &done["revision"]), (StatusCode::OK, &json!(1)), "{done}");
+    let shown = contents(&router, "s").await;
+    assert_eq!(shown[0]["resource"]["connect_timeout"], "1s");
+    for (yaml, field) in [
+        (cluster("connect_timeout: soon"), "upserts[0].resource.connect_timeout"),
+        (cluster("connect_timeout: 0s"), "upserts[0].resource.connect_timeout"),
+        (cluster("nmae: y"), "upserts[0].resource"),
+        ("scope: 7".to_owned(), "scope"),
+        ("scope: s\nupserts: {}".to_owned(), "upserts"),
+        ("scope: s\nwait: {settled: 2}".to_owned(), "wait.settled"),
+        ("scope: s\nwait: {timeout_ms: 1000000}".to_owned(), "wait.timeout_ms"),
+        ("scope: s\nwait: soon".to_owned(), "wait"),
+    ] {
+        let (status, problem) = post(&yaml).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{yaml}: {problem}");
+        assert_eq!(problem["errors"][0]["field"], field, "{yaml}: {problem}");
+    }
+    let mut bomb = "a0: &a0 [x, x]\n".to_owned();
+    for i in 1..40 {
+        let (below, this) = (i - 1, i);
+        bomb += &format!("a{this}: &a{this} [*a{below}, *a{below}]\n");
+    }
+    for yaml in ["scope: [", "- scope: s", "", "scope: s\n---\nscope: t", "\u{0}", &bomb] {
+        let (status, problem) = post(yaml).await;
+        assert!(matches!(status.as_u16(), 400 | 422), "{yaml:?}: {problem}");
+        assert!(problem["detail"].as_str().unwrap().contains("send one"), "{problem}");
+    }
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ pub(crate) async fn send(
     answer(router, request.body(body.to_owned().into()).unwrap()).await
 }
 
-async fn answer(router: &Router, request: Request<Body>) -> (StatusCode, Value) {
+pub(crate) async fn answer(router: &Router, request: Request<Body>) -> (StatusCode, Value) {
     let (status, _, body) = whole(router, request).await;
     (status, body)
 }

@@ -159,16 +159,26 @@ impl Control {
     /// # Errors
     /// If the contestant says that it could not.
     pub async fn tell(&mut self, command: Command) -> Result<()> {
-        let request =
-            Request::post(command.path()).header("host", "localhost").body(Empty::new())?;
-        self.sender.ready().await?;
-        let response = self.sender.send_request(request).await?;
-        let status = response.status();
-        let text = response.into_body().collect().await?.to_bytes();
+        let (status, text) = self.post(&command.path()).await?;
         if status != StatusCode::OK {
             let text = String::from_utf8_lossy(&text);
             return Err(format!("{} was answered with {status}: {text}", command.path()).into());
         }
         Ok(())
+    }
+
+    /// Asks for what no contestant knows, and returns when it has said so: what a request alone costs.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn ask_for_nothing(&mut self) -> Result<()> {
+        self.post("/nothing").await.map(|_| ())
+    }
+
+    async fn post(&mut self, path: &str) -> Result<(StatusCode, Bytes)> {
+        let request = Request::post(path).header("host", "localhost").body(Empty::new())?;
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request).await?;
+        Ok((response.status(), response.into_body().collect().await?.to_bytes()))
     }
 }

@@ -121,19 +121,19 @@ impl Layer {
 
     /// When a name changed last, until a revision.
     pub(crate) fn changed_at(&self, name: &str, until: Revision) -> Option<Revision> {
-        let mut changes = self.log.changes_of(name).map(|(revision, _)| revision);
+        let mut changes = self.log.changes_of(name, Revision(0)).map(|(revision, _)| revision);
         changes.find(|revision| *revision <= until)
     }
 
     /// What a name was before it changed for the first time after a revision, if it did since.
     pub(crate) fn before(&self, name: &str, since: Revision) -> Option<Option<&Resource>> {
-        let changes = self.log.changes_of(name).take_while(|(revision, _)| *revision > since);
-        changes.last().map(|(_, first)| first.before.as_ref())
+        self.log.changes_of(name, since).last().map(|(_, first)| first.before.as_ref())
     }
 
     /// What had this name and a content of this hash before it changed.
     pub(crate) fn recall(&self, name: &str, hash: u64) -> Option<&Resource> {
-        let mut before = self.log.changes_of(name).filter_map(|(_, change)| change.before.as_ref());
+        let changes = self.log.changes_of(name, Revision(0));
+        let mut before = changes.filter_map(|(_, change)| change.before.as_ref());
         before.find(|before| before.hash() == hash)
     }
 
@@ -297,12 +297,12 @@ impl Log {
         self.commits.get(at)
     }
 
-    /// The changes of a name and when they were, the last one first, as far back as the log reaches. Costs
-    /// what it yields.
-    fn changes_of(&self, name: &str) -> impl Iterator<Item = (Revision, &Change)> {
+    /// The changes of a name after a revision and when they were, the last one first, as far back as the
+    /// log reaches. Costs what it yields.
+    fn changes_of(&self, name: &str, since: Revision) -> impl Iterator<Item = (Revision, &Change)> {
         let mut next = self.last.get(name).copied();
         std::iter::from_fn(move || {
-            let commit = self.commit(next?)?;
+            let commit = self.commit(next.filter(|revision| *revision > since)?)?;
             let at = commit.changes.binary_search_by(|change| (*change.name).cmp(name)).ok()?;
             next = commit.previous.get(at).copied();
             commit.changes.get(at).map(|change| (commit.revision, change))
@@ -388,8 +388,9 @@ impl Unread<'_> {
     /// What each name was before the first of these changes, and is after the last.
     pub(crate) fn merged(&self) -> BTreeMap<Arc<str>, (Option<Resource>, Option<Resource>)> {
         let mut merged = BTreeMap::new();
-        let commits = self.log.commits.iter().skip(self.at);
-        for change in commits.flat_map(|commit| commit.changes.iter()) {
+        // Skipping would walk over all that was read.
+        let commits = self.log.commits.focus().narrow(self.at..);
+        for change in commits.into_iter().flat_map(|commit| commit.changes.iter()) {
             match merged.entry(change.name.clone()) {
                 Entry::Vacant(entry) => {
                     entry.insert((change.before.clone(), change.after.clone()));

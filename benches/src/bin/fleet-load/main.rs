@@ -28,8 +28,8 @@ use crate::{
 
 /// Opens the streams of a fleet, publishes changes, and times their arrival.
 ///
-/// Reads commands from its standard input: `open`, `update COUNT SECONDS`, `settle COUNT SECONDS`,
-/// `rate PER_SECOND SECONDS`, `again`, `join COUNT`.
+/// Reads commands from its standard input: `open`, `update COUNT SECONDS`, `settle COUNT SECONDS`, `rush COUNT SECONDS`,
+/// `rate PER_SECOND SECONDS`, `again`, `join COUNT`, `nothing COUNT`.
 #[derive(Parser)]
 struct Args {
     /// The port on which the contestant serves ADS.
@@ -67,7 +67,7 @@ struct Args {
 /// How long to wait for what should come.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How many changes may be under way to the contestant when they come at a rate.
+/// How many requests may be under way to the contestant where none waits for the one before.
 const TELLERS: usize = 32;
 
 /// How long to wait for all who come back at once: each says what it holds, some hundred kilobytes.
@@ -109,6 +109,42 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
+/// Connections to a contestant's control port: one that waits for its answer keeps no other back.
+struct Tellers(JoinSet<Result<Control>>);
+
+impl Tellers {
+    async fn connect(port: u16) -> Result<Self> {
+        let mut telling = JoinSet::new();
+        for _ in 0..TELLERS {
+            let control = Control::connect(port).await?;
+            telling.spawn(std::future::ready(Ok(control)));
+        }
+        Ok(Self(telling))
+    }
+
+    /// Tells the contestant to do this, or asks for nothing, as soon as one of the connections is free.
+    async fn tell(&mut self, command: Option<Command>) -> Result<()> {
+        let told = self.0.join_next().await;
+        let mut control = told.ok_or("nobody is left who tells")???;
+        self.0.spawn(async move {
+            match command {
+                Some(command) => control.tell(command).await?,
+                None => control.ask_for_nothing().await?,
+            }
+            Ok(control)
+        });
+        Ok(())
+    }
+
+    /// Returns when everything told is done.
+    async fn finish(mut self) -> Result<()> {
+        while let Some(told) = self.0.join_next().await {
+            told??;
+        }
+        Ok(())
+    }
+}
+
 struct Fleet {
     plan: Arc<Plan>,
     arrivals: Arc<Arrivals>,
@@ -127,6 +163,8 @@ impl Fleet {
             ["join", count] => self.join(count.parse()?).await,
             ["update", count, seconds] => self.update(count.parse()?, seconds.parse()?).await,
             ["settle", count, seconds] => self.settle(count.parse()?, seconds.parse()?).await,
+            ["rush", count, seconds] => self.rush(count.parse()?, seconds.parse()?).await,
+            ["nothing", count] => self.nothing(count.parse()?).await,
             ["rate", rate, seconds] => self.rate(rate.parse()?, seconds.parse()?).await,
             _ => Err(format!("{words:?} is no command").into()),
         }
@@ -170,6 +208,36 @@ impl Fleet {
         Ok(format!("commits={commits} seconds={elapsed} {}", self.arrivals.summary()))
     }
 
+    /// Publishes changes as fast as the contestant takes them, and then until the last of them is
+    /// everywhere.
+    async fn rush(&mut self, count: usize, seconds: u64) -> Result<String> {
+        let first = self.generation;
+        self.arrivals.forget();
+        self.arrivals.expect(usize::MAX);
+        let mut tellers = Tellers::connect(self.http).await?;
+        let start = Instant::now();
+        for _ in 0..count {
+            if start.elapsed() > Duration::from_secs(seconds) {
+                break;
+            }
+            tellers.tell(Some(self.next(false))).await?;
+        }
+        tellers.finish().await?;
+        self.arrivals.quiet(Duration::from_secs(1), PATIENCE).await;
+        let commits = self.generation - first;
+        Ok(format!("commits={commits} messages={}", self.arrivals.messages()))
+    }
+
+    /// The same with requests that ask for nothing.
+    async fn nothing(&mut self, count: usize) -> Result<String> {
+        let mut tellers = Tellers::connect(self.http).await?;
+        for _ in 0..count {
+            tellers.tell(None).await?;
+        }
+        tellers.finish().await?;
+        Ok(format!("requests={count}"))
+    }
+
     /// Publishes changes one after another, each when all have acknowledged the last one, and times that.
     async fn settle(&mut self, count: usize, seconds: u64) -> Result<String> {
         let start = Instant::now();
@@ -192,26 +260,16 @@ impl Fleet {
         let reading = self.plan.streams - self.plan.stopped;
         // Of a key that changes twice before a stream is told, that stream is told once.
         self.arrivals.expect(usize::MAX);
-        let mut telling = JoinSet::new();
-        for _ in 0..TELLERS {
-            let control = Control::connect(self.http).await?;
-            telling.spawn(std::future::ready(Ok(control)));
-        }
+        let mut tellers = Tellers::connect(self.http).await?;
         let start = Instant::now();
         let mut late = Duration::ZERO;
         for n in 0..rate * seconds {
             let due = start + Duration::from_secs_f64(f64::from(n) / f64::from(rate));
             tokio::time::sleep_until(due).await;
-            // One that waits for its answer keeps no other back, as long as there are not too many.
-            let told: Option<Result<Result<Control>, _>> = telling.join_next().await;
-            let mut control = told.ok_or("nobody is left who tells")???;
+            tellers.tell(Some(self.next(false))).await?;
             late = late.max(due.elapsed());
-            let command = self.next(false);
-            telling.spawn(async move { control.tell(command).await.map(|()| control) });
         }
-        while let Some(told) = telling.join_next().await {
-            told??;
-        }
+        tellers.finish().await?;
         let published = start.elapsed().as_secs_f64();
         let quiet = self.arrivals.quiet(Duration::from_secs(1), PATIENCE).await;
         let resources = self.arrivals.resources() as f64 / (reading as f64);

@@ -56,9 +56,17 @@ async fn drive(row: &Row, kind: Kind, server: &Running, budget: Budget) -> Resul
     sleep(Duration::from_secs(1)).await;
     let kib = (server.memory()? - memory) / 1024.0;
     measures.insert(Metric::Memory, kib / row.streams as f64);
+    if row.shows.contains(&Metric::Request) {
+        let cpu = server.cpu()?;
+        fleet.tell(&format!("nothing {REQUESTS}")).await?;
+        measures.insert(Metric::Request, (server.cpu()? - cpu) * 1e6 / REQUESTS as f64);
+    }
     fleet.stop().await;
     Ok(measures)
 }
+
+/// How many requests tell what one costs.
+const REQUESTS: usize = 10_000;
 
 async fn act(
     row: &Row,
@@ -72,6 +80,7 @@ async fn act(
     let told = fleet
         .tell(&match row.act {
             Act::Update { count } => format!("update {} {}", few(count), budget.seconds),
+            Act::Rush { count } => format!("rush {} {}", few(count), budget.seconds),
             Act::Settle { count } => format!("settle {} {}", few(count), budget.seconds),
             Act::Rate { per_second, seconds } => {
                 format!("rate {per_second} {}", few(seconds as usize))

@@ -64,6 +64,18 @@ fn answer(mut response: ureq::http::Response<ureq::Body>) -> Result<Answer, ureq
     Ok(Answer { status, body })
 }
 
+/// Gets what is at a URL, with these headers.
+///
+/// # Errors
+/// If there was no answer.
+pub fn get_with(url: &str, headers: &[(&str, &str)]) -> Result<Answer, ureq::Error> {
+    let mut request = ureq::http::Request::builder().uri(url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    answer(AGENT.run(request.body(())?)?)
+}
+
 /// Gets what is at a URL.
 ///
 /// # Errors

@@ -31,6 +31,7 @@ pub mod envoy_certificate;
 pub mod envoy_changes;
 pub mod envoy_control_plane;
 pub mod envoy_fleet;
+pub mod envoy_json;
 pub mod envoy_listeners;
 pub mod envoy_mesh;
 pub mod envoy_mistakes;

@@ -5,9 +5,9 @@
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, TcpListener};
 
-use deltaplane_server::envoy::descriptors;
-use deltaplane_server::{Cache, Resource, Transaction, TypeUrl, XdsServer};
+use deltaplane_server::{Cache, Resource, TypeUrl, XdsServer};
 use deltaplane_tests::envoy::Envoy;
+use deltaplane_tests::envoy_json::{address, endpoint, put, resource};
 use deltaplane_tests::listener::{Listener, PATIENCE};
 use deltaplane_tests::upstream::Upstream;
 use deltaplane_tests::wait_until;
@@ -17,8 +17,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use prost::Message;
-use prost_reflect::DynamicMessage;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
@@ -35,14 +33,6 @@ fn source() -> Value {
     })
 }
 
-fn address(port: u16) -> Value {
-    json!({"socket_address": {"address": "127.0.0.1", "port_value": port}})
-}
-
-fn endpoint(port: u16) -> Value {
-    json!([{"lb_endpoints": [{"endpoint": {"address": address(port)}}]}])
-}
-
 fn bootstrap(port: u16) -> String {
     json!({
         "node": {"id": "rest", "cluster": "tests"},
@@ -54,13 +44,6 @@ fn bootstrap(port: u16) -> String {
         }]},
     })
     .to_string()
-}
-
-/// A resource that is written as JSON.
-fn resource(type_url: TypeUrl, name: &str, json: &Value) -> Resource {
-    let descriptor = descriptors::message(&type_url).expect("it is one of the Envoy API");
-    let message = DynamicMessage::deserialize(descriptor, json).expect("it is one");
-    Resource::raw(type_url, name, message.encode_to_vec()).build()
 }
 
 fn cluster(timeout: &str) -> Resource {
@@ -97,14 +80,6 @@ fn listener(port: u16) -> Resource {
         "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
     });
     resource(TypeUrl::LISTENER, "front", &json)
-}
-
-fn put(cache: &Cache, resources: impl IntoIterator<Item = Resource>) {
-    let mut transaction = Transaction::new();
-    for resource in resources {
-        transaction.upsert("default", resource);
-    }
-    cache.commit(transaction).expect("a test contradicts nobody");
 }
 
 /// Serves polls, as long as the runtime is there.

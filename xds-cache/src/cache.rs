@@ -282,6 +282,18 @@ impl Cache {
         drop(self.shared.waking.lock());
     }
 
+    /// Whether a watch is interested in this by name, in that scope.
+    #[must_use]
+    pub fn is_watched(&self, scope: &Scope, key: &Key) -> bool {
+        self.shared.watches.is_watched(scope, key)
+    }
+
+    /// Wakes the watches that are interested in this by name in one of these scopes, for a reason that is not
+    /// a change.
+    pub fn wake(&self, scopes: &[Scope], key: &Key) {
+        self.shared.watches.nudge(scopes, key);
+    }
+
     /// Wakes every watch, for a reason that is not a change.
     pub fn wake_all(&self) {
         self.shared.watches.wake_all(Revision(0));

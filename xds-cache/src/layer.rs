@@ -1,12 +1,12 @@
 //! One type in one scope: its resources, and what changed of them.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
 use deltaplane_core::{Change, LogTruncated, Resource, Revision, TypeVersion};
-use imbl::{OrdMap, Vector};
+use imbl::{OrdMap, OrdSet, Vector};
 
 use crate::{references::References, state::HashMap};
 
@@ -16,6 +16,8 @@ pub(crate) struct Layer {
     pub(crate) resources: OrdMap<Arc<str>, Resource>,
     /// The name of the resource that has an alias.
     aliases: OrdMap<Arc<str>, Arc<str>>,
+    /// The names of the members of each collection.
+    collections: HashMap<Arc<str>, OrdSet<Arc<str>>>,
     /// Some resource had an alias at some time.
     pub(crate) had_aliases: bool,
     pub(crate) references: References,
@@ -33,6 +35,7 @@ impl Layer {
         Self {
             resources: OrdMap::new(),
             aliases: OrdMap::new(),
+            collections: HashMap::default(),
             had_aliases: false,
             references: References::default(),
             version: TypeVersion::default(),
@@ -72,6 +75,7 @@ impl Layer {
     ) {
         for change in &changes {
             self.references.follow(change);
+            self.collect(change);
             if let Some(before) = &change.before {
                 if before.is_absent() {
                     self.hidden -= 1;
@@ -101,6 +105,36 @@ impl Layer {
         self.version.revision = origin.revision.or(self.version.revision);
         self.version.label.clone_from(&origin.label);
         self.log.push(revision, changes, log_limit);
+    }
+
+    /// Keeps the collection of what changed.
+    fn collect(&mut self, change: &Change) {
+        let Some(collection) = collection_of(change) else { return };
+        if change.after.is_some() {
+            let members = self.collections.entry(collection.clone()).or_default();
+            members.insert(change.name.clone());
+        } else if let Some(members) = self.collections.get_mut(collection) {
+            members.remove(&change.name);
+            if members.is_empty() {
+                self.collections.remove(collection);
+            }
+        }
+    }
+
+    /// The members of a collection, in the order of their names.
+    pub(crate) fn members(&self, collection: &str) -> impl Iterator<Item = &Resource> {
+        let names = self.collections.get(collection).into_iter().flatten();
+        names.filter_map(|name| self.resources.get(name))
+    }
+
+    /// The names in a collection that changed after a revision, some perhaps several times. Costs the changes
+    /// in the directory and below it, of the commits that changed the collection.
+    pub(crate) fn changed_in(
+        &self,
+        collection: &str,
+        since: Revision,
+    ) -> impl Iterator<Item = &Arc<str>> {
+        self.log.changes_in(collection, since).map(|change| &change.name)
     }
 
     /// The resource that has this alias.
@@ -225,8 +259,15 @@ struct Log {
     gone: OrdMap<Arc<str>, (Resource, Revision)>,
     /// When each name changed last; or, of what is forgotten, did.
     last: HashMap<Arc<str>, Revision>,
+    /// When something in each collection changed last.
+    last_in: HashMap<Arc<str>, Revision>,
     /// What is forgotten, and still in `last`: from where on.
     forgotten: Vector<(LoggedCommit, usize)>,
+}
+
+/// The collection of which a change is.
+pub(crate) fn collection_of(change: &Change) -> Option<&Arc<str>> {
+    change.before.as_ref().or(change.after.as_ref())?.collection()
 }
 
 /// Name and version of a resource.
@@ -241,6 +282,8 @@ struct LoggedCommit {
     changes: Arc<[Change]>,
     /// When each of these names changed the time before, be that still in the log or not.
     previous: Arc<[Revision]>,
+    /// The collections that changed, in the order of their names, and when each did the time before.
+    collections: Arc<[(Arc<str>, Revision)]>,
     /// Some of it only hides what lies below.
     hides: bool,
 }
@@ -257,11 +300,16 @@ const BYTES_KEPT: usize = 128 << 20;
 const LEAST_FORGOTTEN: usize = 64;
 
 impl LoggedCommit {
-    fn new(revision: Revision, changes: Vec<Change>, previous: Arc<[Revision]>) -> Self {
+    fn new(
+        revision: Revision,
+        changes: Vec<Change>,
+        previous: Arc<[Revision]>,
+        collections: Arc<[(Arc<str>, Revision)]>,
+    ) -> Self {
         let absent =
             |resource: &Option<Resource>| resource.as_ref().is_some_and(Resource::is_absent);
         let hides = changes.iter().any(|change| absent(&change.before) || absent(&change.after));
-        Self { revision, changes: changes.into(), previous, hides }
+        Self { revision, changes: changes.into(), previous, collections, hides }
     }
 
     /// How many bytes it keeps of what was replaced.
@@ -309,10 +357,36 @@ impl Log {
         })
     }
 
+    /// The changes in a collection after a revision, the last commit's first, as far back as the log reaches.
+    fn changes_in(&self, collection: &str, since: Revision) -> impl Iterator<Item = &Change> {
+        let mut next = self.last_in.get(collection).copied();
+        let commits = std::iter::from_fn(move || {
+            let commit = self.commit(next.filter(|revision| *revision > since)?)?;
+            let known = &commit.collections;
+            let at = known.binary_search_by(|(name, _)| (**name).cmp(collection)).ok()?;
+            next = known.get(at).map(|(_, previous)| *previous);
+            Some(commit)
+        });
+        // What the members' names have in common.
+        let directory = collection.split_once('*').map_or(collection, |(directory, _)| directory);
+        commits.flat_map(move |commit| {
+            let first = commit.changes.partition_point(|change| *change.name < *directory);
+            let below = commit.changes.get(first..).unwrap_or_default().iter();
+            let below = below.take_while(move |change| change.name.starts_with(directory));
+            below.filter(move |change| collection_of(change).is_some_and(|of| **of == *collection))
+        })
+    }
+
     fn push(&mut self, revision: Revision, changes: Vec<Change>, limit: usize) {
         let last = |change: &Change| self.last.insert(change.name.clone(), revision);
         let previous = changes.iter().map(last).map(Option::unwrap_or_default).collect();
-        let commit = LoggedCommit::new(revision, changes, previous);
+        let collections: BTreeSet<_> = changes.iter().filter_map(collection_of).cloned().collect();
+        let last_in = |collection: Arc<str>| {
+            let previous = self.last_in.insert(collection.clone(), revision);
+            (collection, previous.unwrap_or_default())
+        };
+        let collections = collections.into_iter().map(last_in).collect();
+        let commit = LoggedCommit::new(revision, changes, previous, collections);
         let news = commit.changes.len();
         self.entries += news;
         self.bytes += commit.bytes();
@@ -350,6 +424,11 @@ impl Log {
         for _ in 0..(2 * news).max(LEAST_FORGOTTEN) {
             let Some((oldest, at)) = self.forgotten.front_mut() else { return };
             let Some(change) = oldest.changes.get(*at) else {
+                for (collection, _) in oldest.collections.iter() {
+                    if self.last_in.get(collection) == Some(&oldest.revision) {
+                        self.last_in.remove(collection);
+                    }
+                }
                 self.forgotten.pop_front();
                 continue;
             };

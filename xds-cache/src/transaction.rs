@@ -100,14 +100,15 @@ pub enum CommitError {
     },
     /// A name that no resource can have.
     #[error(
-        "a {} in scope {scope} is called {:?}: a resource needs a name, \
-         and `*` means all of them", key.type_url, key.name
+        "a {} in scope {scope} is called {:?}: {reason}", key.type_url, key.name
     )]
     InvalidName {
         /// The scope.
         scope: Scope,
         /// The resource.
         key: Key,
+        /// Why no resource can be called so.
+        reason: &'static str,
     },
 }
 
@@ -171,7 +172,8 @@ impl Transaction {
         type_url: impl Into<TypeUrl>,
         name: impl Into<Arc<str>>,
     ) -> &mut Self {
-        self.edit(scope.into(), type_url.into()).names.insert(name.into(), None);
+        let key = Key::new(type_url.into(), name);
+        self.edit(scope.into(), key.type_url).names.insert(key.name, None);
         self
     }
 
@@ -231,8 +233,9 @@ impl Transaction {
     }
 
     fn check_name(&mut self, scope: &Scope, key: &Key) {
-        if key.name.is_empty() || &*key.name == "*" {
-            self.fail(CommitError::InvalidName { scope: scope.clone(), key: key.clone() });
+        if let Some(reason) = key.fault() {
+            let (scope, key) = (scope.clone(), key.clone());
+            self.fail(CommitError::InvalidName { scope, key, reason });
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use deltaplane_core::{
-    Change, Key, LogTruncated, Resource, Revision, TypeUrl, TypeVersion, View, Whole,
+    Change, Key, LogTruncated, Resource, Revision, Subscription, TypeUrl, TypeVersion, View, Whole,
 };
 
 use crate::{
@@ -145,14 +145,20 @@ impl CacheView {
         Ok(names.into_iter().filter_map(seen).collect())
     }
 
-    /// The same of some names, each looked up by itself.
-    fn net_changes_of<'a>(
+    /// The same of what is subscribed, each name looked up by itself.
+    fn net_changes_of(
         &self,
         type_url: &TypeUrl,
-        names: impl Iterator<Item = &'a Arc<str>>,
+        subscription: &Subscription,
         since: Revision,
     ) -> Arc<[Change]> {
-        let changed = names.filter_map(|name| {
+        let members: BTreeSet<_> = subscription
+            .globs()
+            .flat_map(|glob| self.layers(type_url).map(move |layer| (glob, layer)))
+            .flat_map(|(glob, layer)| layer.changed_in(glob, since))
+            .collect();
+        let names = subscription.names().filter(|name| !members.contains(name));
+        let changed = names.chain(members.iter().copied()).filter_map(|name| {
             let mut layers = self.layers(type_url);
             let has_changed = |layer: &Layer| layer.before(name, since).is_some();
             if !self.layers(type_url).any(has_changed) {
@@ -213,21 +219,22 @@ impl View for CacheView {
         self.layers(type_url).find_map(|layer| layer.recall(name, hash)).cloned()
     }
 
-    /// Costs the unread commits, or the names if they are fewer.
-    fn changes_of<'a>(
+    /// Costs the unread commits, or the names and what changed in the collections, if they are fewer.
+    fn changes_of(
         &self,
         type_url: &TypeUrl,
-        names: impl ExactSizeIterator<Item = &'a Arc<str>>,
+        subscription: &Subscription,
         since: Revision,
     ) -> Result<Arc<[Change]>, LogTruncated> {
+        let subscribed = subscription.names().len() + subscription.globs().len();
         let mut commits = 0;
         for layer in self.layers(type_url) {
             commits += layer.since(since)?.len();
         }
-        if commits <= names.len() || self.layers(type_url).any(|layer| layer.had_aliases) {
+        if commits <= subscribed || self.layers(type_url).any(|layer| layer.had_aliases) {
             return self.changes(type_url, since);
         }
-        Ok(self.net_changes_of(type_url, names, since))
+        Ok(self.net_changes_of(type_url, subscription, since))
     }
 
     /// Those of the last 32 revisions.
@@ -303,6 +310,21 @@ impl View for CacheView {
         let single = single.into_iter().flat_map(|layer| layer.resources.values().cloned());
         let all = single.chain(merged.into_iter().flat_map(BTreeMap::into_values));
         all.filter(|resource| !resource.is_absent())
+    }
+
+    /// Costs what it yields.
+    fn members(&self, type_url: &TypeUrl, glob: &str) -> impl Iterator<Item = Resource> {
+        let mut layers = self.layers(type_url);
+        let (first, second) = (layers.next(), layers.next());
+        let merged = second.is_some().then(|| {
+            let all = self.layers(type_url).flat_map(|layer| layer.members(glob));
+            let names: BTreeSet<_> = all.map(|member| member.name().clone()).collect();
+            names.into_iter().filter_map(|name| self.get(type_url, &name)).collect::<Vec<_>>()
+        });
+        let single = if merged.is_none() { first } else { None };
+        let single = single.into_iter().flat_map(|layer| layer.members(glob)).cloned();
+        let all = single.chain(merged.into_iter().flatten());
+        all.filter(|member| !member.is_absent())
     }
 
     /// Kept for others from the second time on, as long as nothing of the type changes in these scopes.

@@ -10,10 +10,10 @@ use std::{
 };
 
 use dashmap::DashMap;
-use deltaplane_core::{Revision, TypeUrl};
+use deltaplane_core::{Key, Revision, TypeUrl};
 use futures::task::AtomicWaker;
 
-use crate::{Scope, state::State};
+use crate::{Scope, layer::collection_of, state::State};
 
 /// All watches of a cache, by what they are interested in.
 #[derive(Debug, Default)]
@@ -65,11 +65,30 @@ impl Watches {
             for change in changes.unwrap_or_default() {
                 let versions = change.before.iter().chain(&change.after);
                 let aliases = versions.flat_map(|resource| resource.aliases());
-                for name in std::iter::once(&change.name).chain(aliases) {
+                let also = aliases.chain(collection_of(change));
+                for name in std::iter::once(&change.name).chain(also) {
                     let signals = interested.by_name.get(name).into_iter().flatten();
                     signals.for_each(|(_, signal)| signal.raise(state.revision));
                 }
             }
+        }
+    }
+
+    /// Whether somebody is interested in this by name.
+    pub(crate) fn is_watched(&self, scope: &Scope, key: &Key) -> bool {
+        let interested = self.interested.get(&(scope.clone(), key.type_url.clone()));
+        interested.is_some_and(|interested| interested.by_name.contains_key(&key.name))
+    }
+
+    /// Wakes those that are interested in this by name, although it did not change.
+    pub(crate) fn nudge(&self, scopes: &[Scope], key: &Key) {
+        for scope in scopes {
+            let interested = self.interested.get(&(scope.clone(), key.type_url.clone()));
+            let signals = interested
+                .iter()
+                .flat_map(|interested| interested.by_name.get(&key.name).into_iter().flatten());
+            // At no revision: nothing that they are told comes of it.
+            signals.for_each(|(_, signal)| signal.raise(Revision(0)));
         }
     }
 
@@ -138,7 +157,8 @@ impl Watch {
         }
     }
 
-    /// From now on, changes of these names count. Costs what is named.
+    /// From now on, changes of these names count, and of the members of collections by their globs. Costs
+    /// what is named.
     pub fn add_names(&mut self, type_url: &TypeUrl, names: &[Arc<str>]) {
         let interest = self.types.entry(type_url.clone()).or_default();
         interest.names.extend(names.iter().cloned());

@@ -8,7 +8,7 @@ use std::{
 };
 
 use deltaplane_cache::{Cache, CacheView, CommitError, Scope, Transaction, Watch};
-use deltaplane_core::{Change, Resource, Revision, TypeUrl, View};
+use deltaplane_core::{Change, Resource, Revision, Subscription, TypeUrl, View};
 use proptest::prelude::*;
 
 const CDS: TypeUrl = TypeUrl::CLUSTER;
@@ -531,7 +531,8 @@ proptest! {
         let cache = Cache::new();
         let scopes = scopes(&order[..depth]);
         let mut seen = Vec::new();
-        let name = |i: usize| format!("r{i}");
+        let name = |i: usize| format!("xdstp://x/{}/{}/r{i}", CDS.message_name(), i % 2);
+        let subscription = Subscription::to([name(0), name(2), name(1).replace("r1", "*")]);
         for steps in commits {
             let mut transaction = Transaction::new();
             for (scope, n, what) in steps as Vec<Step> {
@@ -551,14 +552,16 @@ proptest! {
             let mut changes: Vec<_> = changes.to_vec();
             changes.sort_by(|a, b| a.name.cmp(&b.name));
             prop_assert_eq!(&changes, &difference);
-            let names = [name(0).into(), name(1).into()];
-            let of_names = last.changes_of(&CDS, names.iter(), view.revision()).unwrap();
-            let named = |change: &&deltaplane_core::Change| names.contains(&change.name);
+            let of_names = last.changes_of(&CDS, &subscription, view.revision()).unwrap();
+            let named = |change: &&Change| subscription.contains(&change.name);
             let mut of_names: Vec<_> = of_names.iter().filter(named).cloned().collect();
             of_names.sort_by(|a, b| a.name.cmp(&b.name));
             let difference: Vec<_> = difference.iter().filter(named).cloned().collect();
             prop_assert_eq!(of_names, difference);
             let same = content(view, &CDS) == content(last, &CDS);
+            let members: Vec<_> = last.members(&CDS, &name(1).replace("r1", "*")).collect();
+            let all = last.resources(&CDS).filter(|member| member.name().contains("/1/"));
+            prop_assert_eq!(members, all.collect::<Vec<_>>());
             prop_assert_eq!(view.version(&CDS) == last.version(&CDS), same);
         }
         let copy = Cache::new();

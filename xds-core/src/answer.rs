@@ -5,12 +5,13 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    Resource, Revision, TypeVersion, Variant, View,
+    ErrorDetail, Resource, Revision, TypeVersion, Variant, View,
+    collection::is_glob,
     sent::{News, Sent},
-    type_stream::{Owed, Reason, TypeStream},
+    type_stream::{Owed, Reason, Sought, TypeStream},
     type_url::{Lingering, MissingAnswer},
     whole::{Part, SPLIT_AT, Whole},
-    wire,
+    wire::{self, Notes},
 };
 
 /// A response but for its nonce.
@@ -18,8 +19,10 @@ use crate::{
 pub(crate) struct Answer {
     /// What goes on the wire.
     resources: Vec<Resource>,
-    /// What it says is gone, in delta.
-    removed: Vec<Arc<str>>,
+    /// What is still good, and only said to be.
+    beats: Vec<Resource>,
+    /// What it says beside that.
+    notes: Notes,
     /// About how many bytes it has.
     size: usize,
     /// What of it is news, and so in flight until it is answered.
@@ -53,7 +56,7 @@ impl Answer {
     /// How many resources it carries.
     pub(crate) fn resources(&self) -> usize {
         match &self.shared {
-            None => self.resources.len(),
+            None => self.resources.len() + self.beats.len() + self.notes.unresolved.len(),
             Some(Shared::Whole(whole)) => whole.len(),
             Some(Shared::Part(part)) => part.len(),
         }
@@ -85,7 +88,27 @@ impl Answer {
 
     /// How many removals it carries.
     pub(crate) fn removals(&self) -> usize {
-        self.removed.len()
+        self.notes.removed.len()
+    }
+
+    /// Says that something is still good.
+    pub(crate) fn beat(&mut self, resource: Resource) {
+        self.beats.push(resource);
+    }
+
+    /// Carries something once more that is no news.
+    pub(crate) fn repeat(&mut self, resource: Resource) {
+        self.resources.push(resource);
+    }
+
+    /// Whether there is nothing in it.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.resources.is_empty() && self.beats.is_empty()
+    }
+
+    /// The names of what it only says is still good.
+    pub(crate) fn beaten(&self) -> Vec<Arc<str>> {
+        self.beats.iter().map(|beat| beat.name().clone()).collect()
     }
 
     /// Whether this many more bytes would be too many. A response holds one thing, however large.
@@ -96,7 +119,7 @@ impl Answer {
     /// Adds a resource that goes by this name; by several, it is in the response once (B-09). What is kept
     /// is gone already, and still to be removed.
     fn push(&mut self, name: &Arc<str>, resource: Resource, owed: &Owed, is_kept: bool) {
-        self.size += resource.delta_entry().len();
+        self.size += resource.size();
         if resource.aliases().is_empty() || !self.resources.contains(&resource) {
             self.resources.push(resource.clone());
         }
@@ -119,9 +142,25 @@ impl Answer {
     fn push_removed(&mut self, name: &Arc<str>, told: Option<&Resource>, owed: &Owed) {
         let gone = told.map_or(name, Resource::name);
         self.size += gone.len() + 4;
-        if gone == name || !self.removed.contains(gone) {
-            self.removed.push(gone.clone());
+        if gone == name || !self.notes.removed.contains(gone) {
+            self.notes.removed.push(gone.clone());
         }
+        self.push_nothing(name, owed);
+    }
+
+    /// Says that there is nothing of a name, in the words that its type has for that.
+    fn push_missing(&mut self, name: &Arc<str>, owed: &Owed, missing: Missing) {
+        self.size += 2 * name.len() + missing.error.as_ref().map_or(0, |error| error.message.len());
+        match missing.word {
+            Some(Word::Removed) => self.notes.removed.push(name.clone()),
+            Some(Word::Unresolved) => self.notes.unresolved.push(name.clone()),
+            None => {}
+        }
+        self.notes.errors.extend(missing.error.map(|error| (name.clone(), error)));
+        self.push_nothing(name, owed);
+    }
+
+    fn push_nothing(&mut self, name: &Arc<str>, owed: &Owed) {
         self.sent.push(Sent {
             name: name.clone(),
             content: None,
@@ -143,13 +182,32 @@ impl Answer {
         match (&self.shared, stream.variant) {
             (Some(Shared::Whole(whole)), _) => whole.sotw_body().clone(),
             (Some(Shared::Part(part)), _) => part.body().clone(),
-            (None, Variant::Sotw) => wire::sotw_body(type_url, version, self.resources.iter()),
-            (None, Variant::Delta) => {
-                wire::delta_body(type_url, version, self.resources.iter(), &self.removed)
+            (None, variant) => {
+                let entries = self.resources.iter();
+                let entries = entries.map(|resource| resource.entry(variant, stream.bears_ttl));
+                let entries = entries.chain(self.beats.iter().filter_map(Resource::heartbeat));
+                wire::body(variant, (type_url, version), entries, &self.notes)
             }
         }
     }
 }
+
+/// How it is said that there is nothing of a name.
+struct Missing {
+    /// By what every client reads, if there is a word for it.
+    word: Option<Word>,
+    /// By what only some read.
+    error: Option<ErrorDetail>,
+}
+
+/// What every client reads as that there is nothing of a name.
+enum Word {
+    Removed,
+    Unresolved,
+}
+
+/// `NOT_FOUND`, by which a client may let go of what it has of a name (E-05).
+const NOT_FOUND: i32 = 5;
 
 /// What of a type does not go out yet.
 #[derive(Debug, Default)]
@@ -200,7 +258,7 @@ impl TypeStream {
             return Vec::new();
         }
         let lost = self.owed.iter().filter(|(_, owed)| owed.may_hold && owed.cannot_be_repeated());
-        let gone = lost.filter(|(name, _)| view.resolve(&self.type_url, name).is_none());
+        let gone = lost.filter(|(name, _)| self.find(view, name).is_none());
         gone.map(|(name, _)| name.clone()).collect()
     }
 
@@ -209,7 +267,7 @@ impl TypeStream {
         if self.cursor.is_none() || !view.is_known(&self.type_url) {
             return Vec::new();
         }
-        let is_gone = |name: &&Arc<str>| view.resolve(&self.type_url, name).is_none();
+        let is_gone = |name: &&Arc<str>| !self.is_underway(name) && self.find(view, name).is_none();
         self.owed.keys().filter(is_gone).cloned().collect()
     }
 
@@ -266,7 +324,7 @@ impl TypeStream {
         let mut done = Vec::new();
         for (name, owed) in &self.owed {
             let is_kept = held.kept.contains(name);
-            let resource = view.resolve(&self.type_url, name);
+            let resource = self.find(view, name);
             if let Some(resource) = resource.or_else(|| owed.told.clone().filter(|_| is_kept)) {
                 if held.names.contains(name) && !is_kept {
                     continue;
@@ -276,15 +334,17 @@ impl TypeStream {
                 } else if answer.probe != owed.probe {
                     continue;
                 }
-                if self.may_split && answer.is_full(resource.delta_entry().len()) {
+                if self.may_split && answer.is_full(resource.size()) {
                     break;
                 }
                 answer.push(name, resource, owed, is_kept);
-            } else if self.answers_missing(owed.reason, owed.may_hold) && answer.probe == 0 {
+            } else if self.is_underway(name) {
+                continue;
+            } else if let Some(missing) = self.missing(name, owed).filter(|_| answer.probe == 0) {
                 if self.may_split && answer.is_full(name.len()) {
                     break;
                 }
-                answer.push_removed(name, None, owed);
+                answer.push_missing(name, owed, missing);
             } else if !owed.may_hold {
                 done.push(name.clone());
             }
@@ -293,15 +353,36 @@ impl TypeStream {
         answer
     }
 
-    /// Whether the absence of a name is an answer that the client waits for, rather than a removal that
-    /// has its place in the order.
-    fn answers_missing(&self, reason: Reason, may_hold: bool) -> bool {
-        self.variant == Variant::Delta
-            && match reason {
-                Reason::Released => true,
-                Reason::Asked => !may_hold && self.policy.missing == MissingAnswer::Removed,
-                Reason::Changed | Reason::Again => false,
+    /// Whether a name is looked for, so that its absence is not told yet.
+    pub(crate) fn is_underway(&self, name: &str) -> bool {
+        matches!(self.sought.get(name), Some(Sought::Underway))
+    }
+
+    /// How the absence of a name is told, if that is an answer that the client waits for, rather than a
+    /// removal that has its place in the order.
+    fn missing(&self, name: &Arc<str>, owed: &Owed) -> Option<Missing> {
+        let is_delta = self.variant == Variant::Delta;
+        let word = match (owed.reason, self.policy.missing) {
+            (Reason::Released, _) => Word::Removed,
+            (Reason::Asked, _) if owed.may_hold => return None,
+            (Reason::Asked, MissingAnswer::Removed) => Word::Removed,
+            (Reason::Asked, _) if is_glob(name) => Word::Removed,
+            (Reason::Asked, MissingAnswer::Unresolved) => Word::Unresolved,
+            (Reason::Asked, MissingAnswer::Silence) if is_delta => return None,
+            (Reason::Asked, MissingAnswer::Silence) => Word::Removed,
+            (Reason::Changed | Reason::Again, _) => return None,
+        };
+        let error = (self.tells_errors && owed.reason == Reason::Asked).then(|| {
+            match self.sought.get(name) {
+                Some(Sought::Failed(error)) => error.clone(),
+                _ => {
+                    let of_type = self.type_url.message_name();
+                    ErrorDetail::new(NOT_FOUND, format!("there is no {of_type} of this name"))
+                }
             }
+        });
+        let word = is_delta.then_some(word);
+        (word.is_some() || error.is_some()).then_some(Missing { word, error })
     }
 
     /// Whether the absence of a name is not told: whoever has just asked for it would give up waiting,
@@ -315,16 +396,17 @@ impl TypeStream {
 
     fn forget(&mut self, name: &Arc<str>) {
         self.owed.remove(name);
+        self.sought.remove(name);
         self.unsettled.void(name);
         self.subscription.tell(name, None);
     }
 
     /// Puts into the answer what its variant demands besides the news: the version, and where responses
     /// hold everything, everything.
-    fn complete<V: View>(&self, view: &V, answer: &mut Answer, held: &Held) {
+    pub(crate) fn complete<V: View>(&self, view: &V, answer: &mut Answer, held: &Held) {
         if self.is_whole(view, answer, held) {
             let whole = view.whole(&self.type_url);
-            answer.removed.clear();
+            answer.notes.removed.clear();
             answer.version = whole.version().to_owned();
             answer.shared = Some(Shared::Whole(whole));
             return;
@@ -345,6 +427,9 @@ impl TypeStream {
             && self.subscription.is_wildcard()
             && held.names.is_empty()
             && !self.unsettled.withholds()
+            && !self.bears_ttl
+            && answer.notes.errors.is_empty()
+            && self.named_on_demand(view).next().is_none()
             && self.kept(view, answer).next().is_none()
     }
 
@@ -372,14 +457,27 @@ impl TypeStream {
             }
         };
         if self.subscription.is_wildcard() {
-            view.resources(&self.type_url).for_each(&mut push);
+            let covered = view.resources(&self.type_url);
+            covered.filter(|resource| !resource.is_on_demand()).for_each(&mut push);
+            self.named_on_demand(view).for_each(push);
             return all;
         }
         let names = self.subscription.names();
-        names.filter_map(|name| view.get(&self.type_url, name)).for_each(push);
+        names.filter_map(|name| view.get(&self.type_url, name)).for_each(&mut push);
+        for glob in self.subscription.globs() {
+            let members = self.members(view, glob);
+            members.filter(|member| !self.subscription.is_named(member.name())).for_each(&mut push);
+        }
         // Who asks for a part must not be taken, when it comes back, for having the whole.
         *version = version.of(&all);
         all
+    }
+
+    /// What is asked for by name, since a wildcard does not cover it.
+    fn named_on_demand<V: View>(&self, view: &V) -> impl Iterator<Item = Resource> {
+        let named = self.subscription.names();
+        let named = named.filter_map(|name| view.get(&self.type_url, name));
+        named.filter(Resource::is_on_demand)
     }
 
     /// Takes out of the version what the client is not told yet, since who comes back must not be taken for
@@ -387,7 +485,7 @@ impl TypeStream {
     fn leave_out_owed<V: View>(&self, view: &V, answer: &Answer, version: &mut TypeVersion) {
         let sent: BTreeSet<_> = answer.sent.iter().map(|sent| &sent.name).collect();
         for (name, owed) in self.owed.iter().filter(|(name, _)| !sent.contains(name)) {
-            if let Some(now) = view.get(&self.type_url, name) {
+            if let Some(now) = self.find(view, name) {
                 version.subtract(&now);
                 owed.told.iter().for_each(|told| version.add(told));
             }
@@ -407,7 +505,7 @@ impl TypeStream {
             }
         }
         // What does not come along is gone: there is no other word for it.
-        answer.removed.clear();
+        answer.notes.removed.clear();
     }
 
     /// What is gone, and not told to be by this answer.
@@ -416,9 +514,9 @@ impl TypeStream {
         view: &V,
         answer: &Answer,
     ) -> impl Iterator<Item = (&Arc<str>, &Owed, &Resource)> {
-        let removed: BTreeSet<_> = answer.removed.iter().cloned().collect();
+        let removed: BTreeSet<_> = answer.notes.removed.iter().cloned().collect();
         let kept = self.owed.iter().filter(move |(name, owed)| {
-            owed.may_hold && !removed.contains(*name) && view.get(&self.type_url, name).is_none()
+            owed.may_hold && !removed.contains(*name) && self.find(view, name).is_none()
         });
         kept.filter_map(|(name, owed)| Some((name, owed, owed.told.as_ref()?)))
     }

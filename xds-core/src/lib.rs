@@ -11,13 +11,14 @@
 //!
 //! Identifiers such as `D-06` in this documentation name statements of the xDS protocol that the code
 //! answers to: B streams and nodes, S State of the World, W wildcard, D delta, N ACK and NACK, R
-//! reconnect, O ordering.
+//! reconnect, T time to live, O ordering, V on demand, E errors, P dynamic parameters, X `xdstp:` names.
 //!
 //! # Layout
 //!
 //! The order in which to read it:
 //!
 //! * `type_url`: the types, and what the protocol demands of each, as one table
+//! * `collection`: names that say to which collection they belong
 //! * `schema`: which fields are maps, so that equal messages hash alike
 //! * `resource`: a resource, encoded once for both variants
 //! * `view`: what a stream reads from, implemented by a cache
@@ -39,6 +40,7 @@
 //! [`deltaplane-server`]: https://docs.rs/deltaplane-server
 
 mod answer;
+mod collection;
 mod gates;
 mod limits;
 mod machine;
@@ -65,6 +67,6 @@ pub use type_url::{Lingering, MissingAnswer, TypePolicy, TypeUrl, Wildcard};
 pub use view::{Change, LogTruncated, Revision, TypeVersion, View, difference};
 pub use whole::Whole;
 pub use wire::{
-    Any, DeltaRequest, DeltaResource, DeltaResponse, ErrorDetail, Nonce, Request, Response,
-    SotwRequest, SotwResponse,
+    Any, DeltaRequest, DeltaResource, DeltaResponse, ErrorDetail, Nonce, Request, ResourceError,
+    ResourceLocator, ResourceName, Response, SotwRequest, SotwResponse, Ttl,
 };

@@ -7,11 +7,11 @@ mod standing;
 
 pub use self::standing::Standing;
 use crate::{
-    ErrorDetail, LogTruncated, Nonce, Order, Request, RequestError, Resource, Response, Revision,
-    StreamLimits, Subscription, TypeUrl, View,
+    ErrorDetail, Key, LogTruncated, Nonce, Order, Request, RequestError, Resource, Response,
+    Revision, StreamLimits, Subscription, TypeUrl, View,
     answer::Answer,
     gates::Arrivals,
-    type_stream::{Told, TypeStream},
+    type_stream::{Sought, Told, TypeStream},
     unsettled::{InFlight, Settled},
 };
 
@@ -40,7 +40,9 @@ pub enum Event {
         wildcard: bool,
         /// The names that it asked for, some of them perhaps again.
         names: Vec<Arc<str>>,
-        /// The names that it no longer asks for.
+        /// The collections that it asked for, by their globs.
+        globs: Vec<Arc<str>>,
+        /// The names and globs that it no longer asks for.
         given_up: Vec<Arc<str>>,
     },
     /// A response was acknowledged: the client accepts it, which does not yet mean that it uses it.
@@ -92,6 +94,10 @@ pub struct Machine<V> {
     distrusted: Vec<TypeUrl>,
     order: Order,
     isolates: bool,
+    /// The client reads what is wrong with names.
+    tells_errors: bool,
+    /// It is told how long things are good.
+    bears_ttl: bool,
     /// The time since the stream opened.
     now: Duration,
     /// When something that waits goes on.
@@ -124,6 +130,8 @@ impl<V: View> Machine<V> {
             distrusted: Vec::new(),
             order: Order::default(),
             isolates: true,
+            tells_errors: false,
+            bears_ttl: false,
             now: Duration::ZERO,
             timeout: None,
             arrivals: Arrivals::default(),
@@ -219,6 +227,7 @@ impl<V: View> Machine<V> {
         self.limits.check(&type_url, &request, self.types.len() + usize::from(!known))?;
         let (at, first) = self.type_at(&type_url);
         let Some(stream) = self.types.get_mut(at) else { return Ok(()) };
+        request.normalize();
         let request = if first && self.distrusted.contains(&type_url) {
             request.without_claims()
         } else {
@@ -232,14 +241,82 @@ impl<V: View> Machine<V> {
             (Request::Delta(request), Variant::Delta) => stream.handle_delta(first, request),
             _ => return Err(RequestError::WrongVariant(self.variant)),
         };
-        if stream.subscription.names().len() > self.limits.names {
+        let subscription = &stream.subscription;
+        if subscription.names().len() + subscription.globs().len() > self.limits.names {
             return Err(RequestError::TooManyNames { type_url, limit: self.limits.names });
         }
         // Who only answers, and is owed nothing, has nothing coming.
         self.stirred |= first || !told.asked.is_nothing();
         self.stirred |= self.types.iter().any(TypeStream::owes);
         self.tell(at, first, told);
+        self.follow_parents(&type_url);
         Ok(())
+    }
+
+    /// Takes up for virtual hosts which route configurations are subscribed (V-03).
+    fn follow_parents(&mut self, changed: &TypeUrl) {
+        let is_one = |of_type: &TypeUrl| *changed == *of_type;
+        if !is_one(&TypeUrl::ROUTE) && !is_one(&TypeUrl::VIRTUAL_HOST) {
+            return;
+        }
+        let routes = self.types.iter().find(|stream| stream.type_url == TypeUrl::ROUTE);
+        let routes: Vec<_> =
+            routes.into_iter().flat_map(|routes| routes.subscription.names().cloned()).collect();
+        let hosts = self.types.iter_mut().find(|stream| stream.type_url == TypeUrl::VIRTUAL_HOST);
+        let Some(hosts) = hosts else { return };
+        let asked = hosts.follow_parents(routes.iter());
+        if !asked.is_nothing() {
+            self.stirred = true;
+            self.events.push_back(Event::Subscribed {
+                type_url: TypeUrl::VIRTUAL_HOST,
+                is_first: false,
+                wildcard: false,
+                names: Vec::new(),
+                globs: asked.globs,
+                given_up: asked.given_up,
+            });
+        }
+    }
+
+    /// Whether the client reads `resource_errors`, by which it is then told what there is nothing of
+    /// (E-01). Envoy does not, and gRPC's clients only if they are told to; to others it is as if there were
+    /// none, but that a State of the World client is then answered also when there is nothing of what it
+    /// asked for (E-08), which for clusters and listeners it takes for their end.
+    pub fn set_resource_errors(&mut self, tells: bool) {
+        self.tells_errors = tells;
+        self.types.iter_mut().for_each(|stream| stream.tells_errors = tells);
+    }
+
+    /// Whether the client is told how long things are good that are so for some time only, and in time that
+    /// they still are. A client that does not know of it would drop what it should keep (T-01).
+    pub fn set_ttl(&mut self, bears: bool) {
+        self.bears_ttl = bears;
+        self.types
+            .iter_mut()
+            .for_each(|stream| stream.bears_ttl = bears && stream.policy.bears_ttl);
+    }
+
+    /// Waits with the answer that there is nothing of a name that the client just asked for, until
+    /// [`end_search`](Machine::end_search): somebody looks for it. What is there is not held up.
+    pub fn begin_search(&mut self, key: &Key) {
+        let stream = self.types.iter_mut().find(|stream| stream.type_url == key.type_url);
+        if let Some(stream) = stream.filter(|stream| stream.subscription.is_named(&key.name)) {
+            stream.sought.insert(key.name.clone(), Sought::Underway);
+        }
+    }
+
+    /// Waits no longer: if there is still nothing of the name, the client is told so, and why, if it reads
+    /// that. `NOT_FOUND` and `PERMISSION_DENIED` let it drop what it has of the name; `UNAVAILABLE`,
+    /// `INTERNAL` and `UNKNOWN` do not (E-05).
+    pub fn end_search(&mut self, key: &Key, failure: Option<ErrorDetail>) {
+        let stream = self.types.iter_mut().find(|stream| stream.type_url == key.type_url);
+        let Some(stream) = stream else { return };
+        if stream.sought.remove(&key.name).is_some() {
+            if let Some(failure) = failure {
+                stream.sought.insert(key.name.clone(), Sought::Failed(failure));
+            }
+            self.stirred = true;
+        }
     }
 
     /// The next response that the client is owed at this view, or none if it is in step.
@@ -282,7 +359,7 @@ impl<V: View> Machine<V> {
             if self.types.iter().any(TypeStream::owes) {
                 return false;
             }
-            self.timeout = None;
+            self.timeout = self.next_beat();
             self.delivering = None;
             self.delivered = Some(now);
         }
@@ -324,6 +401,8 @@ impl<V: View> Machine<V> {
         }
         let mut stream = TypeStream::new(type_url.clone(), self.variant);
         stream.isolates = self.isolates;
+        stream.tells_errors = self.tells_errors;
+        stream.bears_ttl = self.bears_ttl && stream.policy.bears_ttl;
         let order = |stream: &TypeStream| (stream.policy.order, stream.type_url.clone());
         let at = self.types.partition_point(|other| order(other) < order(&stream));
         self.types.insert(at, stream);
@@ -343,6 +422,7 @@ impl<V: View> Machine<V> {
                 is_first,
                 wildcard: stream.subscription.is_wildcard(),
                 names: asked.names,
+                globs: asked.globs,
                 given_up: asked.given_up,
             });
         }
@@ -398,7 +478,28 @@ impl<V: View> Machine<V> {
                 return Some((at, answer));
             }
         }
+        self.next_heartbeat(view)
+    }
+
+    /// What is only to be told that it is still good.
+    fn next_heartbeat(&mut self, view: &V) -> Option<(usize, Answer)> {
+        let due = self.next_beat()?;
+        self.timeout = self.timeout.into_iter().chain([due]).min();
+        if due > self.now {
+            return None;
+        }
+        for at in 0..self.types.len() {
+            let held = self.held_additions(at, view);
+            if let Some(answer) = self.types.get_mut(at)?.beat(view, &held, self.now) {
+                return Some((at, answer));
+            }
+        }
         None
+    }
+
+    /// When the client must hear that something is still good.
+    fn next_beat(&self) -> Option<Duration> {
+        self.types.iter().filter_map(TypeStream::beats_at).min()
     }
 
     fn send(&mut self, at: usize, mut answer: Answer, revision: Revision) -> Option<Response> {
@@ -427,6 +528,7 @@ impl<V: View> Machine<V> {
             sent_at: self.now,
             revision,
             version: std::mem::take(&mut answer.version),
+            beats: answer.beaten(),
             sent: answer.into_news(),
             awaited,
             withheld: stream.unsettled.withheld(),

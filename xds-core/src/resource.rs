@@ -1,6 +1,6 @@
 //! Resources: encoded and hashed once, when they enter.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use prost::{
@@ -9,7 +9,10 @@ use prost::{
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::{Schema, TypeUrl};
+use crate::{
+    Any, DeltaResource, Schema, TypeUrl, Variant,
+    collection::{self, collection_of, normal},
+};
 
 /// What identifies a resource: its type and its name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,10 +25,24 @@ pub struct Key {
 }
 
 impl Key {
-    /// The key of the resource of this type and name.
+    /// The key of the resource of this type and name. The context parameters of an `xdstp:` name are put in
+    /// order, so that equal names are one.
     #[must_use]
     pub fn new(type_url: TypeUrl, name: impl Into<Arc<str>>) -> Self {
-        Self { type_url, name: name.into() }
+        Self { type_url, name: normal(name) }
+    }
+
+    /// The collection that a resource of this key is a direct member of: see [`Resource::collection`].
+    #[must_use]
+    pub fn collection(&self) -> Option<Arc<str>> {
+        collection_of(&self.type_url, &self.name)
+    }
+
+    /// Why no resource can have this key, if none can: a name is needed, `*` and globs mean several, and an
+    /// `xdstp:` name tells the type (W-08, X-07).
+    #[must_use]
+    pub fn fault(&self) -> Option<&'static str> {
+        collection::fault(&self.type_url, &self.name)
     }
 }
 
@@ -36,10 +53,13 @@ impl Key {
 #[derive(Clone)]
 pub struct Resource(Arc<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     type_url: TypeUrl,
     name: Arc<str>,
     aliases: Box<[Arc<str>]>,
+    /// The collection that it is a member of.
+    collection: Option<Arc<str>>,
     version: String,
     has_own_version: bool,
     hash: u64,
@@ -51,6 +71,19 @@ struct Inner {
     references: Box<[Key]>,
     warms_unseen: bool,
     is_absent: bool,
+    is_on_demand: bool,
+    lease: Option<Box<Lease>>,
+}
+
+/// A resource that is good for some time only, as it is told to whom that can be said.
+#[derive(Clone)]
+struct Lease {
+    ttl: Duration,
+    /// The entry in either variant, with the time.
+    delta: Bytes,
+    sotw: Bytes,
+    /// The entry in delta that begins the time anew, and repeats no content (T-04).
+    heartbeat: Bytes,
 }
 
 impl Resource {
@@ -71,9 +104,11 @@ impl Resource {
     ) -> ResourceBuilder<'static> {
         ResourceBuilder {
             type_url: type_url.into(),
-            name: name.into(),
+            name: normal(name),
             value: value.into(),
             aliases: Vec::new(),
+            ttl: None,
+            is_on_demand: false,
             version: None,
             schema: None,
             references: Vec::new(),
@@ -112,6 +147,36 @@ impl Resource {
     #[must_use]
     pub fn aliases(&self) -> &[Arc<str>] {
         &self.0.aliases
+    }
+
+    /// The collection that it is a direct member of, by the glob that stands for that: of an `xdstp:` name,
+    /// all in its directory with the same context parameters; of a virtual host, those of its route
+    /// configuration, called by that one's name and a slash (V-02).
+    #[must_use]
+    pub fn collection(&self) -> Option<&Arc<str>> {
+        self.0.collection.as_ref()
+    }
+
+    /// Whether only those get it who ask for it by name: no wildcard and no glob covers it.
+    #[must_use]
+    pub fn is_on_demand(&self) -> bool {
+        self.0.is_on_demand
+    }
+
+    /// The same, for those only who ask for it by name.
+    #[must_use]
+    pub fn on_demand(mut self) -> Self {
+        // There is another pointer to it only if somebody keeps it as it was.
+        if !self.0.is_on_demand {
+            Arc::make_mut(&mut self.0).is_on_demand = true;
+        }
+        self
+    }
+
+    /// For how long it is good, unless it is sent again: see [`ResourceBuilder::ttl`].
+    #[must_use]
+    pub fn ttl(&self) -> Option<Duration> {
+        self.0.lease.as_ref().map(|lease| lease.ttl)
     }
 
     /// The version on the wire: the content's hash, or what the caller said it is. Equal content of one
@@ -157,14 +222,24 @@ impl Resource {
         xxh3_64_with_seed(self.0.name.as_bytes(), self.0.hash)
     }
 
-    /// The encoded field `DeltaDiscoveryResponse.resources`.
-    pub(crate) fn delta_entry(&self) -> &[u8] {
-        &self.0.entry
+    /// The encoded field `resources` of a response, with its time to live for whom that can be told.
+    pub(crate) fn entry(&self, variant: Variant, with_ttl: bool) -> &[u8] {
+        match (variant, self.0.lease.as_ref().filter(|_| with_ttl)) {
+            (Variant::Delta, None) => &self.0.entry,
+            (Variant::Sotw, None) => self.0.entry.get(self.0.any_at..).unwrap_or_default(),
+            (Variant::Delta, Some(lease)) => &lease.delta,
+            (Variant::Sotw, Some(lease)) => &lease.sotw,
+        }
     }
 
-    /// The encoded field `DiscoveryResponse.resources`.
-    pub(crate) fn sotw_entry(&self) -> &[u8] {
-        self.0.entry.get(self.0.any_at..).unwrap_or_default()
+    /// About how many bytes it takes in a response.
+    pub(crate) fn size(&self) -> usize {
+        self.0.entry.len()
+    }
+
+    /// The encoded field `DeltaDiscoveryResponse.resources` that says that it is still good.
+    pub(crate) fn heartbeat(&self) -> Option<&[u8]> {
+        self.0.lease.as_ref().map(|lease| &*lease.heartbeat)
     }
 }
 
@@ -173,6 +248,7 @@ impl PartialEq for Resource {
         Arc::ptr_eq(&self.0, &other.0)
             || (self.0.hash == other.0.hash
                 && self.0.is_absent == other.0.is_absent
+                && self.0.is_on_demand == other.0.is_on_demand
                 && self.0.type_url == other.0.type_url
                 && self.0.name == other.0.name)
     }
@@ -205,6 +281,8 @@ pub struct ResourceBuilder<'a> {
     references: Vec<Key>,
     warms_unseen: bool,
     is_absent: bool,
+    ttl: Option<Duration>,
+    is_on_demand: bool,
 }
 
 impl<'a> ResourceBuilder<'a> {
@@ -239,6 +317,26 @@ impl<'a> ResourceBuilder<'a> {
         self
     }
 
+    /// Keeps the resource out of what a wildcard or a glob covers: only those get it who ask for it by name
+    /// (V-09).
+    pub fn on_demand(mut self) -> Self {
+        self.is_on_demand = true;
+        self
+    }
+
+    /// For how long the resource is good, unless it is sent again: a client then drops it by itself, should
+    /// this server be gone (T-01). It is told in time that it is still good, as long as the resource is
+    /// there.
+    ///
+    /// Only those clients are told for which the server's own rule says so, and never about endpoints,
+    /// virtual hosts and the like, where it does nothing, or harm: see [`TypePolicy::bears_ttl`].
+    ///
+    /// [`TypePolicy::bears_ttl`]: crate::TypePolicy::bears_ttl
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
     /// The version that clients see, in place of the content's hash.
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = Some(version.into());
@@ -257,10 +355,17 @@ impl<'a> ResourceBuilder<'a> {
             .aliases
             .iter()
             .fold(hash, |hash, alias| xxh3_64_with_seed(alias.as_bytes(), hash.rotate_left(1)));
+        let hash = self.ttl.map_or(hash, |ttl| {
+            xxh3_64_with_seed(&ttl.as_nanos().to_le_bytes(), hash.rotate_left(1))
+        });
         let version = self.version.clone().unwrap_or_else(|| format!("{hash:016x}"));
         let (entry, any_at) = self.encode_entry(&version);
+        let lease = self.ttl.map(|ttl| Box::new(self.lease(&version, ttl)));
         Resource(Arc::new(Inner {
             value_at: entry.len() - self.value.len(),
+            collection: collection_of(&self.type_url, &self.name),
+            is_on_demand: self.is_on_demand,
+            lease,
             type_url: self.type_url,
             name: self.name,
             aliases: self.aliases.into(),
@@ -273,6 +378,31 @@ impl<'a> ResourceBuilder<'a> {
             warms_unseen: self.warms_unseen,
             is_absent: self.is_absent,
         }))
+    }
+
+    fn lease(&self, version: &str, ttl: Duration) -> Lease {
+        let any = Any { type_url: self.type_url.as_str().to_owned(), value: self.value.clone() };
+        let heartbeat = DeltaResource {
+            version: version.to_owned(),
+            name: self.name.to_string(),
+            ttl: Some(ttl.into()),
+            ..DeltaResource::default()
+        };
+        let aliases = self.aliases.iter().map(ToString::to_string).collect();
+        let whole = DeltaResource { resource: Some(any), aliases, ..heartbeat.clone() };
+        let type_url = TypeUrl::of::<DeltaResource>().as_str().to_owned();
+        let wrapped = Any { type_url, value: whole.encode_to_vec().into() };
+        let field = |message: &[u8]| {
+            let mut field = BytesMut::with_capacity(field_len(RESOURCES, message.len()));
+            put_field(RESOURCES, message, &mut field);
+            field.freeze()
+        };
+        Lease {
+            ttl,
+            delta: field(&whole.encode_to_vec()),
+            sotw: field(&wrapped.encode_to_vec()),
+            heartbeat: field(&heartbeat.encode_to_vec()),
+        }
     }
 
     /// Encodes a field `resources = Resource { name, version, aliases, resource: Any }` with the `Any`
@@ -301,7 +431,7 @@ impl<'a> ResourceBuilder<'a> {
 
 /// The tag of `resources` in both responses, and of `Resource.resource`: that they agree is what lets
 /// one buffer be all of them.
-const RESOURCES: u32 = 2;
+pub(crate) const RESOURCES: u32 = 2;
 
 /// The encoded length of a length-delimited field.
 pub(crate) fn field_len(tag: u32, len: usize) -> usize {
@@ -323,7 +453,6 @@ pub(crate) fn put_head(tag: u32, len: usize, buffer: &mut BytesMut) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Any, DeltaResource};
 
     #[test]
     fn one_buffer_is_the_entry_of_both_variants() {
@@ -333,7 +462,8 @@ mod tests {
                 .version("v")
                 .aliases(["other", "another"])
                 .build();
-            let (entry, any) = (resource.delta_entry(), resource.sotw_entry());
+            let entry = resource.entry(Variant::Delta, true);
+            let any = resource.entry(Variant::Sotw, true);
             // It was allocated once, in its full length.
             assert_eq!(field_len(RESOURCES, content(entry).len()), entry.len());
             let read = DeltaResource::decode(content(entry)).unwrap();

@@ -1,13 +1,20 @@
 //! What a client subscribes to, of one type.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use crate::type_url::Wildcard;
+use crate::{
+    Resource, TypeUrl, View,
+    collection::{self, is_glob, normalize, virtual_hosts_of},
+    type_url::Wildcard,
+};
 
 /// The name that means everything (W-03). It is never a resource's (W-08).
 pub(crate) const WILDCARD: &str = "*";
 
-/// What a client subscribes to, of one type: everything, or names, or both.
+/// What a client subscribes to, of one type: everything, or names, or collections, or several of these.
 #[derive(Debug, Clone, Default)]
 pub struct Subscription {
     /// A request was read.
@@ -17,6 +24,10 @@ pub struct Subscription {
     wildcard: bool,
     /// The names, each with the hash of the content that the client was last told.
     names: BTreeMap<Arc<str>, Option<u64>>,
+    /// The collections, by their globs.
+    globs: BTreeSet<Arc<str>>,
+    /// It covers what belongs to what is subscribed of another type (V-03).
+    of_parents: bool,
 }
 
 /// What a request changed in a subscription.
@@ -26,7 +37,9 @@ pub(crate) struct Asked {
     pub(crate) everything: bool,
     /// Names that want an answer.
     pub(crate) names: Vec<Arc<str>>,
-    /// Names that are no longer subscribed by themselves, be there a wildcard or not.
+    /// Collections of which all members are owed.
+    pub(crate) globs: Vec<Arc<str>>,
+    /// Names and globs that are no longer subscribed by themselves, be there a wildcard or not.
     pub(crate) given_up: Vec<Arc<str>>,
     /// Something is no longer subscribed.
     pub(crate) shrunk: bool,
@@ -35,11 +48,19 @@ pub(crate) struct Asked {
 impl Asked {
     /// Whether the subscription is as it was, and nothing is asked for again.
     pub(crate) fn is_nothing(&self) -> bool {
-        !self.everything && !self.shrunk && self.names.is_empty()
+        !self.everything && !self.shrunk && self.names.is_empty() && self.globs.is_empty()
     }
 }
 
 impl Subscription {
+    /// A subscription to these names and globs.
+    pub fn to<N: Into<String>>(names: impl IntoIterator<Item = N>) -> Self {
+        let mut subscription = Self::default();
+        let names = names.into_iter().map(Into::into).collect();
+        subscription.update(names, &[], Wildcard::Never);
+        subscription
+    }
+
     /// Whether everything is subscribed.
     #[must_use]
     pub fn is_wildcard(&self) -> bool {
@@ -51,10 +72,38 @@ impl Subscription {
         self.names.keys()
     }
 
+    /// The globs that are subscribed, in order, such as `xdstp://authority/type/*`: each means all direct
+    /// members of that collection. The virtual hosts of a route configuration are one, too, called
+    /// by its name and a slash (V-03).
+    pub fn globs(&self) -> impl ExactSizeIterator<Item = &Arc<str>> {
+        self.globs.iter()
+    }
+
     /// Whether a resource of that name is subscribed.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
-        self.wildcard || self.names.contains_key(name)
+        self.is_named(name) || self.covers(name) || self.globs.contains(name)
+    }
+
+    /// Whether that name is subscribed by itself.
+    pub(crate) fn is_named(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// Whether that name is subscribed with others, by the wildcard or a glob.
+    pub(crate) fn covers(&self, name: &str) -> bool {
+        self.wildcard || collection::covers(&self.globs, name)
+    }
+
+    /// What goes by a name for who subscribes so: what is on demand, only if the name is asked for.
+    pub(crate) fn find<V: View>(
+        &self,
+        view: &V,
+        type_url: &TypeUrl,
+        name: &str,
+    ) -> Option<Resource> {
+        let found = view.resolve(type_url, name);
+        found.filter(|found| !found.is_on_demand() || self.is_named(name))
     }
 
     /// Each name with the hash of what the client was last told of it.
@@ -84,19 +133,27 @@ impl Subscription {
         self.legacy = false;
         let mut asked = Asked::default();
         let mut before = std::mem::take(&mut self.names);
+        let mut globs_before = std::mem::take(&mut self.globs);
         let mut everything = false;
         for name in names {
+            let name = normalize(&name);
             if name == WILDCARD {
-                everything = wildcard != Wildcard::Never;
-            } else if let Some((name, told)) = before.remove_entry(name.as_str()) {
+                everything = wildcard.is_had_by_name();
+            } else if is_glob(&name) {
+                let known = globs_before.take(&*name);
+                let is_new = known.is_none() && !self.globs.contains(&*name);
+                let glob = known.unwrap_or_else(|| (*name).into());
+                asked.globs.extend(is_new.then(|| glob.clone()));
+                self.globs.insert(glob);
+            } else if let Some((name, told)) = before.remove_entry(&*name) {
                 self.names.insert(name, told);
-            } else if !self.names.contains_key(name.as_str()) {
-                let name: Arc<str> = name.into();
+            } else if !self.names.contains_key(&*name) {
+                let name: Arc<str> = (*name).into();
                 self.names.insert(name.clone(), None);
                 asked.names.push(name);
             }
         }
-        asked.given_up = before.into_keys().collect();
+        asked.given_up = before.into_keys().chain(globs_before).collect();
         asked.shrunk = !asked.given_up.is_empty() || (self.wildcard && !everything);
         if everything {
             asked.everything = self.start_wildcard();
@@ -119,20 +176,31 @@ impl Subscription {
         {
             asked.everything = self.start_wildcard();
         }
+        self.of_parents |= first
+            && wildcard == Wildcard::OfParents
+            && subscribe.is_empty()
+            && unsubscribe.is_empty();
         for name in subscribe {
+            let name = normalize(&name);
             if name == WILDCARD {
-                asked.everything |= wildcard != Wildcard::Never && self.start_wildcard();
+                asked.everything |= wildcard.is_had_by_name() && self.start_wildcard();
+                self.of_parents |= wildcard == Wildcard::OfParents;
+            } else if is_glob(&name) {
+                let glob: Arc<str> = (*name).into();
+                self.globs.insert(glob.clone());
+                asked.globs.push(glob);
             } else {
-                let name: Arc<str> = name.into();
+                let name: Arc<str> = (*name).into();
                 self.names.entry(name.clone()).or_default();
                 asked.names.push(name);
             }
         }
         for name in unsubscribe {
-            self.unsubscribe(name, &mut asked);
+            self.unsubscribe(&normalize(name), &mut asked);
         }
         if asked.shrunk {
             asked.names.retain(|name| self.names.contains_key(name));
+            asked.globs.retain(|glob| self.globs.contains(glob));
             asked.everything &= self.wildcard;
         }
         asked
@@ -141,10 +209,33 @@ impl Subscription {
     fn unsubscribe(&mut self, name: &str, asked: &mut Asked) {
         if name == WILDCARD {
             asked.shrunk |= std::mem::take(&mut self.wildcard);
+            self.of_parents = false;
+        } else if let Some(glob) = self.globs.take(name) {
+            asked.shrunk = true;
+            asked.given_up.push(glob);
         } else if let Some((name, _)) = self.names.remove_entry(name) {
             asked.shrunk = true;
             asked.given_up.push(name);
         }
+    }
+
+    /// Takes up what is subscribed of the type that this one belongs to, if it covers what belongs to that.
+    pub(crate) fn follow_parents<'a>(
+        &mut self,
+        parents: impl Iterator<Item = &'a Arc<str>>,
+    ) -> Asked {
+        let of_parents = self.of_parents;
+        let wanted: BTreeSet<_> =
+            parents.filter(|_| of_parents).map(|name| virtual_hosts_of(name)).collect();
+        let is_parent = |glob: &&Arc<str>| !is_glob(glob);
+        let given_up: Vec<_> = self.globs.iter().filter(is_parent).cloned().collect();
+        let given_up: Vec<_> = given_up.into_iter().filter(|glob| !wanted.contains(glob)).collect();
+        let globs: Vec<_> = wanted.into_iter().filter(|glob| !self.globs.contains(glob)).collect();
+        given_up.iter().for_each(|glob| {
+            self.globs.remove(glob);
+        });
+        self.globs.extend(globs.iter().cloned());
+        Asked { shrunk: !given_up.is_empty(), globs, given_up, ..Asked::default() }
     }
 
     /// Subscribes to everything; says whether that is new.

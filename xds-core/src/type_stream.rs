@@ -16,6 +16,7 @@
 
 mod changes;
 mod claim;
+mod leases;
 mod report;
 mod usage;
 
@@ -25,10 +26,12 @@ use std::{
     time::Duration,
 };
 
-use self::claim::Claim;
 pub use self::report::Reception;
+use self::{claim::Claim, leases::Leases};
 use crate::{
     DeltaRequest, ErrorDetail, Resource, Revision, SotwRequest, Subscription, TypeUrl, Variant,
+    View,
+    collection::covers,
     sent::{News, Sent},
     subscription::Asked,
     type_url::{Lingering, TypePolicy},
@@ -67,6 +70,16 @@ pub(crate) struct TypeStream {
     tries: u32,
     /// It asked for names, of which some may be gone.
     asked: bool,
+    /// Collections that it asked for and of which it was owed nothing yet.
+    asked_globs: Vec<Arc<str>>,
+    /// Names that it asks for and that are being looked for, or what came of that: the answer waits (V-07).
+    pub(crate) sought: BTreeMap<Arc<str>, Sought>,
+    /// Names of which there is nothing are told as errors, too (E-01).
+    pub(crate) tells_errors: bool,
+    /// The client is told how long things are good.
+    pub(crate) bears_ttl: bool,
+    /// What it was told that is good for some time only.
+    pub(crate) leases: Leases,
     /// What the client uses although it accepted something else, and until when that is assumed.
     lingering: Vec<(Resource, Duration)>,
     /// Names of which it uses what is not known, and until when that is assumed.
@@ -126,6 +139,15 @@ pub(crate) enum Reason {
     Released,
 }
 
+/// How it stands with a name that is looked for because a client asks for it.
+#[derive(Debug)]
+pub(crate) enum Sought {
+    /// It may still be found.
+    Underway,
+    /// Nothing came of it, for this reason.
+    Failed(ErrorDetail),
+}
+
 /// How often what was rejected is taken apart.
 const MOST_TRIES: u32 = 64;
 
@@ -158,6 +180,11 @@ impl TypeStream {
             probes: 0,
             tries: 0,
             asked: false,
+            asked_globs: Vec::new(),
+            sought: BTreeMap::new(),
+            tells_errors: false,
+            bears_ttl: false,
+            leases: Leases::default(),
             lingering: Vec::new(),
             lingering_unknown: BTreeMap::new(),
             gone_before: BTreeSet::new(),
@@ -166,6 +193,26 @@ impl TypeStream {
             held_back: BTreeSet::new(),
             unsettled: Unsettled::new(variant, policy.repeats_everything(variant)),
         }
+    }
+
+    /// What goes by a name for this client.
+    pub(crate) fn find<V: View>(&self, view: &V, name: &str) -> Option<Resource> {
+        self.subscription.find(view, &self.type_url, name)
+    }
+
+    /// Whether nothing is subscribed but by the wildcard.
+    fn is_all_covered(&self) -> bool {
+        self.subscription.names().len() + self.subscription.globs().len() == 0
+    }
+
+    /// Takes up what is subscribed of the type that this one belongs to (V-03).
+    pub(crate) fn follow_parents<'a>(
+        &mut self,
+        parents: impl Iterator<Item = &'a Arc<str>>,
+    ) -> Asked {
+        let asked = self.subscription.follow_parents(parents);
+        self.ask(&asked);
+        asked
     }
 
     /// Whether each response holds everything that is subscribed.
@@ -178,6 +225,7 @@ impl TypeStream {
         self.answer_due
             || self.everything
             || self.asked
+            || !self.asked_globs.is_empty()
             || self.is_suspect
             || self.first.is_some()
             || !self.owed.is_empty()
@@ -292,10 +340,14 @@ impl TypeStream {
             self.shrink();
         }
         self.everything |= asked.everything;
-        if asked.everything {
+        self.asked_globs.extend(asked.globs.iter().cloned());
+        if asked.everything || !asked.globs.is_empty() {
             // What is on its way may arrive after the wildcard began, be it gone when that is looked at.
+            let globs: BTreeSet<_> = asked.globs.iter().cloned().collect();
             for name in self.unsettled.unanswered() {
-                self.owe(name, None, true, Reason::Again);
+                if asked.everything || covers(&globs, &name) {
+                    self.owe(name, None, true, Reason::Again);
+                }
             }
         }
         let in_flight =
@@ -309,9 +361,11 @@ impl TypeStream {
             self.owe(name.clone(), None, held, Reason::Asked);
         }
         // Who gives a name up under a wildcard asks what becomes of it (W-10).
-        if self.variant == Variant::Delta && self.subscription.is_wildcard() {
+        if self.variant == Variant::Delta {
             for name in &asked.given_up {
-                self.owe(name.clone(), None, true, Reason::Released);
+                if self.subscription.covers(name) {
+                    self.owe(name.clone(), None, true, Reason::Released);
+                }
             }
         }
     }
@@ -327,6 +381,9 @@ impl TypeStream {
         });
         self.lingering_unknown.retain(|name, _| subscription.contains(name));
         self.gone_before.retain(|name| subscription.contains(name));
+        self.asked_globs.retain(|glob| subscription.contains(glob));
+        self.sought.retain(|name, _| subscription.is_named(name));
+        self.leases.retain(|name| subscription.contains(name));
         match &mut self.claim {
             Claim::Nothing => {}
             Claim::Versions(versions) => versions.retain(|name, _| subscription.contains(name)),
@@ -401,8 +458,10 @@ impl TypeStream {
         };
         for Sent { name, content, since, is_kept, .. } in own {
             let told = self.owed.remove(name).and_then(|owed| owed.told);
+            self.sought.remove(name);
             self.unsettled.leave(name, told);
             self.subscription.tell(name, content.as_ref().map(Resource::hash));
+            self.leases.tell(name, content.as_ref().filter(|_| self.bears_ttl), response.sent_at);
             if content.is_some() && self.policy.lingers == Lingering::UntilGivenUp {
                 self.lingering.retain(|(resource, _)| resource.name() != name);
             }

@@ -126,6 +126,9 @@ pub struct TypePolicy {
     pub refers: bool,
     /// How long a client uses what it was told to replace or remove, after it accepted that.
     pub lingers: Lingering,
+    /// Clients drop a resource of this type when its time is over, and can be told that it is not. Envoy keeps
+    /// endpoints, and in State of the World crashes; virtual hosts know no heartbeats (T-08, T-09).
+    pub bears_ttl: bool,
     /// A resource of this type that was sent is followed by what it refers to of this type, even if
     /// unchanged: Envoy waits for it before it puts a changed cluster to use (O-04).
     pub followed_by: Option<TypeUrl>,
@@ -153,6 +156,9 @@ pub enum MissingAnswer {
     Removed,
     /// Not at all: Envoy never finishes starting a listener whose routes are answered as removed.
     Silence,
+    /// At once, by a resource without content that has the name for an alias: Envoy would wait for a virtual
+    /// host that is answered as removed (V-05).
+    Unresolved,
 }
 
 /// What it takes to subscribe to all resources of a type (W-01, W-03, W-14).
@@ -163,8 +169,18 @@ pub enum Wildcard {
     Nameless,
     /// The name `*`.
     Explicit,
+    /// A first request without names, or the name `*`, means what belongs to what the same stream
+    /// subscribes to of another type: the virtual hosts of its route configurations (V-03).
+    OfParents,
     /// It cannot be had: nobody is handed a whole fleet's secrets.
     Never,
+}
+
+impl Wildcard {
+    /// Whether the name `*` means everything.
+    pub(crate) fn is_had_by_name(self) -> bool {
+        matches!(self, Wildcard::Nameless | Wildcard::Explicit)
+    }
 }
 
 /// A type that the protocol gives no special treatment: resources are opaque to it.
@@ -179,6 +195,7 @@ const OPAQUE: TypePolicy = TypePolicy {
     is_proven_first: false,
     refers: false,
     lingers: Lingering::No,
+    bears_ttl: true,
     followed_by: None,
 };
 
@@ -203,9 +220,18 @@ const POLICIES: &[(TypeUrl, TypePolicy)] = &[
     ),
     (
         TypeUrl::ENDPOINT,
-        TypePolicy { order: 10, removal_order: 50, honours_removal: false, ..NAMED },
+        TypePolicy {
+            order: 10,
+            removal_order: 50,
+            honours_removal: false,
+            bears_ttl: false,
+            ..NAMED
+        },
     ),
-    (TypeUrl::LOCALITY_ENDPOINT, TypePolicy { order: 15, removal_order: 55, ..NAMED }),
+    (
+        TypeUrl::LOCALITY_ENDPOINT,
+        TypePolicy { order: 15, removal_order: 55, bears_ttl: false, ..NAMED },
+    ),
     (TypeUrl::SECRET, TypePolicy { order: 20, removal_order: 60, honours_removal: false, ..NAMED }),
     (
         TypeUrl::EXTENSION_CONFIG,
@@ -250,7 +276,9 @@ const POLICIES: &[(TypeUrl, TypePolicy)] = &[
     (
         TypeUrl::VIRTUAL_HOST,
         TypePolicy {
-            missing: MissingAnswer::Silence,
+            wildcard: Wildcard::OfParents,
+            missing: MissingAnswer::Unresolved,
+            bears_ttl: false,
             order: 60,
             removal_order: 5,
             refers: true,
@@ -391,8 +419,13 @@ mod tests {
         let nameless = ["Cluster", "Listener", "ScopedRouteConfiguration"];
         assert_eq!(those(|policy| policy.wildcard == Wildcard::Nameless), nameless);
         assert!(those(|policy| policy.wildcard == Wildcard::Explicit).is_empty());
-        let silent = ["RouteConfiguration", "VirtualHost"];
-        assert_eq!(those(|policy| policy.missing == MissingAnswer::Silence), silent);
+        let silent = those(|policy| policy.missing == MissingAnswer::Silence);
+        assert_eq!(silent, ["RouteConfiguration"]);
+        let unresolved = those(|policy| policy.missing == MissingAnswer::Unresolved);
+        assert_eq!(unresolved, ["VirtualHost"]);
+        assert_eq!(those(|policy| policy.wildcard == Wildcard::OfParents), ["VirtualHost"]);
+        let kept = ["ClusterLoadAssignment", "LbEndpoint", "VirtualHost"];
+        assert_eq!(those(|policy| !policy.bears_ttl), kept);
         let deaf = ["ClusterLoadAssignment", "Secret", "RouteConfiguration"];
         assert_eq!(those(|policy| !policy.honours_removal), deaf);
         assert_eq!(those(|policy| policy.followed_by.is_some()), ["Cluster"]);

@@ -53,6 +53,8 @@ pub(crate) struct InFlight {
     pub(crate) withheld: BTreeSet<Arc<str>>,
     /// Something that it may repeat was rejected since.
     pub(crate) is_crossed: bool,
+    /// What it only says is still good.
+    pub(crate) beats: Vec<Arc<str>>,
 }
 
 /// A name that was rejected: the others of its group were in the same response, and go with it when one
@@ -231,7 +233,11 @@ impl Unsettled {
         let mut is_innocent = settled.iter().any(|response| response.is_crossed);
         let mut sent = BTreeMap::<Arc<str>, Sent>::new();
         let mut awaited = Vec::new();
+        let mut again = Vec::new();
         for response in settled {
+            // To who rejects that it is still good, it is not (T-10).
+            let beats = response.beats.into_iter().filter(|name| is_current(name));
+            again.extend(beats.map(|name| Again { name, holds: None, since: revision }));
             for mut news in response.sent.into_vec() {
                 let earlier = sent.get(&news.name);
                 if let Some(Sent { replaces_unknown, since, .. }) = earlier {
@@ -271,7 +277,6 @@ impl Unsettled {
         let parked: Vec<_> =
             sent.into_iter().filter(|(name, sent)| is_parked(name, sent)).collect();
         let is_whole = parked.len() == all && doubted.is_empty() && !is_innocent;
-        let mut again = Vec::new();
         self.rejections += 1;
         for (name, sent) in parked {
             let blamed = mentions(&error.message, &name);

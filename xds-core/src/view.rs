@@ -1,8 +1,8 @@
 //! What a stream reads from: the port through which the machine sees a cache.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
-use crate::{Key, Resource, TypeUrl, Whole};
+use crate::{Key, Resource, Subscription, TypeUrl, Whole};
 
 /// The number of a commit. It grows with every change, over all types and scopes of one cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +27,18 @@ pub struct Change {
 }
 
 impl Change {
+    /// The same, as they see it who did not ask for this by name; nothing, if they see none of it.
+    pub(crate) fn in_general(&self) -> Option<Cow<'_, Change>> {
+        let is_general = |resource: &Resource| !resource.is_on_demand();
+        if self.before.iter().chain(&self.after).all(is_general) {
+            return Some(Cow::Borrowed(self));
+        }
+        let before = self.before.clone().filter(is_general);
+        let after = self.after.clone().filter(is_general);
+        let is_seen = before.is_some() || after.is_some();
+        is_seen.then(|| Cow::Owned(Change::new(self.name.clone(), before, after)))
+    }
+
     /// A change of `name`.
     #[must_use]
     pub fn new(name: Arc<str>, before: Option<Resource>, after: Option<Resource>) -> Self {
@@ -83,6 +95,14 @@ pub trait View: Clone {
     /// All resources of a type, in the order of their names.
     fn resources(&self, type_url: &TypeUrl) -> impl Iterator<Item = Resource>;
 
+    /// The resources of a type that are direct members of a collection, by its glob: see
+    /// [`Resource::collection`].
+    fn members(&self, type_url: &TypeUrl, glob: &str) -> impl Iterator<Item = Resource> {
+        let is_member =
+            move |resource: &Resource| resource.collection().is_some_and(|of| **of == *glob);
+        self.resources(type_url).filter(is_member)
+    }
+
     /// All resources of a type, with the responses that carry them. A view that does not keep it for other
     /// streams makes it for one.
     fn whole(&self, type_url: &TypeUrl) -> Arc<Whole> {
@@ -105,17 +125,18 @@ pub trait View: Clone {
     /// If the log no longer reaches back that far.
     fn changes(&self, type_url: &TypeUrl, since: Revision) -> Result<Arc<[Change]>, LogTruncated>;
 
-    /// What changed after `since` of these names; a view that does not know better tells of others, too.
+    /// What changed after `since` of the names and collections that are subscribed; a view that does not know
+    /// better tells of others, too.
     ///
     /// # Errors
     /// If the log no longer reaches back that far.
-    fn changes_of<'a>(
+    fn changes_of(
         &self,
         type_url: &TypeUrl,
-        names: impl ExactSizeIterator<Item = &'a Arc<str>>,
+        subscription: &Subscription,
         since: Revision,
     ) -> Result<Arc<[Change]>, LogTruncated> {
-        let _ = names;
+        let _ = subscription;
         self.changes(type_url, since)
     }
 

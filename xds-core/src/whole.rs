@@ -7,7 +7,11 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{Resource, TypeUrl, TypeVersion, Variant, sent::Sent, wire};
+use crate::{
+    Resource, TypeUrl, TypeVersion, Variant,
+    sent::Sent,
+    wire::{self, Notes},
+};
 
 /// Above this many bytes a response is split, where its variant and type allow: gRPC clients refuse
 /// messages above 4 MiB (D-23, K-05).
@@ -29,8 +33,8 @@ pub struct Whole {
 }
 
 impl Whole {
-    /// The whole of a type: all its resources, in the order of their names, and what they are called
-    /// together. Costs their number.
+    /// The whole of a type: all its resources but for those on demand, in the order of their names, and what
+    /// they are called together. Costs their number.
     pub fn new(
         type_url: TypeUrl,
         version: &TypeVersion,
@@ -39,7 +43,7 @@ impl Whole {
         Self {
             type_url,
             version: version.to_string(),
-            all: resources.map(Sent::first).collect(),
+            all: resources.filter(|resource| !resource.is_on_demand()).map(Sent::first).collect(),
             delta: OnceLock::new(),
             sotw: OnceLock::new(),
         }
@@ -56,27 +60,26 @@ impl Whole {
 
     /// One State of the World response with everything.
     pub(crate) fn sotw_body(&self) -> &Bytes {
-        self.sotw.get_or_init(|| {
-            wire::sotw_body(&self.type_url, &self.version, self.resources(0..self.all.len()))
-        })
+        self.sotw.get_or_init(|| self.body(Variant::Sotw, 0..self.all.len()))
     }
 
     /// The delta responses that together carry everything; at least one.
     fn delta_bodies(&self) -> &[(Range<usize>, Bytes)] {
         self.delta.get_or_init(|| {
-            let body = |part: &Range<usize>| {
-                let resources = self.resources(part.clone());
-                wire::delta_body::<&str>(&self.type_url, &self.version, resources, &[])
-            };
             let parts = self.split().into_iter();
-            parts.map(|part| (part.clone(), body(&part))).collect()
+            parts.map(|part| (part.clone(), self.body(Variant::Delta, part))).collect()
         })
+    }
+
+    fn body(&self, variant: Variant, part: Range<usize>) -> Bytes {
+        let entries = self.resources(part).map(|resource| resource.entry(variant, false));
+        wire::body(variant, (&self.type_url, &self.version), entries, &Notes::default())
     }
 
     fn split(&self) -> Vec<Range<usize>> {
         let (mut parts, mut start, mut size) = (Vec::new(), 0, 0);
         for (at, resource) in self.resources(0..self.all.len()).enumerate() {
-            let more = resource.delta_entry().len();
+            let more = resource.size();
             if at > start && size + more > SPLIT_AT {
                 parts.push(start..at);
                 (start, size) = (at, 0);

@@ -5,15 +5,20 @@
 //! response is built from entries that were encoded when their resources entered.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fmt::{self, Write as _},
+    sync::Arc,
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
+use prost::Message as _;
 
 use crate::{
-    Resource, Revision, TypeUrl,
-    resource::{field_len, put_field, put_head},
+    Revision, TypeUrl, Variant,
+    collection::normalize,
+    resource::{RESOURCES, field_len, put_field, put_head},
 };
 
 /// `google.rpc.Status`, as a NACK carries it.
@@ -34,6 +39,18 @@ impl ErrorDetail {
     pub fn new(code: i32, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
+}
+
+/// `ResourceLocator`: a name, and what its client knows of itself that may decide which of several variants
+/// of the resource it is sent. There are no variants here, so it stands for its name (P-01).
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ResourceLocator {
+    /// The resource's name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// What the client knows of itself.
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub dynamic_parameters: BTreeMap<String, String>,
 }
 
 /// `DiscoveryRequest`: State of the World.
@@ -57,6 +74,9 @@ pub struct SotwRequest {
     /// Why that response is rejected, if it is.
     #[prost(message, optional, tag = "6")]
     pub error_detail: Option<ErrorDetail>,
+    /// Further names that the client subscribes to.
+    #[prost(message, repeated, tag = "7")]
+    pub resource_locators: Vec<ResourceLocator>,
 }
 
 /// `DeltaDiscoveryRequest`.
@@ -83,6 +103,12 @@ pub struct DeltaRequest {
     /// Why that response is rejected, if it is.
     #[prost(message, optional, tag = "7")]
     pub error_detail: Option<ErrorDetail>,
+    /// Further names to add to the subscription.
+    #[prost(message, repeated, tag = "8")]
+    pub resource_locators_subscribe: Vec<ResourceLocator>,
+    /// Further names to take out of it.
+    #[prost(message, repeated, tag = "9")]
+    pub resource_locators_unsubscribe: Vec<ResourceLocator>,
 }
 
 /// A request of either variant.
@@ -111,6 +137,28 @@ impl Request {
         match self {
             Request::Sotw(request) => &request.response_nonce,
             Request::Delta(request) => &request.response_nonce,
+        }
+    }
+
+    /// Puts what is said by locators among the names, and names into their normal form (P-01, X-01).
+    pub(crate) fn normalize(&mut self) {
+        let name = |locator: ResourceLocator| locator.name;
+        match self {
+            Request::Sotw(request) => {
+                let locators = std::mem::take(&mut request.resource_locators);
+                request.resource_names.extend(locators.into_iter().map(name));
+            }
+            Request::Delta(request) => {
+                let locators = std::mem::take(&mut request.resource_locators_subscribe);
+                request.resource_names_subscribe.extend(locators.into_iter().map(name));
+                let locators = std::mem::take(&mut request.resource_locators_unsubscribe);
+                request.resource_names_unsubscribe.extend(locators.into_iter().map(name));
+                let held = &mut request.initial_resource_versions;
+                if held.keys().any(|name| matches!(normalize(name), Cow::Owned(_))) {
+                    let all = std::mem::take(held).into_iter();
+                    held.extend(all.map(|(name, held)| (normalize(&name).into_owned(), held)));
+                }
+            }
         }
     }
 
@@ -154,10 +202,13 @@ impl Request {
     /// The length of its longest list of names.
     pub(crate) fn longest_list(&self) -> usize {
         match self {
-            Request::Sotw(request) => request.resource_names.len(),
+            Request::Sotw(request) => {
+                request.resource_names.len() + request.resource_locators.len()
+            }
             Request::Delta(request) => {
                 let held = request.initial_resource_versions.len();
-                request.resource_names_subscribe.len().max(held)
+                let locators = request.resource_locators_subscribe.len();
+                (request.resource_names_subscribe.len() + locators).max(held)
             }
         }
     }
@@ -168,10 +219,16 @@ impl Request {
             Request::Sotw(request) => (Some(request), None),
             Request::Delta(request) => (None, Some(request)),
         };
-        let sotw = sotw.into_iter().flat_map(|request| &request.resource_names);
+        fn name(locator: &ResourceLocator) -> &String {
+            &locator.name
+        }
+        let sotw = sotw.into_iter().flat_map(|request| {
+            request.resource_names.iter().chain(request.resource_locators.iter().map(name))
+        });
         let delta = delta.into_iter().flat_map(|request| {
             let held = request.initial_resource_versions.keys();
-            request.resource_names_subscribe.iter().chain(held)
+            let locators = request.resource_locators_subscribe.iter().map(name);
+            request.resource_names_subscribe.iter().chain(locators).chain(held)
         });
         sotw.chain(delta).map(String::as_str)
     }
@@ -224,6 +281,9 @@ pub struct SotwResponse {
     /// What the answer to this response names.
     #[prost(string, tag = "5")]
     pub nonce: String,
+    /// What is wrong with names that the client asked for.
+    #[prost(message, repeated, tag = "7")]
+    pub resource_errors: Vec<ResourceError>,
 }
 
 /// `DeltaDiscoveryResponse`, as a client reads it.
@@ -244,6 +304,37 @@ pub struct DeltaResponse {
     /// The names of what is gone.
     #[prost(string, repeated, tag = "6")]
     pub removed_resources: Vec<String>,
+    /// What is wrong with names that the client asked for.
+    #[prost(message, repeated, tag = "9")]
+    pub resource_errors: Vec<ResourceError>,
+}
+
+/// `ResourceError`: what is wrong with a name that a client asked for (E-01).
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ResourceError {
+    /// The name.
+    #[prost(message, optional, tag = "1")]
+    pub resource_name: Option<ResourceName>,
+    /// What is wrong with it.
+    #[prost(message, optional, tag = "2")]
+    pub error_detail: Option<ErrorDetail>,
+}
+
+/// `ResourceName`.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ResourceName {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+}
+
+impl ResourceError {
+    /// Something is wrong with this name.
+    #[must_use]
+    pub fn new(name: impl Into<String>, error: ErrorDetail) -> Self {
+        let resource_name = Some(ResourceName { name: name.into() });
+        Self { resource_name, error_detail: Some(error) }
+    }
 }
 
 /// `Resource`, as a client reads it in delta.
@@ -261,6 +352,33 @@ pub struct DeltaResource {
     /// Other names that it goes by.
     #[prost(string, repeated, tag = "4")]
     pub aliases: Vec<String>,
+    /// For how long it is good, unless it is sent again.
+    #[prost(message, optional, tag = "6")]
+    pub ttl: Option<Ttl>,
+}
+
+impl prost::Name for DeltaResource {
+    const NAME: &'static str = "Resource";
+    const PACKAGE: &'static str = "envoy.service.discovery.v3";
+}
+
+/// `google.protobuf.Duration`, as the time to live of a resource.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Ttl {
+    /// Whole seconds.
+    #[prost(int64, tag = "1")]
+    pub seconds: i64,
+    /// What is more than these, in billionths.
+    #[prost(int32, tag = "2")]
+    pub nanos: i32,
+}
+
+impl From<Duration> for Ttl {
+    /// More than the wire can tell is as much as it can.
+    fn from(duration: Duration) -> Self {
+        let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        Self { seconds, nanos: duration.subsec_nanos().cast_signed() }
+    }
 }
 
 /// What a response is called on its stream, so that a request can answer it: a number that grows, and is
@@ -346,40 +464,61 @@ const TYPE_URL: u32 = 4;
 const NONCE: u32 = 5;
 const REMOVED: u32 = 6;
 
-/// Builds the body of a `DiscoveryResponse`.
-pub(crate) fn sotw_body<'a>(
-    type_url: &TypeUrl,
-    version: &str,
-    resources: impl Iterator<Item = &'a Resource> + Clone,
-) -> Bytes {
-    let entries: usize = resources.clone().map(|r| r.sotw_entry().len()).sum();
-    let mut body = BytesMut::with_capacity(
-        field_len(VERSION, version.len()) + field_len(TYPE_URL, type_url.len()) + entries,
-    );
-    put_field(VERSION, version.as_bytes(), &mut body);
-    put_field(TYPE_URL, type_url.as_bytes(), &mut body);
-    resources.for_each(|r| body.extend_from_slice(r.sotw_entry()));
-    body.freeze()
+/// What is wrong with names.
+const SOTW_ERRORS: u32 = 7;
+const DELTA_ERRORS: u32 = 9;
+
+/// What a response says beside the resources in it.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    /// What is gone.
+    pub(crate) removed: Vec<Arc<str>>,
+    /// Of what there is nothing, where that is said by a resource without content (V-05).
+    pub(crate) unresolved: Vec<Arc<str>>,
+    /// What is wrong with names that were asked for (E-01).
+    pub(crate) errors: Vec<(Arc<str>, ErrorDetail)>,
 }
 
-/// Builds the body of a `DeltaDiscoveryResponse`.
-pub(crate) fn delta_body<'a, N: AsRef<str>>(
-    type_url: &TypeUrl,
-    version: &str,
-    resources: impl Iterator<Item = &'a Resource> + Clone,
-    removed: &[N],
+/// Builds the body of a response from the entries of its resources.
+pub(crate) fn body<'a>(
+    variant: Variant,
+    (type_url, version): (&TypeUrl, &str),
+    entries: impl Iterator<Item = &'a [u8]> + Clone,
+    notes: &Notes,
 ) -> Bytes {
-    let entries: usize = resources.clone().map(|r| r.delta_entry().len()).sum();
-    let removals: usize = removed.iter().map(|n| field_len(REMOVED, n.as_ref().len())).sum();
+    let tail = notes.encode(variant);
     let mut body = BytesMut::with_capacity(
         field_len(VERSION, version.len())
             + field_len(TYPE_URL, type_url.len())
-            + entries
-            + removals,
+            + entries.clone().map(<[u8]>::len).sum::<usize>()
+            + tail.len(),
     );
     put_field(VERSION, version.as_bytes(), &mut body);
     put_field(TYPE_URL, type_url.as_bytes(), &mut body);
-    resources.for_each(|r| body.extend_from_slice(r.delta_entry()));
-    removed.iter().for_each(|n| put_field(REMOVED, n.as_ref().as_bytes(), &mut body));
+    entries.for_each(|entry| body.extend_from_slice(entry));
+    body.extend_from_slice(&tail);
     body.freeze()
+}
+
+impl Notes {
+    /// What stands behind the entries; in State of the World, what is gone is not said.
+    fn encode(&self, variant: Variant) -> BytesMut {
+        let mut tail = BytesMut::new();
+        let errors = self
+            .errors
+            .iter()
+            .map(|(name, error)| ResourceError::new(&**name, error.clone()).encode_to_vec());
+        if variant == Variant::Sotw {
+            errors.for_each(|error| put_field(SOTW_ERRORS, &error, &mut tail));
+            return tail;
+        }
+        for name in &self.unresolved {
+            let (name, aliases) = (name.to_string(), vec![name.to_string()]);
+            let unresolved = DeltaResource { name, aliases, ..DeltaResource::default() };
+            put_field(RESOURCES, &unresolved.encode_to_vec(), &mut tail);
+        }
+        self.removed.iter().for_each(|name| put_field(REMOVED, name.as_bytes(), &mut tail));
+        errors.for_each(|error| put_field(DELTA_ERRORS, &error, &mut tail));
+        tail
+    }
 }

@@ -53,6 +53,7 @@
 //! * `stream`: one stream
 //! * `gzip`: compression, behind the feature of that name
 //! * `pace`: how soon a client is told of a change; `rate`: how often it may ask
+//! * `on_demand`: what is looked for only when a client asks for it
 //! * `withdrawal`: what is taken back by itself
 //! * `rollout`: what goes to some first
 //! * `rejections`: who left with something rejected
@@ -89,6 +90,7 @@ mod discovery;
 pub mod envoy;
 mod gzip;
 mod load;
+mod on_demand;
 mod pace;
 mod rate;
 mod rejections;
@@ -118,6 +120,7 @@ pub use discovery::{
 };
 pub use envoy_types;
 pub use load::{Load, LoadKey, LoadReporting, LoadService, LocalityKey, LocalityLoad};
+pub use on_demand::{Found, OnDemand, Wanted};
 pub use pace::Pace;
 pub use rollout::{Canary, Rollout};
 #[cfg(feature = "tls")]

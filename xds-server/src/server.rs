@@ -23,6 +23,7 @@ use crate::{
     delivery::{Delivery, HowMany},
     discovery::{self, Aggregated, Discovery, DiscoveryService},
     load::Loads,
+    on_demand::{OnDemand, Searches},
     pace::Pace,
     rejections::Rejections,
     rollout::{self, Canaries, Canary, Rollout},
@@ -45,6 +46,15 @@ pub struct XdsServer {
 /// known for it, which it is met with silence for.
 type ViewRule = dyn Fn(&Node, &Cache) -> Vec<Scope> + Send + Sync;
 
+/// Tells something of a node.
+type NodeRule = dyn Fn(&Node) -> bool + Send + Sync;
+
+/// How gRPC's clients begin to call themselves; C's says `gRPC C-core`, Node's `gRPC Node …`.
+const GRPC: &str = "gRPC";
+
+/// How clients say that they read resources in a wrapper; documents differ.
+const WRAPPED: [&str; 2] = ["xds.config.resource-in-sotw", "xds.config.supports-resource-in-sotw"];
+
 /// What all streams of a server share.
 pub(crate) struct Shared {
     pub(crate) cache: Cache,
@@ -60,6 +70,9 @@ pub(crate) struct Shared {
     pub(crate) order: Order,
     pub(crate) pace: Pace,
     pub(crate) loads: Option<Loads>,
+    pub(crate) searches: Option<Arc<Searches>>,
+    tells_errors: Box<NodeRule>,
+    bears_ttl: Box<NodeRule>,
     /// Above how many bytes responses are compressed for who accepts it.
     pub(crate) compresses_above: Option<usize>,
     /// Set once all streams end, like `closing`, for those who wait for it.
@@ -123,6 +136,20 @@ impl Shared {
         (self.view)(node, &self.cache)
     }
 
+    /// Whether a client is told by `resource_errors` what there is nothing of.
+    pub(crate) fn tells_errors(&self, node: &Node) -> bool {
+        (self.tells_errors)(node)
+    }
+
+    /// Whether a client is told how long things are good: those that say that they know of it, and those of
+    /// which the operator says so (T-01, T-02). gRPC's reject heartbeats (T-09).
+    pub(crate) fn bears_ttl(&self, node: &Node, variant: Variant) -> bool {
+        let says = |feature: &str| node.client_features.iter().any(|known| known == feature);
+        let reads = variant == Variant::Delta || WRAPPED.iter().copied().any(says);
+        !node.user_agent_name.starts_with(GRPC)
+            && ((says("xds.config.supports-resource-ttl") && reads) || (self.bears_ttl)(node))
+    }
+
     /// Who answers, encoded as a field of a response (B-11).
     pub(crate) fn identity(&self, variant: Variant) -> &Bytes {
         let [sotw, delta] = &self.identity;
@@ -154,6 +181,9 @@ pub struct XdsServerBuilder {
     keepalive: Keepalive,
     pub(crate) loads: Option<Loads>,
     compresses_above: Option<usize>,
+    on_demand: Option<OnDemand>,
+    tells_errors: Box<NodeRule>,
+    bears_ttl: Box<NodeRule>,
     services: Routes,
     identifier: String,
 }
@@ -189,6 +219,9 @@ impl XdsServer {
             keepalive: Keepalive::default(),
             loads: None,
             compresses_above: None,
+            on_demand: None,
+            tells_errors: Box::new(|_| false),
+            bears_ttl: Box::new(|_| false),
             services: Routes::default(),
             identifier: String::new(),
         }
@@ -434,6 +467,38 @@ impl XdsServerBuilder {
         self
     }
 
+    /// Who looks for what clients ask for by name and is not there.
+    pub fn on_demand(mut self, on_demand: OnDemand) -> Self {
+        self.on_demand = Some(on_demand);
+        self
+    }
+
+    /// Which clients are told by `resource_errors` what there is nothing of; none unless this says so.
+    ///
+    /// gRPC's clients read them if `GRPC_EXPERIMENTAL_XDS_DATA_ERROR_HANDLING` is set, and then fail at once
+    /// what they would otherwise wait 15 s for. Those that do not read them take the answer that there is
+    /// no such listener or cluster for its end, so that what comes a moment later is a moment too late for
+    /// calls that do not wait. Envoy does not read them. See
+    /// [`Machine::set_resource_errors`](deltaplane_core::Machine::set_resource_errors).
+    pub fn resource_errors(
+        mut self,
+        tells: impl Fn(&Node) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.tells_errors = Box::new(tells);
+        self
+    }
+
+    /// Which clients are told of the [time to live](crate::ResourceBuilder::ttl) of resources, beside those
+    /// that say that they know of it (Envoy does, and does not say so). In State of the World resources
+    /// then come wrapped. gRPC's clients never are.
+    ///
+    /// A client that is told drops a resource when its time is over and it has heard nothing, as when every
+    /// server is gone: that is the purpose, and the risk.
+    pub fn time_to_live(mut self, bears: impl Fn(&Node) -> bool + Send + Sync + 'static) -> Self {
+        self.bears_ttl = Box::new(bears);
+        self
+    }
+
     /// Further gRPC services on the port of [`XdsServer::serve`]. They come before those that it has by
     /// itself beside discovery: health, load reports and, behind the feature of that name, reflection.
     pub fn services(mut self, services: Routes) -> Self {
@@ -450,8 +515,13 @@ impl XdsServerBuilder {
     /// The server.
     #[must_use]
     pub fn build(self) -> XdsServer {
+        let searches =
+            self.on_demand.map(|on_demand| Arc::new(Searches::new(self.cache.clone(), on_demand)));
         let shared = Arc::new(Shared {
             cache: self.cache,
+            searches,
+            tells_errors: self.tells_errors,
+            bears_ttl: self.bears_ttl,
             observer: self.observer,
             closing: AtomicBool::new(false),
             streams: AtomicU64::new(0),

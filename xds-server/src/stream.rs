@@ -10,7 +10,8 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use deltaplane_cache::{CacheView, Watch};
 use deltaplane_core::{
-    Event, Machine, Order, Request, RequestError, Response, Revision, TypeUrl, Variant,
+    Event, Key, Machine, Order, Request, RequestError, Response, Revision, TypeUrl, Variant,
+    View as _,
 };
 use envoy_types::pb::envoy::config::core::v3::Node;
 use prost::Message;
@@ -21,6 +22,7 @@ use crate::{
     body::Driver,
     client::{Client, ClientEvent},
     gzip,
+    on_demand::Outcome,
     pace::{Pace, Pacing},
     rate::Rate,
     requests::{PREFIX, Requests},
@@ -67,6 +69,8 @@ pub(crate) struct XdsStream {
     asked_all: bool,
     /// The types of which the client is not believed what it runs.
     distrusted: Vec<TypeUrl>,
+    /// What is looked for because the client asks for it.
+    searches: Vec<(Key, Outcome)>,
     /// The second frame of a response whose first was taken.
     rest: Option<Bytes>,
     /// With which status it ends, when what was said while there was no room ended it.
@@ -116,6 +120,7 @@ impl XdsStream {
             entry: None,
             asked_all: false,
             distrusted: Vec::new(),
+            searches: Vec::new(),
             rest: None,
             end: None,
             compresses_above: None,
@@ -184,6 +189,7 @@ impl XdsStream {
             if let Some(pacing) = &mut self.pacing {
                 pacing.go_on(now, raised);
             }
+            self.end_searches();
             if let Some(frame) = self.respond()? {
                 return Poll::Ready(Ok(frame));
             }
@@ -334,11 +340,13 @@ impl XdsStream {
             self.machine.demand_answers();
         }
         while let Some(event) = self.machine.poll_event() {
-            if let Event::Subscribed { type_url, wildcard, names, given_up, .. } = &event {
+            if let Event::Subscribed { type_url, wildcard, names, globs, given_up, .. } = &event {
                 self.is_new = true;
                 self.watch.set_wildcard(type_url, *wildcard);
                 self.watch.add_names(type_url, names);
+                self.watch.add_names(type_url, globs);
                 self.watch.remove_names(type_url, given_up);
+                self.begin_searches(type_url, names);
             }
             if let Some(entry) = &self.entry {
                 entry.told(&event);
@@ -352,6 +360,32 @@ impl XdsStream {
             self.observe(&ClientEvent::Told(&event));
         }
         Ok(())
+    }
+
+    /// Has those names looked for that are not there.
+    fn begin_searches(&mut self, type_url: &TypeUrl, names: &[Arc<str>]) {
+        let Some(searches) = self.shared.searches.clone() else { return };
+        if self.kind == Kind::Fetch {
+            return;
+        }
+        let view = self.view();
+        for name in names.iter().filter(|name| view.resolve(type_url, name).is_none()) {
+            let key = Key::new(type_url.clone(), name.clone());
+            if let Some(outcome) = searches.begin(&self.client, &key) {
+                self.machine.begin_search(&key);
+                self.searches.push((key, outcome));
+            }
+        }
+    }
+
+    /// Takes up what came of searches.
+    fn end_searches(&mut self) {
+        let machine = &mut self.machine;
+        self.searches.retain(|(key, outcome)| {
+            let failure = outcome.get();
+            failure.into_iter().for_each(|failure| machine.end_search(key, failure.clone()));
+            failure.is_none()
+        });
     }
 
     /// Learns who the client is, once (B-06, B-07).
@@ -369,6 +403,9 @@ impl XdsStream {
         self.entry = Some(self.shared.clients.enter(&self.client, concern, driver));
         self.distrusted = self.shared.rejections.of(&self.client.node.id);
         self.machine.distrust(self.distrusted.iter().cloned());
+        let node = &self.client.node;
+        self.machine.set_resource_errors(self.shared.tells_errors(node));
+        self.machine.set_ttl(self.shared.bears_ttl(node, self.client.variant));
         self.observe(&ClientEvent::Connected);
         Ok(())
     }

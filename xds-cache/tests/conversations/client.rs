@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::BytesMut;
 use deltaplane_cache::{Cache, CacheView, Commit, Scope, Transaction};
 use deltaplane_core::{
-    DeltaRequest, DeltaResponse, ErrorDetail, Event, Key, Machine, Resource, Response, SotwRequest,
-    SotwResponse, TypeUrl, Variant,
+    Any, DeltaRequest, DeltaResource, DeltaResponse, ErrorDetail, Event, Key, Machine, Resource,
+    ResourceError, Response, SotwRequest, SotwResponse, TypeUrl, Variant,
 };
 use prost::Message;
 
@@ -58,7 +58,7 @@ pub struct Got {
     pub type_url: String,
     pub nonce: String,
     pub version: String,
-    /// `name=content` of each resource.
+    /// `name=content` of each resource; of one without content `name~` if it has a time, and else `name?`.
     pub resources: Vec<String>,
     pub removed: Vec<String>,
     /// The name of each resource, in delta.
@@ -67,6 +67,10 @@ pub struct Got {
     pub versions: Vec<String>,
     /// The aliases of all resources, in delta.
     pub aliases: Vec<String>,
+    /// The time to live of each resource that has one, in seconds.
+    pub ttls: Vec<i64>,
+    /// `name code` of each error.
+    pub errors: Vec<String>,
 }
 
 impl Client {
@@ -102,6 +106,15 @@ impl Client {
         }
         for (type_url, name) in removes {
             transaction.remove("default", type_url.clone(), *name);
+        }
+        self.cache.commit(transaction).unwrap()
+    }
+
+    /// Adds resources that are made elsewhere.
+    pub fn add(&self, resources: impl IntoIterator<Item = Resource>) -> Commit {
+        let mut transaction = Transaction::new();
+        for resource in resources {
+            transaction.upsert("default", resource);
         }
         self.cache.commit(transaction).unwrap()
     }
@@ -175,6 +188,11 @@ impl Client {
         if let Some(got) = self.poll() {
             panic!("silence was expected, but not {got:?}");
         }
+    }
+
+    /// How long the stream has been open.
+    pub fn now(&self) -> Duration {
+        self.now
     }
 
     /// Time passes.
@@ -280,34 +298,59 @@ fn read(variant: Variant, response: &Response) -> Got {
     wire.extend_from_slice(&response.body);
     assert_eq!(wire.len(), response.encoded_len());
     let text = |value: &[u8]| String::from_utf8(value.to_vec()).unwrap();
+    let errors = |errors: &[ResourceError]| {
+        let error = |error: &ResourceError| {
+            let (name, detail) = (error.resource_name.as_ref(), error.error_detail.as_ref());
+            format!("{} {}", name.unwrap().name, detail.unwrap().code)
+        };
+        errors.iter().map(error).collect()
+    };
     let got = match variant {
         Variant::Sotw => {
             let message = SotwResponse::decode(wire.freeze()).unwrap();
-            for any in &message.resources {
-                assert_eq!(any.type_url, message.type_url, "B-05");
-            }
-            Got {
-                type_url: message.type_url,
-                nonce: message.nonce,
-                version: message.version_info,
-                resources: message.resources.iter().map(|any| text(&any.value)).collect(),
-                removed: vec![],
-                names: vec![],
-                versions: vec![],
-                aliases: vec![],
-            }
-        }
-        _ => {
-            let message = DeltaResponse::decode(wire.freeze()).unwrap();
-            let content = |any: &Option<deltaplane_core::Any>| {
-                let any = any.as_ref().expect("D-18: a resource has content");
+            let wrapper = TypeUrl::of::<DeltaResource>();
+            let unwrap = |any: &Any| match any.type_url == *wrapper {
+                true => DeltaResource::decode(any.value.clone()).unwrap(),
+                false => DeltaResource { resource: Some(any.clone()), ..DeltaResource::default() },
+            };
+            let all: Vec<_> = message.resources.iter().map(unwrap).collect();
+            let content = |resource: &DeltaResource| {
+                let any = resource.resource.as_ref().expect("T-09: a wrapper is not empty");
                 assert_eq!(any.type_url, message.type_url, "B-05");
                 text(&any.value)
             };
             Got {
+                resources: all.iter().map(content).collect(),
+                type_url: message.type_url,
+                nonce: message.nonce,
+                version: message.version_info,
+                removed: vec![],
+                names: vec![],
+                versions: vec![],
+                aliases: vec![],
+                ttls: all.iter().filter_map(|r| Some(r.ttl?.seconds)).collect(),
+                errors: errors(&message.resource_errors),
+            }
+        }
+        _ => {
+            let message = DeltaResponse::decode(wire.freeze()).unwrap();
+            let content = |resource: &DeltaResource| match (&resource.resource, resource.ttl) {
+                (Some(any), _) => {
+                    assert_eq!(any.type_url, message.type_url, "B-05");
+                    text(&any.value)
+                }
+                (None, Some(_)) => format!("{}~", resource.name),
+                (None, None) => {
+                    assert_eq!(resource.aliases, [&*resource.name], "D-18: a resource has content");
+                    format!("{}?", resource.name)
+                }
+            };
+            Got {
                 nonce: message.nonce,
                 version: String::new(),
-                resources: message.resources.iter().map(|r| content(&r.resource)).collect(),
+                resources: message.resources.iter().map(content).collect(),
+                ttls: message.resources.iter().filter_map(|r| Some(r.ttl?.seconds)).collect(),
+                errors: errors(&message.resource_errors),
                 names: message.resources.iter().map(|r| r.name.clone()).collect(),
                 aliases: message.resources.iter().flat_map(|r| r.aliases.clone()).collect(),
                 versions: message.resources.into_iter().map(|r| r.version).collect(),

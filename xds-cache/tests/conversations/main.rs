@@ -4,10 +4,14 @@
 
 mod answers;
 mod client;
+mod collections;
 mod delta;
+mod errors;
 mod gates;
+mod on_demand;
 mod order;
 mod reconnect;
 mod sotw;
 mod streams;
+mod ttl;
 mod wildcard;

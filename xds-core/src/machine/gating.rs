@@ -149,7 +149,7 @@ impl<V: View> Machine<V> {
         let may_wait = !self.arrivals.is_empty() || self.is_about_to_ask(patience).is_some();
         if may_wait && !stream.policy.is_proven_first && !stream.is_first {
             for (name, owed) in &stream.owed {
-                let Some(resource) = view.resolve(&stream.type_url, name) else { continue };
+                let Some(resource) = stream.find(view, name) else { continue };
                 if owed.told.as_ref() == Some(&resource) {
                     continue; // It is sent again, and changes nothing.
                 }

@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Reason, TypeStream};
 use crate::{
-    Change, LogTruncated, Resource, Revision, Variant, View, type_url::Lingering, whole::Remainder,
+    Change, LogTruncated, Resource, Revision, Variant, View, collection::is_glob,
+    type_url::Lingering, whole::Remainder,
 };
 
 impl TypeStream {
@@ -19,7 +20,7 @@ impl TypeStream {
                 let names = &self.subscription;
                 let changes = match names.is_wildcard() && !self.everything {
                     true => view.changes(&self.type_url, cursor),
-                    false => view.changes_of(&self.type_url, names.names(), cursor),
+                    false => view.changes_of(&self.type_url, names, cursor),
                 };
                 match changes {
                     // Of what a wildcard that just began covers, the client was told nothing.
@@ -37,6 +38,7 @@ impl TypeStream {
         if std::mem::take(&mut self.everything) {
             self.owe_everything(view);
         }
+        self.owe_members(view);
         if std::mem::take(&mut self.asked) {
             self.recall(view);
         }
@@ -47,9 +49,10 @@ impl TypeStream {
     /// Finds what was there of the names that were asked for and are gone: it may still be in use.
     fn recall<V: View>(&mut self, view: &V) {
         let goes_on = self.cursor.is_none() && self.policy.lingers == Lingering::UntilGivenUp;
+        let (type_url, subscription) = (&self.type_url, &self.subscription);
         let asked = self.owed.iter_mut().filter(|(_, owed)| owed.reason == Reason::Asked);
         for (name, owed) in asked.filter(|(_, owed)| owed.told.is_none()) {
-            if view.resolve(&self.type_url, name).is_none() {
+            if subscription.find(view, type_url, name).is_none() {
                 owed.told = view.tombstone(&self.type_url, name);
                 // What is removed of these it forgot to have, but not to use (D-19); and the tombstone may
                 // be of what it was never told.
@@ -63,8 +66,14 @@ impl TypeStream {
     /// Takes up changes, of which those count that are subscribed.
     pub(crate) fn take_up<'a>(&mut self, changes: impl Iterator<Item = &'a Change>) {
         for change in changes {
-            if self.subscription.contains(&change.name) {
+            if self.subscription.is_named(&change.name) {
                 self.note(&change.name, change);
+                continue;
+            }
+            if self.subscription.covers(&change.name) {
+                if let Some(change) = change.in_general() {
+                    self.note(&change.name, &change);
+                }
                 continue;
             }
             let versions = change.before.iter().chain(&change.after);
@@ -92,17 +101,20 @@ impl TypeStream {
     /// What is done for who is too late for the log: names are compared with what was told of them, as far
     /// as that is still known. A wildcard client in delta cannot be told what is gone, and must come back with what it holds.
     fn compare<V: View>(&mut self, view: &V, truncated: LogTruncated) -> Result<(), LogTruncated> {
-        if self.subscription.is_wildcard() && !self.everything {
+        let covers_some = self.subscription.globs().next().is_some();
+        if (self.subscription.is_wildcard() || covers_some) && !self.everything {
             if self.variant == Variant::Delta {
                 return Err(truncated);
             }
-            (self.everything, self.holds_unknown) = (true, true);
+            self.holds_unknown = true;
+            self.everything = self.subscription.is_wildcard();
+            self.asked_globs = self.subscription.globs().cloned().collect();
         }
         let type_url = &self.type_url;
         let names: Vec<_> = self
             .subscription
             .told()
-            .map(|(name, told)| (name.clone(), told, view.resolve(type_url, name)))
+            .map(|(name, told)| (name.clone(), told, self.subscription.find(view, type_url, name)))
             .filter(|(_, told, now)| *told != now.as_ref().map(Resource::hash))
             .map(|(name, told, _)| {
                 let had = told.and_then(|told| view.recall(type_url, &name, told));
@@ -117,7 +129,7 @@ impl TypeStream {
 
     /// Whether nothing was sent yet, and nothing is owed but what a wildcard covers.
     fn is_fresh(&self) -> bool {
-        let by_name = self.subscription.names().len();
+        let by_name = self.subscription.names().len() + self.subscription.globs().len();
         by_name == 0 && self.owed.is_empty() && !self.unsettled.is_unanswered()
     }
 
@@ -126,17 +138,44 @@ impl TypeStream {
         let type_url = self.type_url.clone();
         let unknown = std::mem::take(&mut self.holds_unknown);
         let is_split_alike = self.repeats_everything() || self.variant == Variant::Delta;
-        if self.is_first && self.is_fresh() && is_split_alike {
+        if self.is_first && self.is_fresh() && is_split_alike && !self.bears_ttl {
             self.first = Some(Remainder::new(view.whole(&type_url), self.variant));
             return;
         }
-        for resource in view.resources(&type_url) {
-            let name = resource.name();
-            let held = unknown || self.subscription.was_told(name);
-            self.owe(name.clone(), None, held, Reason::Again);
-            if unknown && let Some(owed) = self.owed.get_mut(name) {
-                owed.unknown = owed.told.is_none();
+        for resource in view.resources(&type_url).filter(|resource| !resource.is_on_demand()) {
+            self.owe_covered(resource.name(), unknown);
+        }
+    }
+
+    /// Owes the members of the collections that were asked for; of one that has none, that it has none.
+    fn owe_members<V: View>(&mut self, view: &V) {
+        if self.asked_globs.is_empty() {
+            return;
+        }
+        let unknown = std::mem::take(&mut self.holds_unknown);
+        for glob in std::mem::take(&mut self.asked_globs) {
+            let mut members = self.members(view, &glob).peekable();
+            let is_empty = members.peek().is_none();
+            let names: Vec<_> = members.map(|member| member.name().clone()).collect();
+            if is_empty && is_glob(&glob) {
+                self.owe(glob, None, false, Reason::Asked);
+            } else if !self.subscription.is_wildcard() {
+                names.iter().for_each(|name| self.owe_covered(name, unknown));
             }
+        }
+    }
+
+    /// What of a collection its glob covers.
+    pub(crate) fn members<V: View>(&self, view: &V, glob: &str) -> impl Iterator<Item = Resource> {
+        let members = view.members(&self.type_url, glob);
+        members.filter(|member| !member.is_on_demand())
+    }
+
+    fn owe_covered(&mut self, name: &Arc<str>, unknown: bool) {
+        let held = unknown || self.subscription.was_told(name);
+        self.owe(name.clone(), None, held, Reason::Again);
+        if unknown && let Some(owed) = self.owed.get_mut(name) {
+            owed.unknown = owed.told.is_none();
         }
     }
 
@@ -153,10 +192,9 @@ impl TypeStream {
         }
         // What is owed already was not sent, so what the client may hold did not change; unless it asks
         // by name for what the wildcard gave it.
-        let was_told = self
-            .owed
-            .get(&change.name)
-            .is_none_or(|owed| owed.reason >= Reason::Asked && self.subscription.is_wildcard());
+        let was_told = self.owed.get(&change.name).is_none_or(|owed| {
+            owed.reason >= Reason::Asked && self.subscription.covers(&change.name)
+        });
         let may_hold = change.before.is_some() && was_told;
         self.owe(name.clone(), change.before.clone(), may_hold, Reason::Changed);
     }

@@ -48,7 +48,7 @@ impl TypeStream {
         let version = version.map(|had| if is_part { had.of_whole() } else { had.clone() });
         let version = version.as_ref();
         let is_current = version == Some(&view.version(&self.type_url));
-        if self.repeats_everything() && is_current && self.subscription.names().next().is_none() {
+        if self.repeats_everything() && is_current && self.is_all_covered() {
             self.everything = false;
             return;
         }
@@ -90,17 +90,30 @@ impl TypeStream {
     fn compare_claimed<V: View>(&mut self, view: &V, mut versions: BTreeMap<String, String>) {
         versions.remove(WILDCARD);
         let type_url = self.type_url.clone();
+        let mut compare = |this: &mut Self, resource: &Resource| {
+            let claimed = versions.remove(&**resource.name());
+            // The time of what has one may be over.
+            let is_told = claimed.as_deref() == Some(resource.version())
+                && !(this.bears_ttl && resource.ttl().is_some());
+            if !is_told {
+                this.owe_claimed(resource.name().clone(), None, claimed.is_some());
+            }
+        };
         if self.subscription.is_wildcard() {
-            for resource in view.resources(&type_url) {
-                let claimed = versions.remove(&**resource.name());
-                if claimed.as_deref() != Some(resource.version()) {
-                    self.owe_claimed(resource.name().clone(), None, claimed.is_some());
+            let all = view.resources(&type_url).filter(|resource| !resource.is_on_demand());
+            all.for_each(|resource| compare(self, &resource));
+        } else {
+            for glob in std::mem::take(&mut self.asked_globs) {
+                let members: Vec<_> = self.members(view, &glob).collect();
+                members.iter().for_each(|member| compare(self, member));
+                if members.is_empty() {
+                    self.asked_globs.push(glob);
                 }
             }
         }
         for (name, version) in versions {
             if self.subscription.contains(&name) {
-                let now = view.resolve(&type_url, &name);
+                let now = self.find(view, &name);
                 let last = now.or_else(|| view.tombstone(&type_url, &name));
                 let known = last.filter(|last| last.version() == version);
                 self.owe_claimed(name.into(), known, true);

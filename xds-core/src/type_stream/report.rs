@@ -46,13 +46,20 @@ impl TypeStream {
         let mut all = Vec::new();
         if self.subscription.is_wildcard() {
             let covered = view.resources(&self.type_url);
+            let covered = covered.filter(|resource| !resource.is_on_demand());
             all.extend(covered.map(|resource| receive(&resource.name().clone(), resource)));
+        } else {
+            for glob in self.subscription.globs() {
+                let members = self.members(view, glob);
+                all.extend(members.map(|member| receive(&member.name().clone(), member)));
+            }
         }
         for name in self.subscription.names() {
-            let named = view.resolve(&self.type_url, name);
-            // What the wildcard covers is there already.
+            let named = self.find(view, name);
+            // What the wildcard or a glob covers is there already.
             let named = named.filter(|resource| {
-                !self.subscription.is_wildcard()
+                resource.is_on_demand()
+                    || !self.subscription.covers(resource.name())
                     || view.get(&self.type_url, resource.name()).is_none()
             });
             all.extend(named.map(|resource| receive(name, resource)));

@@ -60,13 +60,14 @@ impl TypeStream {
         let is_asked = |owed: &Owed| owed.reason == Reason::Asked && !self.policy.honours_removal;
         let asked = self.owed.iter().filter(move |(_, owed)| is_asked(owed));
         let was_there = asked.filter(|(_, owed)| owed.told.is_some()).map(|(name, _)| name);
-        was_there.filter(|name| view.resolve(&self.type_url, name).is_none())
+        was_there.filter(|name| self.find(view, name).is_none())
     }
 
     /// The oldest revision of which the client was not told something, or has not answered it; but for
-    /// removals that are held back.
+    /// removals that are held back, and for what is still looked for.
     pub(crate) fn pending_since(&self) -> Option<Revision> {
-        let due = self.owed.iter().filter(|(name, _)| !self.held_back.contains(*name));
+        let waits = |name: &Arc<str>| self.held_back.contains(name) || self.is_underway(name);
+        let due = self.owed.iter().filter(|(name, _)| !waits(name));
         let first = self.first.iter().map(|_| Revision(0));
         due.map(|(_, owed)| owed.since).chain(first).chain(self.unsettled.unanswered_since()).min()
     }

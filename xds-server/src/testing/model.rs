@@ -7,7 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use deltaplane_core::{
-    DeltaRequest, DeltaResponse, ErrorDetail, Request, SotwRequest, SotwResponse, TypeUrl, Variant,
+    DeltaRequest, DeltaResponse, ErrorDetail, Key, Request, ResourceError, SotwRequest,
+    SotwResponse, TypeUrl, Variant,
 };
 use prost::Message;
 
@@ -25,6 +26,8 @@ pub struct Update {
     pub resources: Vec<Received>,
     /// The names of what is gone, in delta.
     pub removed: Vec<String>,
+    /// What is wrong with names that were asked for.
+    pub errors: Vec<(String, ErrorDetail)>,
 }
 
 /// A resource, as a client reads it.
@@ -124,7 +127,11 @@ impl Model {
         watched.nameless = false;
         watched.names.retain(|name| !names.contains(&&**name));
         let Watched { names: kept, running, .. } = watched;
-        running.retain(|name, _| kept.contains(name) || kept.contains(WILDCARD));
+        running.retain(|name, _| {
+            let glob = Key::new(type_url.clone(), &**name).collection();
+            let is_covered = glob.is_some_and(|glob| kept.contains(&*glob));
+            is_covered || kept.contains(name) || kept.contains(WILDCARD)
+        });
         self.request(type_url, &[], names)
     }
 
@@ -196,6 +203,13 @@ impl Model {
     }
 }
 
+fn errors(all: Vec<ResourceError>) -> Vec<(String, ErrorDetail)> {
+    let error = |ResourceError { resource_name, error_detail }| {
+        (resource_name.unwrap_or_default().name, error_detail.unwrap_or_default())
+    };
+    all.into_iter().map(error).collect()
+}
+
 impl Update {
     fn of_delta(message: Bytes) -> Self {
         let message = DeltaResponse::decode(message).expect("a delta response");
@@ -210,6 +224,7 @@ impl Update {
             version: message.system_version_info,
             resources: resources.collect(),
             removed: message.removed_resources,
+            errors: errors(message.resource_errors),
         }
     }
 
@@ -232,6 +247,7 @@ impl Update {
             version: message.version_info,
             resources: resources.collect(),
             removed: Vec::new(),
+            errors: errors(message.resource_errors),
         }
     }
 }

@@ -17,6 +17,7 @@ mod envoy_api;
 mod limits;
 mod loads;
 mod model_client;
+mod on_demand;
 mod raw_http2;
 mod rest;
 mod rollout;

@@ -8,7 +8,7 @@ mod model;
 use arbitrary::{Arbitrary, Result, Unstructured};
 use deltaplane_core::Variant;
 use libfuzzer_sys::fuzz_target;
-use model::{BAD, NAMES, Operation, SCOPES, TYPES, VIEWS, converges};
+use model::{BAD, DIRECTORIES, NAMES, Operation, SCOPES, TYPES, VIEWS, converges};
 
 /// Longer runs find nothing that shorter ones do not, and cannot be read.
 const MOST_OPERATIONS: usize = 100;
@@ -32,7 +32,7 @@ impl<'a> Arbitrary<'a> for Run {
 
 fn operation(u: &mut Unstructured<'_>) -> Result<Operation> {
     let type_at = |u: &mut Unstructured<'_>| u.choose_index(TYPES.len());
-    Ok(match u.int_in_range(0..=10u8)? {
+    Ok(match u.int_in_range(0..=11u8)? {
         0 => Operation::Commit(
             (0..u.int_in_range(1..=3u8)?).map(|_| change(u)).collect::<Result<_>>()?,
         ),
@@ -45,6 +45,10 @@ fn operation(u: &mut Unstructured<'_>) -> Result<Operation> {
         7 => Operation::Answer,
         8 => Operation::Reconnect,
         9 => Operation::Wait,
+        10 => Operation::Glob {
+            directory: u.choose_index(DIRECTORIES.len())?,
+            on: u.arbitrary()?,
+        },
         _ => Operation::View(u.choose_index(VIEWS.len())?),
     })
 }

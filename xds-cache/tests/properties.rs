@@ -4,7 +4,7 @@
 mod model;
 
 use deltaplane_core::Variant;
-use model::{BAD, NAMES, Operation, SCOPES, TYPES, VIEWS, converges};
+use model::{BAD, DIRECTORIES, NAMES, Operation, SCOPES, TYPES, VIEWS, converges};
 use proptest::prelude::*;
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -18,6 +18,8 @@ fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(type_at, name)| Operation::Subscribe { type_at, name }),
         2 => (types.clone(), names)
             .prop_map(|(type_at, name)| Operation::Unsubscribe { type_at, name }),
+        1 => (0..DIRECTORIES.len(), any::<bool>())
+            .prop_map(|(directory, on)| Operation::Glob { directory, on }),
         1 => (types, any::<bool>()).prop_map(|(type_at, on)| Operation::Wildcard { type_at, on }),
         6 => Just(Operation::Hear),
         6 => (1..4usize).prop_map(Operation::Say),

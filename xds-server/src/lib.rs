@@ -70,13 +70,17 @@
 //! # Statements declined
 //!
 //! Of what the xDS protocol demands of a server, by the statements after which tests are named (`D-06`),
-//! every MUST that one stream can hold to has a test. Of what it recommends, these are declined:
+//! every MUST that one stream can hold to has a test,
+//! but for those whose condition does not hold here. Of what it recommends, these are declined:
 //!
 //! * S-15: endpoints are not made up for a cluster that has none. Resources are opaque here, so whoever
 //!   puts a cluster that gets its endpoints by EDS into the cache puts a `ClusterLoadAssignment` beside it,
 //!   be it one with nothing but its name, and
 //!   the module `validation` says if there is none. In delta a missing one is answered as removed (D-04), which ends
 //!   Envoy's wait as well.
+//! * V-06: virtual hosts are not sent again behind a changed route configuration; Envoy keeps them.
+//! * P-02: there are no variants of a resource, so that none is chosen by what a client knows of itself.
+//! * P-03: for the same reason.
 //! * K-03: connections do not age. At shutdown streams end in order, and clients reconnect as they see fit.
 
 mod body;

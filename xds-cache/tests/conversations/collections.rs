@@ -173,6 +173,18 @@ fn x08_lists_are_none_of_ours() {
 }
 
 #[test]
+fn x09_what_a_client_adds_to_a_name_is_part_of_it() {
+    let name = "xdstp://x/envoy.config.cluster.v3.Cluster/dir/a?xds.node.id=n1";
+    let mut client = delta(&[(CDS, name, 1), (CDS, A, 2)]);
+    client.delta(CDS, &[name], &[]);
+    let got = client.expect(CDS);
+    assert_eq!((&*got.names, got.resources.len()), (&[name.to_owned()][..], 1));
+    let mut client = delta(&[(CDS, name, 1), (CDS, A, 2)]);
+    client.delta(CDS, &[&GLOB.replace("/*", "/*?xds.node.id=n1")], &[]);
+    assert_eq!(client.expect(CDS).names, [name]);
+}
+
+#[test]
 fn x10_names_of_both_kinds_and_several_authorities_come_on_one_stream() {
     let other = A.replace("//x/", "//y/");
     let mut client = sotw(&[(CDS, A, 1), (CDS, &other, 1), (CDS, "dir/a", 1)]);

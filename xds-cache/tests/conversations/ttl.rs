@@ -94,7 +94,7 @@ fn t05_a_heartbeat_is_no_update() {
 }
 
 #[test]
-fn t07_in_state_of_the_world_a_set_is_repeated_whole() {
+fn t06_t07_in_state_of_the_world_a_set_is_repeated_whole() {
     let mut client = bearing(Variant::Sotw, &[(CDS, "b", 1), (CDS, "c", 1)]);
     client.add([leased(CDS, "a", 1)]);
     client.ask(CDS, &[]);
@@ -169,6 +169,27 @@ fn t10_who_comes_back_is_sent_the_content() {
     back.machine.set_ttl(true);
     back.delta_from(CDS, &["*"], &[], &held);
     assert_eq!(back.expect(CDS).resources, ["a=1"]);
+}
+
+#[test]
+fn t10_in_state_of_the_world_too() {
+    let mut client = bearing(Variant::Sotw, &[(CDS, "b", 1), (RTDS, "b", 1)]);
+    client.add([leased(CDS, "a", 1), leased(RTDS, "a", 1)]);
+    client.ask(CDS, &[]);
+    let clusters = client.expect(CDS);
+    client.ask(RTDS, &["a", "b"]);
+    let layers = client.expect(RTDS);
+    let mut back = Client::of(client.cache.clone(), Variant::Sotw);
+    back.machine.set_ttl(true);
+    back.sotw(CDS, &[], &clusters.version, "");
+    assert_eq!(back.expect(CDS).resources, ["a=1", "b=1"]);
+    back.sotw(RTDS, &["a", "b"], &layers.version, "");
+    assert_eq!(
+        back.expect(RTDS).resources,
+        ["a=1", "b=1"],
+        "who names something is sent it (R-10)"
+    );
+    back.silence();
 }
 
 #[test]

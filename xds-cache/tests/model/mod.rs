@@ -29,6 +29,10 @@ pub(crate) const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 pub(crate) const SCOPES: [&str; 2] = ["upper", "default"];
 /// Content that every client rejects.
 pub(crate) const BAD: u8 = 9;
+/// A cluster with this content is on demand.
+const ON_DEMAND: u8 = 2;
+/// The collections that clusters are in: `a` and `b` in one, and the others in the other.
+pub(crate) const DIRECTORIES: [&str; 2] = ["one", "two"];
 
 #[derive(Debug, Clone)]
 pub(crate) enum Operation {
@@ -45,6 +49,11 @@ pub(crate) enum Operation {
     /// The wildcard begins or ends.
     Wildcard {
         type_at: usize,
+        on: bool,
+    },
+    /// A subscription to all clusters of a collection begins or ends.
+    Glob {
+        directory: usize,
         on: bool,
     },
     /// A request reaches the server.
@@ -81,9 +90,28 @@ pub(crate) fn converges(variant: Variant, operations: &[Operation]) {
     world.check();
 }
 
-/// What a route of this content sends its requests to.
-fn cluster_of(content: u8) -> &'static str {
-    NAMES[usize::from(content) % NAMES.len()]
+/// The cluster that a route of this content sends its requests to.
+fn cluster_of(content: u8) -> String {
+    full(&TypeUrl::CLUSTER, NAMES[usize::from(content) % NAMES.len()])
+}
+
+/// What a resource is called on the wire: clusters say what collection they are in.
+pub(crate) fn full(type_url: &TypeUrl, name: &str) -> String {
+    if *type_url != TypeUrl::CLUSTER {
+        return name.to_owned();
+    }
+    let directory = DIRECTORIES[usize::from(name > "b")];
+    format!("xdstp://x/{}/{directory}/{name}", type_url.message_name())
+}
+
+/// All clusters of a collection.
+fn glob(directory: usize) -> String {
+    format!("xdstp://x/{}/{}/*", TypeUrl::CLUSTER.message_name(), DIRECTORIES[directory])
+}
+
+/// The collection that something of this name is in.
+fn glob_of(name: &str) -> Option<String> {
+    name.rsplit_once('/').map(|(directory, _)| format!("{directory}/*"))
 }
 
 /// What a resource of this type, name and content refers to: clusters to their endpoints, listeners to
@@ -125,6 +153,7 @@ struct Watched {
     started: bool,
     wildcard: bool,
     names: BTreeSet<String>,
+    globs: BTreeSet<String>,
     /// What it runs.
     running: BTreeMap<String, u8>,
     /// The version of each name that it would report.
@@ -134,6 +163,27 @@ struct Watched {
     unanswered: VecDeque<Heard>,
     /// It rejected something since it last accepted all: what it reports is not what it runs (R-13).
     doubtful: bool,
+}
+
+impl Watched {
+    fn is_nothing(&self) -> bool {
+        self.names.is_empty() && self.globs.is_empty() && !self.wildcard
+    }
+
+    /// Whether something of this name is asked for, by itself or with others.
+    fn contains(&self, name: &str) -> bool {
+        let is_covered = || glob_of(name).is_some_and(|glob| self.globs.contains(&glob));
+        self.wildcard || self.names.contains(name) || is_covered()
+    }
+
+    /// Lets go of what is no longer asked for.
+    fn shrink(&mut self) {
+        let mut running = std::mem::take(&mut self.running);
+        running.retain(|name, _| self.contains(name));
+        let mut versions = std::mem::take(&mut self.versions);
+        versions.retain(|name, _| self.contains(name));
+        (self.running, self.versions) = (running, versions);
+    }
 }
 
 struct World {
@@ -181,6 +231,7 @@ impl World {
             Operation::Subscribe { type_at, name } => self.subscribe(*type_at, NAMES[*name]),
             Operation::Unsubscribe { type_at, name } => self.unsubscribe(*type_at, NAMES[*name]),
             Operation::Wildcard { type_at, on } => self.wildcard(*type_at, *on),
+            Operation::Glob { directory, on } => self.glob(&glob(*directory), *on),
             Operation::Hear => self.hear(),
             Operation::Say(most) => drop((0..*most).map_while(|_| self.say()).count()),
             Operation::Read { part } => drop(self.read(*part)),
@@ -195,21 +246,28 @@ impl World {
         let mut transaction = Transaction::new();
         for (scope, type_at, name, content) in changes {
             let (scope, type_url, name) = (SCOPES[*scope], TYPES[*type_at].clone(), NAMES[*name]);
+            let called = full(&type_url, name);
             match content {
                 Some(content) => {
+                    let is_on_demand = type_url == TypeUrl::CLUSTER && *content == ON_DEMAND;
                     let references = references(&type_url, name, *content);
                     let value = format!("{name}{content}");
-                    let resource = Resource::raw(type_url, name, value).references(references);
-                    transaction.upsert(scope, resource.build());
+                    let resource = Resource::raw(type_url, called, value).references(references);
+                    let resource = resource.build();
+                    let resource = if is_on_demand { resource.on_demand() } else { resource };
+                    transaction.upsert(scope, resource);
                 }
-                None => drop(transaction.remove(scope, type_url, name)),
+                None => drop(transaction.remove(scope, type_url, called)),
             }
         }
         self.cache.commit(transaction).unwrap();
         let view = self.cache.view(&self.scopes);
         self.excused |= view.resources(&TypeUrl::ROUTE).any(|route| {
             let used = route.references().iter();
-            used.into_iter().any(|key| view.get(&key.type_url, &key.name).is_none())
+            let is_lost = |key: &Key| {
+                view.get(&key.type_url, &key.name).is_none_or(|used| used.is_on_demand())
+            };
+            used.into_iter().any(is_lost)
         });
     }
 
@@ -234,20 +292,31 @@ impl World {
     }
 
     fn subscribe(&mut self, type_at: usize, name: &str) {
+        let name = full(&TYPES[type_at], name);
         let watched = self.watched.get_mut(&TYPES[type_at]).unwrap();
-        if watched.names.insert(name.into()) {
-            self.request(&TYPES[type_at], &[name], &[]);
+        if watched.names.insert(name.clone()) {
+            self.request(&TYPES[type_at], &[&name], &[]);
         }
     }
 
     fn unsubscribe(&mut self, type_at: usize, name: &str) {
+        let name = full(&TYPES[type_at], name);
         let watched = self.watched.get_mut(&TYPES[type_at]).unwrap();
-        if watched.names.remove(name) {
-            if !watched.wildcard {
-                watched.running.remove(name);
-                watched.versions.remove(name);
-            }
-            self.request(&TYPES[type_at], &[], &[name]);
+        if watched.names.remove(&name) {
+            watched.shrink();
+            self.request(&TYPES[type_at], &[], &[&name]);
+        }
+    }
+
+    fn glob(&mut self, glob: &str, on: bool) {
+        let watched = self.watched.get_mut(&TypeUrl::CLUSTER).unwrap();
+        if on && watched.globs.insert(glob.into()) {
+            self.request(&TypeUrl::CLUSTER, &[glob], &[]);
+        } else if !on && watched.globs.remove(glob) {
+            watched.shrink();
+            // It stood for more than what is left.
+            watched.version.clear();
+            self.request(&TypeUrl::CLUSTER, &[], &[glob]);
         }
     }
 
@@ -262,9 +331,7 @@ impl World {
         if on {
             self.request(&TYPES[type_at], &["*"], &[]);
         } else {
-            let names = watched.names.clone();
-            watched.running.retain(|name, _| names.contains(name));
-            watched.versions.retain(|name, _| names.contains(name));
+            watched.shrink();
             // It stood for more than what is left.
             watched.version.clear();
             self.request(&TYPES[type_at], &[], &["*"]);
@@ -307,7 +374,7 @@ impl World {
         let wildcard = watched.wildcard.then(|| "*".to_owned());
         SotwRequest {
             type_url: type_url.to_string(),
-            resource_names: watched.names.iter().cloned().chain(wildcard).collect(),
+            resource_names: watched.names.union(&watched.globs).cloned().chain(wildcard).collect(),
             version_info: version.unwrap_or(&watched.version).into(),
             response_nonce: nonce.into(),
             error_detail,
@@ -330,12 +397,14 @@ impl World {
         let mut wire = BytesMut::new();
         response.encode_head(&mut wire);
         wire.extend_from_slice(&response.body);
-        let read = |value: &[u8]| ((value[0] as char).to_string(), value[1] - b'0');
+        let read = |value: &[u8]| {
+            (full(&response.type_url, &(value[0] as char).to_string()), value[1] - b'0')
+        };
         let heard = if self.variant == Variant::Sotw {
             let message = SotwResponse::decode(wire.freeze()).unwrap();
             let resources = message.resources.iter().map(|any| read(&any.value));
             Heard {
-                type_url: response.type_url,
+                type_url: response.type_url.clone(),
                 nonce: message.nonce,
                 version: message.version_info,
                 resources: resources
@@ -347,7 +416,7 @@ impl World {
             let message = DeltaResponse::decode(wire.freeze()).unwrap();
             let resources = message.resources.into_iter();
             Heard {
-                type_url: response.type_url,
+                type_url: response.type_url.clone(),
                 nonce: message.nonce,
                 version: String::new(),
                 resources: resources
@@ -378,15 +447,14 @@ impl World {
         // Of clusters and listeners clients use the good ones, of other types any part (N-06).
         let is_whole = good || heard.type_url.policy().full_state;
         let applies = |at: usize| is_whole || part & (1 << (at % 8)) != 0;
-        let is_watched = |name: &str| watched.wildcard || watched.names.contains(name);
         if self.variant == Variant::Sotw && heard.type_url.policy().full_state {
             watched.running.retain(|name, _| names.contains(name));
         }
         for (at, (name, version, content)) in heard.resources.iter().enumerate() {
-            if is_watched(name) && applies(at) && *content != BAD {
+            if watched.contains(name) && applies(at) && *content != BAD {
                 watched.running.insert(name.clone(), *content);
             }
-            if is_watched(name) && good {
+            if watched.contains(name) && good {
                 watched.versions.insert(name.clone(), version.clone());
             }
         }
@@ -409,7 +477,7 @@ impl World {
     fn served(&self) -> BTreeSet<String> {
         let clusters = &self.watched[&TypeUrl::CLUSTER].running;
         let routes = self.watched[&TypeUrl::ROUTE].running.iter();
-        let served = routes.filter(|(_, content)| clusters.contains_key(cluster_of(**content)));
+        let served = routes.filter(|(_, content)| clusters.contains_key(&cluster_of(**content)));
         served.map(|(name, _)| name.clone()).collect()
     }
 
@@ -420,7 +488,7 @@ impl World {
         // What a client has not asked for is not waited for: gRPC asks when a route names it.
         let is_asked_for = |name: &&String| {
             let cluster = routes.get(*name).map(|content| cluster_of(*content));
-            cluster.is_some_and(|name| clusters.wildcard || clusters.names.contains(name))
+            cluster.is_some_and(|name| clusters.contains(&name))
         };
         let still = served.iter().filter(is_asked_for);
         let lost: Vec<_> = still.filter(|name| !self.served().contains(*name)).collect();
@@ -475,7 +543,7 @@ impl World {
                 watched.running.clear();
             }
             watched.doubtful = false;
-            if !watched.started || (watched.names.is_empty() && !watched.wildcard) {
+            if !watched.started || watched.is_nothing() {
                 watched.started = false;
                 watched.running.clear();
                 watched.versions.clear();
@@ -489,7 +557,7 @@ impl World {
                     type_url: type_url.to_string(),
                     resource_names_subscribe: wildcard
                         .into_iter()
-                        .chain(watched.names.clone())
+                        .chain(watched.names.union(&watched.globs).cloned())
                         .collect(),
                     initial_resource_versions: watched.versions.clone(),
                     ..DeltaRequest::default()
@@ -528,7 +596,8 @@ impl World {
             for (type_at, type_url) in TYPES.iter().enumerate() {
                 for resource in view.resources(type_url) {
                     if resource.value()[1] == b'0' + BAD {
-                        let name = NAMES.iter().position(|name| **name == **resource.name());
+                        let short = (resource.value()[0] as char).to_string();
+                        let name = NAMES.iter().position(|name| **name == short);
                         fixes.push((scope, type_at, name.unwrap(), Some(5)));
                     }
                 }
@@ -542,8 +611,11 @@ impl World {
         for (type_url, watched) in &self.watched {
             let expected: BTreeMap<_, _> = view
                 .resources(type_url)
+                .filter(|r| match r.is_on_demand() {
+                    true => watched.names.contains(&**r.name()),
+                    false => watched.contains(r.name()),
+                })
                 .map(|r| (r.name().to_string(), r.value()[1] - b'0'))
-                .filter(|(name, _)| watched.wildcard || watched.names.contains(name))
                 .collect();
             let mut running = watched.running.clone();
             let policy = type_url.policy();

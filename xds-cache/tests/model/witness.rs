@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use deltaplane_core::{Request, Revision, TypeUrl};
 
-use super::{Heard, NAMES};
+use super::{Heard, NAMES, full};
 
 type Key = (String, String);
 
@@ -41,9 +41,10 @@ impl Witness {
         let type_url = &request.type_url;
         let names = request.resource_names_subscribe.iter();
         for name in names.chain(&request.resource_names_unsubscribe) {
-            let all = if name == "*" { &NAMES[..] } else { &[] };
-            let names = all.iter().copied().chain([name.as_str()]);
-            self.asked.extend(names.map(|name| (type_url.clone(), name.to_owned())));
+            let all = if name.ends_with('*') { &NAMES[..] } else { &[] };
+            let all = all.iter().map(|short| full(&TypeUrl::from(&**type_url), short));
+            let names = all.chain([name.clone()]);
+            self.asked.extend(names.map(|name| (type_url.clone(), name)));
         }
         if request.error_detail.is_some() {
             self.rejected.insert(type_url.clone());
@@ -75,7 +76,8 @@ impl Witness {
         said.extend(heard.removed.iter().map(|name| (key(name), None)));
         if heard.type_url == TypeUrl::CLUSTER {
             for (name, ..) in &heard.resources {
-                self.asked.insert((TypeUrl::ENDPOINT.to_string(), name.clone()));
+                let short = name.rsplit('/').next().unwrap_or_default();
+                self.asked.insert((TypeUrl::ENDPOINT.to_string(), short.to_owned()));
             }
         }
         for (key, _) in &said {

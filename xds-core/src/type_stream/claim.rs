@@ -35,7 +35,10 @@ impl TypeStream {
                 self.everything = false;
                 self.compare_claimed(view, versions);
             }
-            Claim::Version(version) => self.compare_version(view, version.parse().ok().as_ref()),
+            Claim::Version(version) => {
+                self.compare_version(view, version.parse().ok().as_ref());
+                self.renew(view);
+            }
             _ => {}
         }
     }
@@ -84,6 +87,20 @@ impl TypeStream {
                 }
             }
             None => {}
+        }
+    }
+
+    /// Owes what is good for some time only, however current: that may be over (T-10).
+    fn renew<V: View>(&mut self, view: &V) {
+        if !self.bears_ttl {
+            return;
+        }
+        let leased = view.resources(&self.type_url).filter(|resource| resource.ttl().is_some());
+        for resource in leased.collect::<Vec<_>>() {
+            let name = resource.name().clone();
+            if self.find(view, &name).is_some() && self.subscription.contains(&name) {
+                self.owe(name, Some(resource), true, Reason::Again);
+            }
         }
     }
 

@@ -9,9 +9,11 @@ use std::{
 };
 
 use deltaplane_server::{ErrorDetail, Found, OnDemand, Transaction, TypeUrl, Variant};
+use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use tokio::{sync::Semaphore, time::timeout};
+use tonic::Code;
 
-use crate::served::{CDS, Served, cluster, serve_with};
+use crate::served::{CDS, Served, ask, cluster, node, serve_with};
 
 const VHDS: TypeUrl = TypeUrl::VIRTUAL_HOST;
 const EDS: TypeUrl = TypeUrl::ENDPOINT;
@@ -169,6 +171,25 @@ async fn a_search_that_panics_is_over() {
     let mut client = served.model("one", Variant::Delta).await;
     client.subscribe(CDS, &["od"]);
     assert_eq!(client.expect(CDS).await.removed, ["od"]);
+}
+
+#[tokio::test]
+async fn v01_virtual_hosts_are_served_in_delta_only() {
+    let served = serve_with(|builder| builder).await;
+    let service = "/envoy.service.route.v3.VirtualHostDiscoveryService";
+    for (method, expected) in [("StreamVirtualHosts", false), ("DeltaVirtualHosts", true)] {
+        served.put_all([cluster("a", method)]);
+        let request = DeltaDiscoveryRequest {
+            node: node("n", "c"),
+            resource_names_subscribe: vec!["r/x".into()],
+            ..DeltaDiscoveryRequest::default()
+        };
+        let answer = ask(&served, &format!("{service}/{method}"), &request).await;
+        match answer {
+            Ok(answer) => assert!(expected && answer.resources[0].aliases == ["r/x"]),
+            Err(status) => assert!(!expected && status.code() == Code::Unimplemented, "{status}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! A real Envoy that asks for clusters (ODCDS) and virtual hosts (VHDS) when a request needs them; and one
-//! whose clusters and listeners are collections with names of `xdstp:`.
+//! Real Envoys that ask for clusters (ODCDS) and virtual hosts (VHDS) when a request needs them; whose clusters
+//! and listeners are collections with names of `xdstp:`; and that are told how long things are good.
 
 #![allow(missing_docs, clippy::expect_used, clippy::panic)]
 
@@ -14,7 +14,7 @@ use deltaplane_tests::envoy_json::{address, builder, endpoint, put, resource};
 use deltaplane_tests::http::{self, Answer};
 use deltaplane_tests::listener::{Listener, PATIENCE};
 use deltaplane_tests::upstream::Upstream;
-use deltaplane_tests::wait_until;
+use deltaplane_tests::{port, wait_until};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -58,13 +58,19 @@ fn bootstrap(port: u16, dynamic: &Value) -> String {
 }
 
 fn serve(server: XdsServer) -> (Runtime, u16) {
+    let port = port::reserve();
+    (serve_on(port, server), port)
+}
+
+/// Serves as long as the runtime is there.
+fn serve_on(port: u16, server: XdsServer) -> Runtime {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.expect("threads can be had");
-    let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0)));
-    let listener = listener.expect("a port can be had");
-    let port = listener.local_addr().expect("it has one").port();
+    // Another process may be trying whether the port is free.
+    let bind = || runtime.block_on(TcpListener::bind(("127.0.0.1", port))).ok();
+    let listener = wait_until("the port is this server's own", PATIENCE, bind);
     runtime.spawn(async move { server.serve(listener, std::future::pending()).await });
-    (runtime, port)
+    runtime
 }
 
 fn cluster(name: &str, service: &str) -> Resource {
@@ -271,4 +277,53 @@ fn x03_x05_an_envoy_runs_the_members_of_its_collections() {
     assert!(deep.get("/").is_none());
     assert_eq!(envoy.stat("cluster_manager.cds.update_rejected"), 0);
     assert_eq!(envoy.stat("listener_manager.lds.update_rejected"), 0);
+}
+
+/// Whether an Envoy has a cluster.
+fn has(envoy: &Envoy, name: &str) -> bool {
+    envoy.clusters().iter().any(|cluster| cluster == name)
+}
+
+/// As long as there is a server, what has a time stays; without one it goes, and comes back with it.
+fn lives_as_long_as_it_is_told(api_type: &str) {
+    let upstream = Upstream::start("a");
+    let named = |name: &str| {
+        let json = json!({
+            "name": name, "type": "STATIC", "connect_timeout": "1s",
+            "load_assignment": {"cluster_name": name, "endpoints": endpoint(upstream.port())},
+        });
+        builder(TypeUrl::CLUSTER, name, &json)
+    };
+    let cache = Cache::new();
+    put(&cache, [named("leased").ttl(Duration::from_secs(1)).build(), named("kept").build()]);
+    let server = XdsServer::builder(cache).time_to_live(|_| true).build();
+    let (runtime, port) = serve(server.clone());
+    let dynamic = json!({"cds_config": ads(), "lds_config": ads()});
+    let envoy = Envoy::start(&bootstrap(port, &dynamic).replace("DELTA_GRPC", api_type));
+    wait_until("both are there", PATIENCE, || {
+        (has(&envoy, "leased") && has(&envoy, "kept")).then_some(())
+    });
+    let heard = || envoy.stat("cluster_manager.cds.update_success");
+    let start = heard();
+    // Three are told in each second; without them it would be gone by then.
+    wait_until("Envoy hears of it for some seconds", PATIENCE, || {
+        assert!(has(&envoy, "leased") && has(&envoy, "kept"));
+        (heard() >= start + 9).then_some(())
+    });
+    assert_eq!(envoy.stat("cluster_manager.cds.update_rejected"), 0);
+    runtime.shutdown_timeout(PATIENCE);
+    wait_until("its time is over", PATIENCE, || (!has(&envoy, "leased")).then_some(()));
+    assert!(has(&envoy, "kept"));
+    let _runtime = serve_on(port, server);
+    wait_until("it is back", 2 * PATIENCE, || has(&envoy, "leased").then_some(()));
+}
+
+#[test]
+fn t04_t10_in_delta_heartbeats_keep_alive_what_has_a_time() {
+    lives_as_long_as_it_is_told("DELTA_GRPC");
+}
+
+#[test]
+fn t07_t08_in_state_of_the_world_content_does() {
+    lives_as_long_as_it_is_told("GRPC");
 }

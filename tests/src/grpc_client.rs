@@ -74,6 +74,18 @@ pub type Beliefs = BTreeMap<(TypeUrl, String), Belief>;
 const DOCUMENTED: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../xds-server/src/bootstraps.md"));
 
+/// Tells a program who it is, and where its control plane is.
+pub(crate) fn bootstrap(program: &mut Command, node_id: &str, control_plane: u16) {
+    // G-18: the one that the documentation shows, in its first block of JSON.
+    let (_, documented) = DOCUMENTED.split_once("```json").expect("it shows one");
+    let (documented, _) = documented.split_once("```").expect("which ends");
+    let mut bootstrap: Value = serde_json::from_str(documented).expect("which is JSON");
+    bootstrap["xds_servers"][0]["server_uri"] = json!(format!("127.0.0.1:{control_plane}"));
+    bootstrap["node"]["id"] = json!(node_id);
+    program.env_remove("GRPC_XDS_BOOTSTRAP");
+    program.env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap.to_string());
+}
+
 /// A client in a process of its own.
 #[derive(Debug)]
 pub struct GrpcClient {
@@ -84,15 +96,19 @@ pub struct GrpcClient {
 impl GrpcClient {
     /// Starts a client of the control plane on this port, to which it connects with its first call.
     pub fn start(language: Language, node_id: &str, port: u16) -> GrpcClient {
-        // G-18: the one that the documentation shows, in its first block of JSON.
-        let (_, documented) = DOCUMENTED.split_once("```json").expect("it shows one");
-        let (documented, _) = documented.split_once("```").expect("which ends");
-        let mut bootstrap: Value = serde_json::from_str(documented).expect("which is JSON");
-        bootstrap["xds_servers"][0]["server_uri"] = json!(format!("127.0.0.1:{port}"));
-        bootstrap["node"]["id"] = json!(node_id);
+        GrpcClient::start_with(language, node_id, port, &[])
+    }
+
+    /// The same with further variables in its environment.
+    pub fn start_with(
+        language: Language,
+        node_id: &str,
+        port: u16,
+        environment: &[(&str, &str)],
+    ) -> GrpcClient {
         let mut program = language.program();
-        program.env_remove("GRPC_XDS_BOOTSTRAP");
-        program.env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap.to_string());
+        bootstrap(&mut program, node_id, port);
+        program.envs(environment.iter().copied());
         let program = Program::start(&format!("the client in {language:?}"), &mut program);
         let mut client = GrpcClient { language, program };
         // It may need seconds to start on a busy machine, which are nobody else's business.

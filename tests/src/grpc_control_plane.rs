@@ -38,6 +38,7 @@ pub struct ControlPlane {
     port: u16,
     cache: Cache,
     story: Arc<Story>,
+    tells_errors: bool,
     running: Option<Running>,
 }
 
@@ -78,7 +79,17 @@ pub enum What {
 impl ControlPlane {
     /// Starts one that knows of nothing.
     pub fn start() -> ControlPlane {
+        ControlPlane::start_as(false)
+    }
+
+    /// The same that tells clients what there is nothing of.
+    pub fn start_telling_errors() -> ControlPlane {
+        ControlPlane::start_as(true)
+    }
+
+    fn start_as(tells_errors: bool) -> ControlPlane {
         let mut plane = ControlPlane {
+            tells_errors,
             port: port::reserve(),
             cache: Cache::new(),
             story: Arc::default(),
@@ -149,6 +160,8 @@ impl ControlPlane {
         let order = Order::Gated { patience: SILENCE, drain: SILENCE };
         let server =
             XdsServer::builder(self.cache.clone()).observer(self.story.clone()).order(order);
+        let tells_errors = self.tells_errors;
+        let server = server.resource_errors(move |_| tells_errors);
         let reporting = LoadReporting::every(REPORTS);
         // To who accepts that, of which some are.
         let server = server.compress_above(LARGE);

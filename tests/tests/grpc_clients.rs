@@ -535,6 +535,42 @@ fn very_late_resource(language: Language) {
     shop.is_in_step(&OPEN);
 }
 
+/// E-08: what is told to be missing is not waited for.
+#[test]
+fn e08_a_name_that_does_not_exist_fails_calls_at_once() {
+    let mut backends = Backends::start();
+    let one = backends.serve("one");
+    let plane = ControlPlane::start_telling_errors();
+    let reads = [("GRPC_EXPERIMENTAL_XDS_DATA_ERROR_HANDLING", "true")];
+    let mut client = GrpcClient::start_with(Language::Python, "customer", plane.port(), &reads);
+    plane.put([
+        listener("shop", "routes"),
+        routes("routes", &[("A", "a"), ("B", "missing"), ("C", "lost")]),
+        cluster("a", "a-1"),
+        endpoints("a-1", one),
+        cluster("lost", "lost-1"),
+        listener("kiosk", "nowhere"),
+    ]);
+    for (target, method, of_type) in [
+        ("nobody", "A", "Listener"),
+        ("kiosk", "A", "RouteConfiguration"),
+        ("shop", "B", "Cluster"),
+        ("shop", "C", "ClusterLoadAssignment"),
+    ] {
+        let start = Instant::now();
+        let failure = client.call_within(target, method, Duration::from_secs(10));
+        let failure = failure.expect_err("there is nothing to call");
+        println!("{target}/{method} after {:?}: {failure}", start.elapsed());
+        assert_eq!(failure.code, "UNAVAILABLE");
+        assert!(start.elapsed() < Duration::from_secs(5), "it did not wait for the timer");
+        let ours = format!("{of_type} of this name");
+        assert!(failure.details.contains(&ours), "{of_type}: {failure}");
+    }
+    assert_eq!(client.call_within("shop", "A", Duration::from_secs(10)).as_deref(), Ok("one"));
+    plane.put([cluster("missing", "a-1")]);
+    client.reaches("shop", "B", "one");
+}
+
 fn plus(counts: [usize; 4], more: [usize; 4]) -> [usize; 4] {
     std::array::from_fn(|at| counts[at] + more[at])
 }

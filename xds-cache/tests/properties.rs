@@ -193,3 +193,55 @@ fn what_is_answered_as_a_wildcard_begins_anew_is_removed_all_the_same() {
     ];
     converges(Variant::Delta, &operations);
 }
+
+/// What is on demand and given up is not covered by the glob beside it, and has to be told to be gone.
+#[test]
+fn what_is_on_demand_and_given_up_beside_a_glob_is_gone() {
+    let operations = [
+        Operation::Subscribe { type_at: 0, name: 1 },
+        Operation::Commit(vec![(0, 0, 1, Some(2))]),
+        Operation::Hear,
+        Operation::Glob { directory: 0, on: true },
+        Operation::Unsubscribe { type_at: 0, name: 1 },
+        Operation::Hear,
+        Operation::Say(1),
+    ];
+    converges(Variant::Sotw, &operations);
+}
+
+/// A cluster that becomes on demand is gone for a glob, so that a route no longer waits for it.
+#[test]
+fn what_waits_for_what_becomes_on_demand_goes_before_that_is_removed() {
+    let operations = [
+        Operation::Subscribe { type_at: 3, name: 0 },
+        Operation::Commit(vec![(0, 3, 0, Some(0))]),
+        Operation::Glob { directory: 0, on: true },
+        Operation::Hear,
+        Operation::Subscribe { type_at: 3, name: 3 },
+        Operation::Hear,
+        Operation::Say(1),
+        Operation::Commit(vec![(0, 3, 3, Some(0))]),
+        Operation::Commit(vec![(0, 1, 0, Some(9))]),
+        Operation::Commit(vec![(0, 0, 0, Some(0))]),
+        Operation::Say(2),
+        Operation::Commit(vec![(0, 0, 0, Some(2))]),
+        Operation::Subscribe { type_at: 1, name: 0 },
+    ];
+    converges(Variant::Delta, &operations);
+}
+
+/// What is on demand and asked for is not covered by a wildcard that begins as it comes.
+#[test]
+fn what_comes_on_demand_as_a_wildcard_begins_is_sent() {
+    let operations = [
+        Operation::Subscribe { type_at: 0, name: 0 },
+        Operation::Hear,
+        Operation::Say(2),
+        Operation::Read { part: 0 },
+        Operation::Answer,
+        Operation::Wildcard { type_at: 0, on: true },
+        Operation::Commit(vec![(0, 0, 0, Some(1))]),
+        Operation::Commit(vec![(0, 0, 0, Some(2))]),
+    ];
+    converges(Variant::Delta, &operations);
+}

@@ -306,8 +306,12 @@ impl TypeStream {
     /// all the same, so that it is sent if it returns.
     fn remove(&mut self, gone: Vec<Arc<str>>, answer: &mut Answer) {
         let is_told = self.variant == Variant::Delta || self.policy.full_state;
-        let (unspoken, gone): (Vec<_>, Vec<_>) =
-            gone.into_iter().partition(|name| !is_told || self.is_met_with_silence(name));
+        let error = |name: &Arc<str>| self.owed.get(name).and_then(|owed| self.error(name, owed));
+        let is_unspoken = |name: &Arc<str>| match is_told {
+            true => self.is_met_with_silence(name),
+            false => error(name).is_none(),
+        };
+        let (unspoken, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(is_unspoken);
         unspoken.iter().for_each(|name| self.forget(name));
         for name in &gone {
             if self.may_split && answer.is_full(name.len()) {
@@ -315,6 +319,8 @@ impl TypeStream {
             }
             if let Some(owed) = self.owed.get(name) {
                 answer.push_removed(name, owed.told.as_ref(), owed);
+                let error = self.error(name, owed);
+                answer.notes.errors.extend(error.map(|error| (name.clone(), error)));
             }
         }
     }
@@ -372,17 +378,20 @@ impl TypeStream {
             (Reason::Asked, MissingAnswer::Silence) => Word::Removed,
             (Reason::Changed | Reason::Again, _) => return None,
         };
-        let error = (self.tells_errors && owed.reason == Reason::Asked).then(|| {
-            match self.sought.get(name) {
-                Some(Sought::Failed(error)) => error.clone(),
-                _ => {
-                    let of_type = self.type_url.message_name();
-                    ErrorDetail::new(NOT_FOUND, format!("there is no {of_type} of this name"))
-                }
-            }
-        });
+        let error = self.error(name, owed);
         let word = is_delta.then_some(word);
         (word.is_some() || error.is_some()).then_some(Missing { word, error })
+    }
+
+    /// What is wrong with a name of which there is nothing, for who asked for it and reads that.
+    fn error(&self, name: &str, owed: &Owed) -> Option<ErrorDetail> {
+        (self.tells_errors && owed.reason == Reason::Asked).then(|| match self.sought.get(name) {
+            Some(Sought::Failed(error)) => error.clone(),
+            _ => {
+                let of_type = self.type_url.message_name();
+                ErrorDetail::new(NOT_FOUND, format!("there is no {of_type} of this name"))
+            }
+        })
     }
 
     /// Whether the absence of a name is not told: whoever has just asked for it would give up waiting,

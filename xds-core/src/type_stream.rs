@@ -72,6 +72,9 @@ pub(crate) struct TypeStream {
     asked: bool,
     /// Collections that it asked for and of which it was owed nothing yet.
     asked_globs: Vec<Arc<str>>,
+    /// Names that it gave up while it goes on asking for others with them, where that is not answered: what
+    /// is on demand of them, it is to lose.
+    dropped: Vec<Arc<str>>,
     /// Names that it asks for and that are being looked for, or what came of that: the answer waits (V-07).
     pub(crate) sought: BTreeMap<Arc<str>, Sought>,
     /// Names of which there is nothing are told as errors, too (E-01).
@@ -181,6 +184,7 @@ impl TypeStream {
             tries: 0,
             asked: false,
             asked_globs: Vec::new(),
+            dropped: Vec::new(),
             sought: BTreeMap::new(),
             tells_errors: false,
             bears_ttl: false,
@@ -226,6 +230,7 @@ impl TypeStream {
             || self.everything
             || self.asked
             || !self.asked_globs.is_empty()
+            || !self.dropped.is_empty()
             || self.is_suspect
             || self.first.is_some()
             || !self.owed.is_empty()
@@ -361,11 +366,13 @@ impl TypeStream {
             self.owe(name.clone(), None, held, Reason::Asked);
         }
         // Who gives a name up under a wildcard asks what becomes of it (W-10).
-        if self.variant == Variant::Delta {
-            for name in &asked.given_up {
-                if self.subscription.covers(name) {
-                    self.owe(name.clone(), None, true, Reason::Released);
-                }
+        for name in &asked.given_up {
+            if !self.subscription.covers(name) {
+                continue;
+            }
+            match self.variant {
+                Variant::Delta => self.owe(name.clone(), None, true, Reason::Released),
+                _ => self.dropped.push(name.clone()),
             }
         }
     }

@@ -1,6 +1,7 @@
 """gRPC servers that answer every method with their own name.
 
-Each line of standard input is the name of a new one; the answer is its port. It ends with its input.
+Each line of standard input is the name of a new one; the answer is its port. Behind the name may stand the port
+of one that is configured by xDS. It ends with its input.
 """
 
 import sys
@@ -19,8 +20,11 @@ class Backend(grpc.GenericRpcHandler):
 
 servers = []
 for line in sys.stdin:
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
-    server.add_generic_rpc_handlers([Backend(line.strip())])
-    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    name, *port = line.split()
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=4), xds=bool(port))
+    server.add_generic_rpc_handlers([Backend(name)])
+    bound = server.add_insecure_port(f"127.0.0.1:{port[0] if port else 0}")
+    # One that is configured by xDS does not say, since it is not bound yet.
+    print(port[0] if port else bound, flush=True)
     server.start()
     servers.append(server)

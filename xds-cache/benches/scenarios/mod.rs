@@ -57,6 +57,11 @@ fn changes(cache: &Cache, clusters: usize) -> impl FnMut() + use<> {
     }
 }
 
+/// The names of clusters.
+fn called(clusters: &[usize]) -> Vec<String> {
+    clusters.iter().map(|at| format!("cluster-{at:06}")).collect()
+}
+
 /// A client of a cache, that acknowledges what it gets.
 pub struct Client {
     cache: Cache,
@@ -67,14 +72,22 @@ pub struct Client {
 impl Client {
     /// A client that asks for names, or for everything.
     pub fn new(cache: &Cache, variant: Variant, type_url: &TypeUrl, names: &[usize]) -> Self {
+        Self::naming(cache, variant, type_url, called(names))
+    }
+
+    /// The same by names of any kind.
+    fn naming(cache: &Cache, variant: Variant, type_url: &TypeUrl, names: Vec<String>) -> Self {
         let scopes = Arc::from([Scope::from("default")]);
         let mut client = Self { cache: cache.clone(), scopes, machine: Machine::new(variant) };
-        client.ask(type_url, names);
+        client.ask_for(type_url, names);
         client
     }
 
     pub fn ask(&mut self, type_url: &TypeUrl, names: &[usize]) {
-        let names = names.iter().map(|at| format!("cluster-{at:06}")).collect();
+        self.ask_for(type_url, called(names));
+    }
+
+    fn ask_for(&mut self, type_url: &TypeUrl, names: Vec<String>) {
         let type_url = type_url.to_string();
         let request = match self.machine.variant() {
             Variant::Sotw => {
@@ -135,7 +148,7 @@ fn delivery(name: &'static str, variant: Variant, clusters: usize, names: &[usiz
 /// All steps.
 pub fn scenarios() -> Vec<Scenario> {
     let all: Vec<_> = (0..10).collect();
-    vec![commit(), forgetting(), built(), late(), first()]
+    vec![commit(), forgetting(), built(), late(), first(), collected(), reached_by_glob()]
         .into_iter()
         .chain([
             delivery("a change reaches a wildcard of 1,000 in delta", Variant::Delta, 1_000, &[]),
@@ -177,6 +190,67 @@ fn forgetting() -> Scenario {
         change();
         *ready.borrow_mut() = Some(change);
     })
+}
+
+/// How many collections there are, and how many resources in each.
+const COLLECTIONS: usize = 1_000;
+const MEMBERS: usize = 100;
+
+fn member(collection: usize, at: usize, generation: u64) -> Resource {
+    let value = cluster(at, generation).value();
+    Resource::raw(CDS, format!("{}{at:06}", directory(collection)), value).build()
+}
+
+fn directory(collection: usize) -> String {
+    format!("xdstp://fleet/{}/{collection:04}/", CDS.message_name())
+}
+
+/// A cache with all collections.
+fn collections() -> Cache {
+    let cache = Cache::new();
+    let mut transaction = Transaction::new();
+    for collection in 0..COLLECTIONS {
+        for at in 0..MEMBERS {
+            transaction.upsert("default", member(collection, at, 0));
+        }
+    }
+    cache.commit(transaction).expect("a commit");
+    cache
+}
+
+fn put(cache: &Cache, resource: Resource) {
+    let mut transaction = Transaction::new();
+    transaction.upsert("default", resource);
+    assert_eq!(cache.commit(transaction).expect("a commit").changes, 1);
+}
+
+fn collected() -> Scenario {
+    let (cache, mut generation) = (collections(), 0);
+    Scenario::new(
+        "a commit of one of 100,000 in 1,000 collections",
+        || {},
+        move || {
+            generation += 1;
+            put(&cache, member(7, 7, generation));
+        },
+    )
+}
+
+/// Each of the 1,000 clients has a glob of its own, so that it is told of one commit in so many.
+fn reached_by_glob() -> Scenario {
+    let cache = collections();
+    let mut client = Client::naming(&cache, Variant::Delta, &CDS, vec![directory(7) + "*"]);
+    assert_eq!(client.sync(), MEMBERS);
+    let mut generation = 0;
+    let before = move || {
+        generation += 1;
+        for collection in (0..COLLECTIONS).filter(|collection| *collection != 7) {
+            put(&cache, member(collection, 7, generation));
+        }
+        put(&cache, member(7, 7, generation));
+    };
+    let name = "a change reaches one of 1,000 globs, which missed those of the others";
+    Scenario::new(name, before, move || assert_eq!(client.sync(), 1))
 }
 
 fn built() -> Scenario {

@@ -116,6 +116,42 @@ fn e08_in_state_of_the_world_what_is_missing_is_told_at_once() {
 }
 
 #[test]
+fn e08_what_is_asked_for_while_an_answer_is_on_its_way_is_told_too() {
+    let mut client = told(sotw(&[(CDS, "a", 1)]));
+    client.ask(CDS, &["a"]);
+    let first = client.expect(CDS);
+    // The answer crosses the request, which knows no nonce yet (S-20).
+    client.sotw(CDS, &["a", "z"], "", "");
+    let got = client.expect(CDS);
+    assert_eq!((&*got.resources, &*got.errors), (&["a=1".into()][..], &["z 5".into()][..]));
+    client.ack(&first, &["a", "z"]);
+    client.ack(&got, &["a", "z"]);
+    client.silence();
+}
+
+#[test]
+fn e08_what_went_while_it_was_asked_for_again_is_told_too() {
+    for variant in BOTH {
+        let mut client = told(Client::with(variant, &[(EDS, "a", 1), (EDS, "b", 1)]));
+        client.ask(EDS, &["a", "b"]);
+        let got = client.expect(EDS);
+        match variant {
+            Variant::Sotw => client.sotw(EDS, &["a"], &got.version, &got.nonce),
+            _ => client.delta(EDS, &[], &["b"]),
+        }
+        client.silence();
+        match variant {
+            Variant::Sotw => client.sotw(EDS, &["a", "b"], &got.version, &got.nonce),
+            _ => client.delta(EDS, &["b"], &[]),
+        }
+        client.remove(&[(EDS, "b")]);
+        let all: Vec<_> =
+            client.drain(&["a", "b"]).into_iter().flat_map(|got| got.errors).collect();
+        assert_eq!(all, ["b 5"], "{variant:?}");
+    }
+}
+
+#[test]
 fn n02_an_error_that_is_rejected_is_not_told_again() {
     for variant in BOTH {
         let mut client = told(Client::with(variant, &[(EDS, "a", 1)]));

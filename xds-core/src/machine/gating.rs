@@ -185,16 +185,25 @@ impl<V: View> Machine<V> {
             let awaited =
                 || self.arrivals.until(&key.name, patience).filter(|_| is_subscribed(key));
             let until = about_to_ask.or_else(awaited).filter(|_| is_proven_first)?;
-            view.get(&key.type_url, &key.name).map(|_| until)
+            self.find(view, key).map(|_| until)
         };
         let until = |key: &Key| {
             if key.type_url.policy().is_proven_first || is_subscribed(key) {
                 return arrives(key);
             }
-            let new = view.get(&key.type_url, &key.name)?;
+            let new = self.find(view, key)?;
             new.references().iter().filter_map(arrives).reduce(later)
         };
         resource.references().iter().filter_map(until).reduce(later)
+    }
+
+    /// What is there of a key, for who asks as this client does.
+    fn find(&self, view: &V, key: &Key) -> Option<Resource> {
+        let stream = self.types.iter().find(|stream| stream.type_url == key.type_url);
+        match stream {
+            Some(stream) => stream.find(view, &key.name),
+            None => view.get(&key.type_url, &key.name),
+        }
     }
 
     /// Until when a client that came back is expected to ask for clusters, if it has not. An Envoy that was

@@ -25,9 +25,14 @@ impl TypeStream {
                 match changes {
                     // Of what a wildcard that just began covers, the client was told nothing.
                     Ok(changes) if self.everything => {
-                        let is_told = |change: &&Change| self.subscription.was_told(&change.name);
-                        let told: Vec<_> = changes.iter().filter(is_told).collect();
-                        self.take_up(told.into_iter());
+                        let is_apart = |change: &&Change| {
+                            let is_on_demand =
+                                change.after.as_ref().is_some_and(Resource::is_on_demand);
+                            self.subscription.was_told(&change.name)
+                                || (is_on_demand && self.subscription.is_named(&change.name))
+                        };
+                        let apart: Vec<_> = changes.iter().filter(is_apart).collect();
+                        self.take_up(apart.into_iter());
                     }
                     Ok(changes) => self.take_up(changes.iter()),
                     Err(truncated) => self.compare(view, truncated)?,
@@ -39,6 +44,12 @@ impl TypeStream {
             self.owe_everything(view);
         }
         self.owe_members(view);
+        for name in std::mem::take(&mut self.dropped) {
+            let kept = view.resolve(&self.type_url, &name).filter(Resource::is_on_demand);
+            if kept.is_some() && self.find(view, &name).is_none() {
+                self.owe(name, kept, true, Reason::Again);
+            }
+        }
         if std::mem::take(&mut self.asked) {
             self.recall(view);
         }

@@ -110,6 +110,9 @@ impl Layer {
     /// Keeps the collection of what changed.
     fn collect(&mut self, change: &Change) {
         let Some(collection) = collection_of(change) else { return };
+        if change.before.is_some() && change.after.is_some() {
+            return; // It is a member already.
+        }
         if change.after.is_some() {
             let members = self.collections.entry(collection.clone()).or_default();
             members.insert(change.name.clone());

@@ -36,6 +36,19 @@
 //! [`Cache::return_to`] take commits back, [`XdsServerBuilder::withdraw_rejected`] does so by itself, and
 //! [`XdsServer::roll_out`] tries a change on some nodes before the others see it.
 //!
+//! # Names, and what is not there yet
+//!
+//! Names that begin with `xdstp:` say to which collection a resource belongs; a client subscribes to its members
+//! by a glob, and a change costs what changed in it. Other names are opaque. Virtual hosts are called
+//! `<routes>/<host>`, and have what the client asks for, `<routes>/<domain>`, for an
+//! [alias](ResourceBuilder::aliases).
+//!
+//! A resource [on demand](Resource::on_demand) is covered by no wildcard and no glob.
+//! [`XdsServerBuilder::on_demand`] has names looked for that clients ask for and that are not there. A resource
+//! with a [time to live](ResourceBuilder::ttl) is told to whom
+//! [`XdsServerBuilder::time_to_live`] says; and that there is nothing of a name, by `resource_errors`, to whom
+//! [`XdsServerBuilder::resource_errors`] says.
+//!
 //! # What else is on the port
 //!
 //! Beside discovery, [`XdsServer::serve`] has gRPC health; load reports (LRS), if it is told to ask for them

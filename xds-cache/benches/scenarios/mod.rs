@@ -72,15 +72,14 @@ pub struct Client {
 impl Client {
     /// A client that asks for names, or for everything.
     pub fn new(cache: &Cache, variant: Variant, type_url: &TypeUrl, names: &[usize]) -> Self {
-        Self::naming(cache, variant, type_url, called(names))
+        let mut client = Self::over(cache, variant);
+        client.ask(type_url, names);
+        client
     }
 
-    /// The same by names of any kind.
-    fn naming(cache: &Cache, variant: Variant, type_url: &TypeUrl, names: Vec<String>) -> Self {
+    fn over(cache: &Cache, variant: Variant) -> Self {
         let scopes = Arc::from([Scope::from("default")]);
-        let mut client = Self { cache: cache.clone(), scopes, machine: Machine::new(variant) };
-        client.ask_for(type_url, names);
-        client
+        Self { cache: cache.clone(), scopes, machine: Machine::new(variant) }
     }
 
     pub fn ask(&mut self, type_url: &TypeUrl, names: &[usize]) {
@@ -239,7 +238,8 @@ fn collected() -> Scenario {
 /// Each of the 1,000 clients has a glob of its own, so that it is told of one commit in so many.
 fn reached_by_glob() -> Scenario {
     let cache = collections();
-    let mut client = Client::naming(&cache, Variant::Delta, &CDS, vec![directory(7) + "*"]);
+    let mut client = Client::over(&cache, Variant::Delta);
+    client.ask_for(&CDS, vec![directory(7) + "*"]);
     assert_eq!(client.sync(), MEMBERS);
     let mut generation = 0;
     let before = move || {

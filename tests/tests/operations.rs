@@ -53,6 +53,7 @@ fn is_seen(variant: Variant) {
     rejections_are_told(&server);
     silence_is_told(&server, &envoy);
     prometheus_is_told(&server, &port);
+    scopes_below_are_seen(&server);
 }
 
 fn runs_what_is_stored(server: &Deltaplane, variant: Variant) {
@@ -152,6 +153,23 @@ fn silence_is_told(server: &Deltaplane, envoy: &Envoy) {
     std::fs::write(folder.path().join("late.json"), remove.to_string()).expect("as before");
     let output = server.run(&["apply", "-f", &file, "--wait"]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+}
+
+/// Whoever sees a scope below its own is waited for as well.
+fn scopes_below_are_seen(server: &Deltaplane) {
+    let fleet = json!({"below": "base", "cluster_id": 1}).to_string();
+    let stored = server.ask("PUT", "/api/v1/fleets/cluster-1", Some(&fleet));
+    assert_eq!(stored.status, 201, "{}", stored.body);
+    let cluster = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+    let folder = tempfile::tempdir().expect("a folder for temporary files can be made");
+    let file = folder.path().join("base.json");
+    let base = json!({"@type": cluster, "name": "base", "connect_timeout": "1s"});
+    std::fs::write(&file, base.to_string()).expect("a folder can be written to");
+    let output = server.run(&["apply", "--scope", "base", "-f", &file.to_string_lossy(), "--wait"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(said(&output).contains("settled at 1 of 1 clients"), "{}", said(&output));
+    let client = &get(server, "/xds/clients?scope=base")[0];
+    assert_eq!(client["scopes"], json!(["cluster-1", "base"]));
 }
 
 fn prometheus_is_told(server: &Deltaplane, port: &Listener) {

@@ -299,8 +299,8 @@ pub struct Get {
     /// Of what.
     #[arg(value_enum)]
     pub what: What,
-    /// Which one: the id of a service, the scope of resources, the node id of a
-    /// client.
+    /// Which one: the id of a service, the name of a fleet, route or certificate,
+    /// the scope of resources, the node id of a client.
     pub which: Option<String>,
 }
 
@@ -310,6 +310,12 @@ pub struct Get {
 pub enum What {
     /// The services of fleets.
     Services,
+    /// The settings of fleets.
+    Fleets,
+    /// The routes between services.
+    Routes,
+    /// The certificates, without their keys.
+    Certificates,
     /// The scopes that have raw resources.
     Scopes,
     /// The raw resources of a scope.

@@ -115,8 +115,10 @@ struct Connected {
     node: String,
     /// The node's cluster.
     cluster: String,
-    /// What it sees; nothing, if nothing is known for it.
+    /// What it belongs to; nothing, if nothing is known for it.
     scope: Option<String>,
+    /// What it sees, the first over the others.
+    scopes: Vec<String>,
     /// `delta` or `sotw`.
     variant: &'static str,
     /// Where it connected from.
@@ -174,7 +176,7 @@ struct Rejected {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Wanted {
-    /// Those of this scope.
+    /// Those that see this scope.
     #[param(nullable = false)]
     scope: Option<String>,
     /// Those in this state.
@@ -204,7 +206,7 @@ async fn clients(
     })?;
     let mut clients = connected(&running, |_| true);
     clients.retain(|client| {
-        (wanted.scope.is_none() || client.scope == wanted.scope)
+        wanted.scope.as_ref().is_none_or(|scope| client.scopes.contains(scope))
             && wanted.state.is_none_or(|state| client.state == state)
     });
     Ok(Json(clients))
@@ -278,6 +280,7 @@ impl Connected {
             node: client.node.id.clone(),
             cluster: client.node.cluster.clone(),
             scope: scope::name(&client.scopes).map(str::to_owned),
+            scopes: scope::names(&client.scopes).into_iter().map(str::to_owned).collect(),
             variant: variant(client),
             peer: client.peer.map(|peer| peer.to_string()),
             user_agent: client.node.user_agent_name.clone(),

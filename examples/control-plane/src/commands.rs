@@ -67,7 +67,12 @@ pub fn apply(arguments: &Apply) -> Done {
     }
     let scope = transaction["scope"].as_str().unwrap_or_default().to_owned();
     let remote = Remote::new(&arguments.remote.server);
-    let revision = remote.post("/api/v1/xds/transactions", &transaction)?["revision"].clone();
+    let stored = remote.post("/api/v1/xds/transactions", &transaction)?;
+    for warning in stored["warnings"].as_array().into_iter().flatten() {
+        let text = |field: &str| warning[field].as_str().unwrap_or_default();
+        writeln!(io::stderr(), "warning: {}: {}", text("field"), text("message"))?;
+    }
+    let revision = stored["revision"].clone();
     let stored = format!("stored in scope {scope} at revision {revision}");
     if !arguments.wait {
         let json = json!({"scope": scope, "revision": revision});
@@ -196,6 +201,9 @@ pub fn get(arguments: &Get) -> Done {
     let path = match (arguments.what, which) {
         (What::Services, Some(_)) => named("/api/v1/services"),
         (What::Services, None) => "/api/v1/services/".to_owned(),
+        (What::Fleets, _) => named("/api/v1/fleets"),
+        (What::Routes, _) => named("/api/v1/routes"),
+        (What::Certificates, _) => named("/api/v1/certificates"),
         (What::Clients, _) => named("/xds/clients"),
         (What::Resources, Some(scope)) => {
             let content = arguments.remote.output == Output::Json;

@@ -74,6 +74,13 @@ fn layers(name: &str) -> Vec<Scope> {
     std::iter::once(of_raw(name)).chain(services).collect()
 }
 
+/// The scopes whose layers these are, the first over the others.
+pub(crate) fn names(layers: &[Scope]) -> Vec<&str> {
+    let mut names: Vec<&str> = layers.chunks(1).filter_map(name).collect();
+    names.dedup();
+    names
+}
+
 /// The scope whose layers these are: what people call what a client sees.
 pub fn name(layers: &[Scope]) -> Option<&str> {
     let first = layers.first()?.as_str();

@@ -7,6 +7,10 @@ use crate::cli::What;
 
 const SERVICES: [&str; 7] =
     ["id", "name", "cluster_id", "listener_port", "upstream_host", "upstream_port", "protocol"];
+const FLEETS: [&str; 6] = ["name", "cluster_id", "below", "source", "validation", "revision"];
+const ROUTES: [&str; 8] =
+    ["name", "cluster_id", "listener_port", "domains", "prefix", "path", "regex", "is_active"];
+const CERTIFICATES: [&str; 4] = ["name", "has", "not_after", "revision"];
 const SCOPES: [&str; 2] = ["scope", "resources"];
 const RESOURCES: [&str; 6] = ["type_url", "name", "version", "revision", "label", "size"];
 const CLIENTS: [&str; 7] = ["node", "cluster", "scope", "variant", "state", "since", "peer"];
@@ -16,6 +20,9 @@ const HELD: [&str; 4] = ["type_url", "name", "version", "state"];
 pub(crate) fn of(what: What, answer: &Value) -> String {
     let columns = match what {
         What::Services => &SERVICES[..],
+        What::Fleets => &FLEETS,
+        What::Routes => &ROUTES,
+        What::Certificates => &CERTIFICATES,
         What::Scopes => &SCOPES,
         What::Resources => &RESOURCES,
         What::Clients => &CLIENTS,

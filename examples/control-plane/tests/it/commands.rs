@@ -177,6 +177,25 @@ fn files_may_come_by_a_pipe() {
 }
 
 #[test]
+fn whatever_is_stored_is_shown() {
+    let at = At::start();
+    for (what, path) in
+        [("fleets", "fleets"), ("routes", "routes"), ("certificates", "certificates")]
+    {
+        assert_eq!(at.json(0, &["get", what]), json!([]), "{path}");
+        assert!(at.says(1, &["get", what, "nobody"]).contains("\"nobody\""));
+    }
+    let fleet = json!({"below": "base", "cluster_id": 7});
+    let url = format!("http://{}/api/v1/fleets/edge", at.http);
+    let put = ureq::put(url).header("content-type", "application/json").send(fleet.to_string());
+    assert_eq!(put.unwrap().status(), 201);
+    let shown = at.json(0, &["get", "fleets", "edge"]);
+    assert_eq!((&shown["below"], &shown["cluster_id"]), (&json!("base"), &json!(7)));
+    let table = at.says(0, &["get", "fleets"]);
+    assert!(table.contains("BELOW") && table.contains("base"), "{table}");
+}
+
+#[test]
 fn tables_are_made_without_serving() {
     let sqlite = Sqlite::new();
     let migrate = |url: &str| deltaplane(&["migrate", "--database-url", url]).output().unwrap();

@@ -96,6 +96,16 @@ impl Patch {
 }
 
 impl Draft {
+    /// The same for a fleet, whose services have this number.
+    pub(crate) fn of_fleet(self, cluster_id: i64) -> Result<Draft, Problem> {
+        if self.cluster_id.is_some_and(|own| own != cluster_id) {
+            let why = format!("is another than the fleet's, which is {cluster_id}; leave it out");
+            let error = FieldError::new("cluster_id", why);
+            return Err(Problem::of_fields(StatusCode::UNPROCESSABLE_ENTITY, [error]));
+        }
+        Ok(Draft { cluster_id: Some(cluster_id), ..self })
+    }
+
     /// Fills in the defaults. `id` is that of the path, if it has one.
     pub(crate) fn define(self, id: Option<i64>) -> Result<Definition, Problem> {
         let mut errors = Vec::new();

@@ -10,12 +10,15 @@ use utoipa_axum::routes;
 
 use crate::document::Body;
 use crate::draft::{Draft, Patch};
+use crate::fleets::Fleet;
+use crate::objects::Kind as _;
 use crate::openapi::both;
 use crate::page::{Filter, LIMIT_MAX};
 use crate::precondition::{Precondition, etag};
 use crate::problem::Problem;
 use crate::reload::Reloaded;
 use crate::running::Running;
+use crate::scope;
 use crate::service::{Row, within};
 use crate::store::{Store, WriteError};
 
@@ -24,6 +27,7 @@ const TOTAL: HeaderName = HeaderName::from_static("x-total-count");
 
 pub(crate) fn router() -> OpenApiRouter<Running> {
     let router = both(OpenApiRouter::new(), routes!(list, create));
+    let router = both(router, routes!(list_of_fleet, create_in_fleet));
     let router = both(router, routes!(read, replace, patch, remove));
     let router = both(router, routes!(reload));
     both(router, routes!(reload_all))
@@ -54,6 +58,57 @@ async fn list(
     uri: Uri,
     filter: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Response, Problem> {
+    page(&store, &uri, asked(filter)?).await
+}
+
+/// The services of a fleet, by id: all, or those that the parameters say.
+#[utoipa::path(
+    get,
+    path = "/api/v1/fleets/{name}/services/",
+    tag = "fleets",
+    operation_id = "list_services_of_fleet",
+    params(("name" = String, Path), Filter),
+    responses(
+        (
+            status = 200,
+            description = "Services by id",
+            body = Vec<Row>,
+            headers(
+                ("x-total-count" = i64, description = "How many there are on all pages"),
+                ("link" = String, description = "Where the next page is, as `rel=\"next\"`")
+            )
+        ),
+        Problem
+    )
+)]
+async fn list_of_fleet(
+    State(store): State<Store>,
+    Path(name): Path<String>,
+    uri: Uri,
+    filter: Result<Query<Filter>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let mut filter = asked(filter)?;
+    filter.cluster_id = Some(fleet(&store, &name).await?);
+    page(&store, &uri, filter).await
+}
+
+/// The number of the services of a fleet.
+async fn fleet(store: &Store, name: &str) -> Result<i64, Problem> {
+    let object = store.object(Fleet::KIND, name).await?;
+    let stored = object.map(|object| object.read::<Fleet>()).transpose()?;
+    let own = stored.as_ref().and_then(|stored| stored.definition.cluster_id);
+    own.or_else(|| scope::cluster_of(name)).ok_or_else(|| {
+        let detail = match stored {
+            Some(_) => {
+                format!("the fleet {name:?} has no cluster_id: PATCH it, to give it services")
+            }
+            None => format!("there is no fleet {name:?}; GET /api/v1/fleets lists them"),
+        };
+        Problem::new(StatusCode::NOT_FOUND, detail)
+    })
+}
+
+fn asked(filter: Result<Query<Filter>, QueryRejection>) -> Result<Filter, Problem> {
     let Query(filter) = filter.map_err(|error| {
         let why = format!(
             "{}; filter by cluster_id, listener_port, protocol, collection, is_active and name, \
@@ -66,8 +121,12 @@ async fn list(
         let checked = within("limit", limit, 1..=LIMIT_MAX, "number of services");
         checked.map_err(|error| Problem::of_fields(StatusCode::BAD_REQUEST, [error]))?;
     }
+    Ok(filter)
+}
+
+async fn page(store: &Store, uri: &Uri, filter: Filter) -> Result<Response, Problem> {
     let page = store.page(&filter).await?;
-    let next = page.rows.last().filter(|_| page.has_more).map(|last| next(&uri, last.id));
+    let next = page.rows.last().filter(|_| page.has_more).map(|last| next(uri, last.id));
     let headers = [(TOTAL, page.total.to_string())].into_iter();
     let headers = headers.chain(next.map(|next| (header::LINK, next)));
     Ok((AppendHeaders(headers.collect::<Vec<_>>()), Json(page.rows)).into_response())
@@ -111,6 +170,40 @@ impl IntoResponse for Tagged {
     )
 )]
 async fn create(State(store): State<Store>, Body(draft): Body<Draft>) -> Result<Response, Problem> {
+    store_new(&store, draft).await
+}
+
+/// Stores a new service of a fleet.
+#[utoipa::path(
+    post,
+    path = "/api/v1/fleets/{name}/services/",
+    tag = "fleets",
+    operation_id = "create_service_in_fleet",
+    params(("name" = String, Path)),
+    request_body = Draft,
+    responses(
+        (
+            status = 201,
+            description = "As it is stored",
+            body = Row,
+            headers(
+                ("location" = String, description = "Where it is"),
+                ("etag" = String, description = "What its revision is known by")
+            )
+        ),
+        Problem
+    )
+)]
+async fn create_in_fleet(
+    State(store): State<Store>,
+    Path(name): Path<String>,
+    Body(draft): Body<Draft>,
+) -> Result<Response, Problem> {
+    let draft = draft.of_fleet(fleet(&store, &name).await?)?;
+    store_new(&store, draft).await
+}
+
+async fn store_new(store: &Store, draft: Draft) -> Result<Response, Problem> {
     let row = store.create(draft.define(None)?).await?;
     let place = [(header::LOCATION, format!("/api/v1/services/{}", row.id))];
     Ok((StatusCode::CREATED, place, Tagged(row)).into_response())

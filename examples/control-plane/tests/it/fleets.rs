@@ -74,6 +74,16 @@ async fn belonging(url: &str) {
         assert_eq!(server.seen(&node("edge-1", id, zone)), whole, "{id} {zone:?}");
     }
 
+    // A star is any text, and all else has to be there in its order.
+    let order = json!({"rank": -2, "nodes": {"id": "b*c*d"}});
+    server.put_fleet("last", order).await;
+    for id in ["bcd", "b1c2d", "bcdcd"] {
+        assert_eq!(server.seen(&node("edge-1", id, None)), "raw/last last", "{id}");
+    }
+    for id in ["bd", "bcde", "abcd", "bdc", "bc"] {
+        assert_eq!(server.seen(&node("edge-1", id, None)), whole, "{id}");
+    }
+
     // Written past the REST face, and valid or not.
     let sql = |definition: &str| {
         format!("UPDATE objects SET definition = '{definition}' WHERE name = 'edge'")
@@ -163,6 +173,45 @@ async fn what_is_wrong_with_a_fleet_is_named() {
     let other = json!({"cluster_id": 2}).to_string();
     let (status, _) = send(&router, "PUT", &format!("{FLEETS}/cluster-1"), &other).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+}
+
+#[tokio::test]
+async fn a_fleet_has_its_own_services() {
+    let sqlite = Sqlite::new();
+    let server = Server::start(&sqlite.url()).await;
+    let router = server.router();
+    server.put_fleet("edge", json!({"cluster_id": 3})).await;
+    server.put_fleet("bare", json!({})).await;
+    let service = |name: &str, fields: Value| {
+        let mut body = json!({"name": name, "listener_port": 80, "upstream_port": 1,
+                              "upstream_host": "127.0.0.1", "prefix": format!("/{name}")});
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        body.to_string()
+    };
+    let of = |fleet: &str| format!("{FLEETS}/{fleet}/services/");
+    let a = service("a", json!({}));
+    let (status, created) = send(&router, "POST", &of("edge"), &a).await;
+    assert_eq!((status, &created["cluster_id"]), (StatusCode::CREATED, &json!(3)));
+    let b = service("b", json!({"cluster_id": 3}));
+    assert_eq!(send(&router, "POST", &of("cluster-3"), &b).await.0, StatusCode::CREATED);
+    let c = service("c", json!({"cluster_id": 4}));
+    let (status, problem) = send(&router, "POST", &of("edge"), &c).await;
+    assert_eq!((status.as_u16(), &problem["errors"][0]["field"]), (422, &json!("cluster_id")));
+    assert_eq!(send(&router, "POST", "/api/v1/services", &c).await.0, StatusCode::CREATED);
+    let names = async |fleet: &str, query: &str| {
+        let (status, rows) = send(&router, "GET", &format!("{}{query}", of(fleet)), "").await;
+        assert_eq!(status, StatusCode::OK, "{rows}");
+        let rows = rows.as_array().unwrap().clone();
+        rows.iter().map(|row| row["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("edge", "").await, ["a", "b"]);
+    assert_eq!(names("edge", "?limit=1&after=1").await, ["b"]);
+    assert_eq!(names("cluster-4", "").await, ["c"]);
+    for (fleet, word) in [("bare", "cluster_id"), ("nobody", "no fleet")] {
+        let (status, problem) = send(&router, "GET", &of(fleet), "").await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        assert!(problem["detail"].as_str().unwrap().contains(word), "{problem}");
+    }
 }
 
 #[tokio::test]

@@ -110,6 +110,26 @@ async fn nodes_belong_to_fleets() {
     belonging(&Postgres::start().url()).await;
 }
 
+/// A role needs rights on the table only, and whatever is done to it is noticed.
+#[tokio::test]
+async fn a_stranger_writes_to_postgres() {
+    let postgres = Postgres::start();
+    let server = Server::start(&postgres.url()).await;
+    postgres.psql("CREATE ROLE guest LOGIN; GRANT SELECT, INSERT, UPDATE ON objects TO guest");
+    let sql = "INSERT INTO objects (kind, name, definition) VALUES ('fleet', 'edge', '{}'), \
+               ('fleet', 'east', '{\"rank\": 1}')";
+    execute(&postgres.url_of("guest"), sql).await;
+    let names = || server.app.fleets.fleets().keys().cloned().collect::<Vec<_>>();
+    until("both fleets", async || (names() == ["east", "edge"]).then_some(())).await;
+    let sql = "UPDATE objects SET name = 'west' WHERE name = 'east'";
+    execute(&postgres.url_of("guest"), sql).await;
+    until("the other name", async || (names() == ["edge", "west"]).then_some(())).await;
+    let listed = send(&server.router(), "GET", FLEETS, "").await.1;
+    assert_eq!(listed[1]["revision"], server.app.store.revision().await.unwrap());
+    postgres.psql("TRUNCATE objects");
+    until("no fleets", async || names().is_empty().then_some(())).await;
+}
+
 #[tokio::test]
 async fn a_fleet_lives() {
     let sqlite = Sqlite::new();

@@ -234,7 +234,7 @@ impl TypeStream {
         if held.at_once {
             let mut gone = self.gone(view);
             gone.retain(|name| !answer.sent.iter().any(|sent| sent.name == *name));
-            self.remove(gone, &mut answer);
+            self.remove(view, gone, &mut answer);
         }
         if answer.sent.is_empty() && !self.answer_due {
             return None;
@@ -294,7 +294,7 @@ impl TypeStream {
             }
         }
         let mut answer = Answer::default();
-        self.remove(gone, &mut answer);
+        self.remove(view, gone, &mut answer);
         if answer.sent.is_empty() {
             return None;
         }
@@ -304,11 +304,11 @@ impl TypeStream {
 
     /// Says that names are gone, as far as there is a word for it (S-06) and room; that it is gone is noted
     /// all the same, so that it is sent if it returns.
-    fn remove(&mut self, gone: Vec<Arc<str>>, answer: &mut Answer) {
+    fn remove<V: View>(&mut self, view: &V, gone: Vec<Arc<str>>, answer: &mut Answer) {
         let is_told = self.variant == Variant::Delta || self.policy.full_state;
         let error = |name: &Arc<str>| self.owed.get(name).and_then(|owed| self.error(name, owed));
         let is_unspoken = |name: &Arc<str>| match is_told {
-            true => self.is_met_with_silence(name),
+            true => self.is_met_with_silence(name) || self.goes_by_another(view, name),
             false => error(name).is_none(),
         };
         let (unspoken, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(is_unspoken);
@@ -342,6 +342,14 @@ impl TypeStream {
                 }
                 if self.may_split && answer.is_full(resource.size()) {
                     break;
+                }
+                if let Some(told) = &owed.told
+                    && told.name() != resource.name()
+                    && !self.goes_by_another(view, name)
+                    && !answer.notes.removed.contains(told.name())
+                {
+                    // What went by that name has given it to another.
+                    answer.notes.removed.push(told.name().clone());
                 }
                 answer.push(name, resource, owed, is_kept);
             } else if self.is_underway(name) {
@@ -401,6 +409,16 @@ impl TypeStream {
         self.owed.get(name).is_some_and(is_asked)
             && self.policy.missing == MissingAnswer::Silence
             && !self.policy.honours_removal
+    }
+
+    /// Whether what went by an alias is still there, and asked for by another of its names.
+    fn goes_by_another<V: View>(&self, view: &V, alias: &Arc<str>) -> bool {
+        let told = self.owed.get(alias).and_then(|owed| owed.told.as_ref());
+        let Some(told) = told.filter(|told| told.name() != alias) else { return false };
+        view.get(&self.type_url, told.name()).is_some_and(|now| {
+            let mut names = std::iter::once(now.name()).chain(now.aliases());
+            names.any(|name| self.subscription.contains(name))
+        })
     }
 
     fn forget(&mut self, name: &Arc<str>) {

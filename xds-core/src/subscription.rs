@@ -116,6 +116,11 @@ impl Subscription {
         self.names.get(name).is_some_and(Option::is_some)
     }
 
+    /// Whether the client was last told this of a name that it subscribes to.
+    pub(crate) fn is_told(&self, name: &str, content: &Resource) -> bool {
+        self.names.get(name) == Some(&Some(content.hash()))
+    }
+
     /// Notes what the client is told of a name, if it is subscribed by name.
     pub(crate) fn tell(&mut self, name: &str, content: Option<u64>) {
         if let Some(told) = self.names.get_mut(name) {

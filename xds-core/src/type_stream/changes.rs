@@ -1,6 +1,6 @@
 //! What changed in the view, taken up into what is owed.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Reason, TypeStream};
 use crate::{
@@ -76,6 +76,8 @@ impl TypeStream {
 
     /// Takes up changes, of which those count that are subscribed.
     pub(crate) fn take_up<'a>(&mut self, changes: impl Iterator<Item = &'a Change>) {
+        // What went and goes by an alias may be several resources.
+        let mut aliased = BTreeMap::<Arc<str>, Change>::new();
         for change in changes {
             if self.subscription.is_named(&change.name) {
                 self.note(&change.name, change);
@@ -87,14 +89,17 @@ impl TypeStream {
                 }
                 continue;
             }
-            let versions = change.before.iter().chain(&change.after);
-            let aliases: BTreeSet<_> = versions.flat_map(Resource::aliases).collect();
-            for alias in aliases {
-                if self.subscription.contains(alias) {
-                    self.note(alias, change);
+            for (version, is_after) in [(&change.before, false), (&change.after, true)] {
+                let aliases = version.iter().flat_map(Resource::aliases);
+                for alias in aliases.filter(|alias| self.subscription.contains(alias)) {
+                    let empty = || Change::new(alias.clone(), None, None);
+                    let of_alias = aliased.entry(alias.clone()).or_insert_with(empty);
+                    let side = if is_after { &mut of_alias.after } else { &mut of_alias.before };
+                    side.clone_from(version);
                 }
             }
         }
+        aliased.values().for_each(|change| self.note(&change.name, change));
     }
 
     /// Takes up what differs for a client that moves to another view: whatever revision is asked about, it
@@ -190,6 +195,11 @@ impl TypeStream {
         }
     }
 
+    /// Whether this is good for some time only, as the client knows it: be it back or not, that may be over.
+    fn is_leased(&self, resource: Option<&Resource>) -> bool {
+        self.bears_ttl && resource.is_some_and(|resource| resource.ttl().is_some())
+    }
+
     /// Takes up a change of what is subscribed by this name, or alias. What was owed and came back to what was told is no
     /// longer owed, as if nothing had happened (D-16).
     fn note(&mut self, name: &Arc<str>, change: &Change) {
@@ -197,6 +207,7 @@ impl TypeStream {
             && owed.reason == Reason::Changed
             && owed.told == change.after
             && (owed.told.is_some() || !owed.may_hold)
+            && !self.is_leased(change.after.as_ref())
         {
             self.owed.remove(name);
             return;
@@ -208,5 +219,13 @@ impl TypeStream {
         });
         let may_hold = change.before.is_some() && was_told;
         self.owe(name.clone(), change.before.clone(), may_hold, Reason::Changed);
+        // Who asks again for what he has, and loses it meanwhile, has it by the name that it was told by.
+        if let (Some(owed), Some(before)) = (self.owed.get_mut(name), &change.before)
+            && owed.told.is_none()
+            && before.name() != name
+            && self.subscription.is_told(name, before)
+        {
+            owed.told = Some(before.clone());
+        }
     }
 }

@@ -13,6 +13,9 @@
 //! ([`raw`]), and what has a name and is said in JSON ([`objects`]): who belongs
 //! to which fleet and how it is told ([`fleets`]), routes beside those of services
 //! ([`routes`]), and certificates ([`certificates`], sealed by the [`vault`]).
+//!
+//! Who runs what is told by REST, to Prometheus ([`metrics`]), and on the command
+//! line ([`commands`]), which is a client of the REST face like any other.
 
 pub mod bootstrap;
 pub mod certificates;

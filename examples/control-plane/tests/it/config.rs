@@ -52,6 +52,12 @@ fn what_is_wrong_with_the_file_is_told() {
         assert_eq!(output.status.code(), Some(2), "{settings}: {said}");
         assert!(said.contains(why), "{settings}: {said}");
     }
+    let settings = "database_url: postgres://me:hidden@127.0.0.1:99999/d\nsecret_key: hidden";
+    for arguments in [&["--help"][..], &["--drain-time-s", "x"], &[]] {
+        let output = serve(&folder, settings, arguments).stdout(Stdio::piped()).output().unwrap();
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap());
+        assert!(!said.concat().contains("hidden"), "{arguments:?}: {said:?}");
+    }
     let output = deltaplane(&["serve", "--config", "/no/such/file"]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("/no/such/file") && said.contains("cannot be read"), "{said}");

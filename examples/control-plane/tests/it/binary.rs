@@ -169,3 +169,28 @@ fn bootstraps() {
         );
     }
 }
+
+#[test]
+fn bootstraps_without_ads() {
+    let output = deltaplane(&["bootstrap", "--node-id", "a", "--separate"]).output().unwrap();
+    let yaml = String::from_utf8(output.stdout).unwrap();
+    for part in ["cds_config", "lds_config"] {
+        let own = format!("  {part}:\n    resource_api_version: V3\n    api_config_source:\n");
+        assert!(yaml.contains(&own), "{yaml}");
+    }
+    assert!(!yaml.contains("ads"), "{yaml}");
+}
+
+#[test]
+fn keys_that_are_none_are_told_and_not_shown() {
+    let sqlite = Sqlite::new();
+    let key = sqlite.file().with_extension("key");
+    std::fs::write(&key, "do not tell").unwrap();
+    let url = sqlite.url();
+    let serve = ["serve", "--database-url", &url, "--secret-key-file"];
+    for (path, word) in [(key.to_str().unwrap(), "openssl rand"), ("/nowhere", "cannot be read")] {
+        let said = failure(&[&serve[..], &[path]].concat(), 1);
+        assert!(said.contains(word) && said.contains(path), "{said}");
+        assert!(!said.contains("do not tell"), "{said}");
+    }
+}

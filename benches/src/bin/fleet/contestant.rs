@@ -166,7 +166,7 @@ pub(crate) fn binaries() -> PathBuf {
 }
 
 /// Where the others' programs are put.
-fn peers() -> PathBuf {
+pub(crate) fn peers() -> PathBuf {
     let binaries = binaries();
     binaries.parent().unwrap_or(&binaries).join("peers")
 }
@@ -196,11 +196,19 @@ const START: Duration = Duration::from_secs(30);
 impl Running {
     /// Starts a contestant.
     pub(crate) async fn start(kind: Kind, row: &Row) -> Result<Self> {
+        Self::start_under(kind, row, |command| command).await
+    }
+
+    /// Starts a contestant by what a wrapper makes of its command.
+    pub(crate) async fn start_under(
+        kind: Kind,
+        row: &Row,
+        wrapper: impl Fn(Command) -> Command,
+    ) -> Result<Self> {
         let (grpc, http) = (free_port()?, free_port()?);
         std::fs::create_dir_all(peers())?;
         let log = File::create(peers().join(format!("{kind:?}.log")))?;
-        let process = kind
-            .command(grpc, http, row)
+        let process = wrapper(kind.command(grpc, http, row))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -235,6 +243,12 @@ impl Running {
     /// Its memory, in bytes.
     pub(crate) fn memory(&self) -> Result<f64> {
         Ok(usage::memory(self.pid).map_err(|error| format!("it is gone: {error}"))? as f64)
+    }
+
+    /// Returns when it has ended by itself.
+    pub(crate) async fn ended(mut self) -> Result<()> {
+        self.process.wait().await?;
+        Ok(())
     }
 
     /// Ends it, and returns when it is gone.

@@ -5,6 +5,7 @@
 mod chart;
 mod contestant;
 mod measure;
+mod profile;
 mod report;
 mod row;
 mod verdict;
@@ -49,6 +50,10 @@ struct Args {
     /// Where to write RESULTS.md and the charts.
     #[arg(long, value_name = "FOLDER", default_value = env!("CARGO_MANIFEST_DIR"), hide_default_value = true)]
     out: PathBuf,
+    /// Count with cachegrind where a delivery's cost goes, ours and the floor's, and write PROFILE.md. Needs
+    /// valgrind, and some minutes.
+    #[arg(long)]
+    profile: bool,
     /// Tell the rows and end.
     #[arg(long)]
     list: bool,
@@ -86,6 +91,10 @@ async fn run(args: &Args, rows: &[Row]) -> Result<()> {
     raise_limits();
     build_ours().await?;
     tls::make(&contestant::certificates())?;
+    if args.profile {
+        let row = profile::row(rows).ok_or("the row that is profiled is not among these")?;
+        return profile::write(row, &args.out).await;
+    }
     let mut results = Results::new(args.quick);
     for kind in Kind::ALL.iter().copied().filter(wanted) {
         eprintln!("building {}", kind.title());

@@ -112,7 +112,7 @@ async fn act(
 }
 
 /// The load generator.
-struct Fleet {
+pub(crate) struct Fleet {
     process: Child,
     commands: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
@@ -122,7 +122,7 @@ struct Fleet {
 const PATIENCE: Duration = Duration::from_secs(600);
 
 impl Fleet {
-    fn start(row: &Row, kind: Kind, server: &Running) -> Result<Self> {
+    pub(crate) fn start(row: &Row, kind: Kind, server: &Running) -> Result<Self> {
         let variant = if row.variant == Variant::Delta { "delta" } else { "sotw" };
         let mut command = Command::new(binaries().join("fleet-load"));
         for (name, value) in [
@@ -156,7 +156,7 @@ impl Fleet {
     }
 
     /// Tells it what to do, and returns the numbers that it answers with.
-    async fn tell(&mut self, command: &str) -> Result<BTreeMap<String, f64>> {
+    pub(crate) async fn tell(&mut self, command: &str) -> Result<BTreeMap<String, f64>> {
         self.commands.write_all(format!("{command}\n").as_bytes()).await?;
         let answer = timeout(PATIENCE, self.answers.next_line()).await;
         let answer = answer.map_err(|_| format!("no end of `{command}` in sight"))??;
@@ -171,7 +171,7 @@ impl Fleet {
         Ok(numbers.collect())
     }
 
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         // If it cannot be killed, it is gone.
         let _ = self.process.kill().await;
     }

@@ -122,6 +122,7 @@ pub(crate) fn write(results: &Results, rows: &[Row], folder: &Path) -> Result<()
         let met = if verdict.met { "yes" } else { "**no**" };
         let _ = writeln!(page, "| {} | {} | {met} |", verdict.aim, verdict.measured);
     }
+    page.push_str("\nWhy a row falls short, [the profile](PROFILE.md) says.\n");
     for section in SECTIONS {
         page.push_str(&table(results, rows, section));
     }

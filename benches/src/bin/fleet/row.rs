@@ -182,6 +182,8 @@ pub(crate) const SECOND: &str = "delta-200x10000";
 pub(crate) const BY_NAME: &str = "names-1000x10-of-10000";
 pub(crate) const IDLE: &str = "idle";
 pub(crate) const JOIN: &str = "join";
+/// The one that is profiled.
+pub(crate) const PROFILED: &str = "delta-2000x100";
 
 /// How many resources the curve over them goes through, at a hundred streams.
 pub(crate) const RESOURCES: [usize; 4] = [100, 1_000, 10_000, 100_000];

@@ -5,7 +5,7 @@
 //! stands for all of that route configuration (V-02, V-03); no client says that name. Any other name is opaque,
 //! whatever is in it.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use crate::TypeUrl;
 
@@ -90,7 +90,7 @@ fn virtual_host_parent(name: &str) -> Option<&str> {
 }
 
 /// Whether one of these collections has a member of that name.
-pub(crate) fn covers(collections: &std::collections::BTreeSet<Arc<str>>, name: &str) -> bool {
+pub(crate) fn covers(collections: &BTreeSet<Arc<str>>, name: &str) -> bool {
     if collections.is_empty() {
         return false;
     }
@@ -123,8 +123,6 @@ pub(crate) fn fault(type_url: &TypeUrl, name: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     const DIR: &str = "xdstp://a/envoy.config.cluster.v3.Cluster/dir";

@@ -1,12 +1,10 @@
 //! What is looked for only when a client asks for it by name.
 
 use std::{
-    collections::HashMap,
-    collections::hash_map::Entry,
+    collections::{HashMap, hash_map::Entry},
     fmt,
-    future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -268,7 +266,7 @@ impl Searches {
 }
 
 /// Tends what is kept, until nothing is, or the server is gone.
-async fn tend(searches: std::sync::Weak<Searches>, interval: Duration) {
+async fn tend(searches: Weak<Searches>, interval: Duration) {
     loop {
         sleep(interval).await;
         let Some(searches) = searches.upgrade() else { return };

@@ -41,8 +41,9 @@ fn server_listener(address: SocketAddr, port: u16) -> Resource {
     resource(LDS, &name(address), &json)
 }
 
+/// G-13.
 #[test]
-fn g13_a_server_serves_what_its_listener_says() {
+fn a_server_serves_what_its_listener_says() {
     let plane = ControlPlane::start();
     let mut servers = Backends::start_with("server", plane.port());
     let address = servers.serve_on("served", port::reserve());

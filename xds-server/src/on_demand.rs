@@ -69,6 +69,7 @@ pub struct OnDemand {
     search: Box<Search>,
     limit: Duration,
     keep: Duration,
+    most: usize,
 }
 
 impl OnDemand {
@@ -86,6 +87,7 @@ impl OnDemand {
             search: Box::new(move |wanted| Box::pin(search(wanted))),
             limit: Duration::from_secs(4),
             keep: Duration::from_secs(300),
+            most: 1_000,
         }
     }
 
@@ -94,6 +96,14 @@ impl OnDemand {
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// How many names are looked for at once, for all clients together; 1,000 unless set. Who asks for more is
+    /// answered as if there were nothing, so that nobody is worn out by clients that make names up.
+    #[must_use]
+    pub fn most(mut self, most: usize) -> Self {
+        self.most = most;
         self
     }
 
@@ -111,6 +121,7 @@ impl fmt::Debug for OnDemand {
             .field("types", &self.types)
             .field("limit", &self.limit)
             .field("keep", &self.keep)
+            .field("most", &self.most)
             .finish_non_exhaustive()
     }
 }
@@ -126,6 +137,8 @@ pub(crate) struct Searches {
 struct State {
     underway: HashMap<(Arc<[Scope]>, Key), Outcome>,
     kept: Vec<Kept>,
+    /// As much is looked for as may be.
+    is_too_much: bool,
     /// A task looks after what is kept.
     is_tended: bool,
 }
@@ -151,8 +164,22 @@ impl Searches {
         if !self.on_demand.types.contains(&key.type_url) {
             return None;
         }
-        match self.state().underway.entry((client.scopes.clone(), key.clone())) {
+        let mut state = self.state();
+        let is_too_much = state.underway.len() >= self.on_demand.most;
+        let was_too_much = std::mem::replace(&mut state.is_too_much, is_too_much);
+        match state.underway.entry((client.scopes.clone(), key.clone())) {
             Entry::Occupied(entry) => Some(entry.get().clone()),
+            Entry::Vacant(_) if is_too_much => {
+                if !was_too_much {
+                    let most = self.on_demand.most;
+                    tracing::warn!(
+                        most,
+                        name = &*key.name,
+                        "too much is looked for on demand at once"
+                    );
+                }
+                Some(Arc::new(OnceLock::from(Some(unavailable("too much is looked for already")))))
+            }
             Entry::Vacant(entry) => {
                 let outcome = entry.insert(Outcome::default()).clone();
                 let wanted = Wanted { key: key.clone(), client: client.clone() };
@@ -231,13 +258,17 @@ impl Searches {
                 _ => state.kept.push(kept),
             }
         }
-        // Together with what is found meanwhile.
+        drop(state);
+        let mut back = Vec::new();
         for kept in over {
             self.remove(&kept);
+            // Somebody may have asked for it just then.
             if self.is_asked_for(&kept) && self.commit(&kept.scope, &kept.resources).is_ok() {
-                state.kept.push(Kept { unasked: None, ..kept });
+                back.push(Kept { unasked: None, ..kept });
             }
         }
+        let mut state = self.state();
+        state.kept.extend(back);
         state.is_tended = !state.kept.is_empty();
         state.is_tended
     }

@@ -1,6 +1,7 @@
 //! One stream: the only place where a client, the cache and shutdown meet.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
@@ -70,7 +71,7 @@ pub(crate) struct XdsStream {
     /// The types of which the client is not believed what it runs.
     distrusted: Vec<TypeUrl>,
     /// What is looked for because the client asks for it.
-    searches: Vec<(Key, Outcome)>,
+    searches: BTreeMap<Key, Outcome>,
     /// The second frame of a response whose first was taken.
     rest: Option<Bytes>,
     /// With which status it ends, when what was said while there was no room ended it.
@@ -120,7 +121,7 @@ impl XdsStream {
             entry: None,
             asked_all: false,
             distrusted: Vec::new(),
-            searches: Vec::new(),
+            searches: BTreeMap::new(),
             rest: None,
             end: None,
             compresses_above: None,
@@ -373,7 +374,7 @@ impl XdsStream {
             let key = Key::new(type_url.clone(), name.clone());
             if let Some(outcome) = searches.begin(&self.client, &key) {
                 self.machine.begin_search(&key);
-                self.searches.push((key, outcome));
+                self.searches.insert(key, outcome);
             }
         }
     }
@@ -381,7 +382,7 @@ impl XdsStream {
     /// Takes up what came of searches.
     fn end_searches(&mut self) {
         let machine = &mut self.machine;
-        self.searches.retain(|(key, outcome)| {
+        self.searches.retain(|key, outcome| {
             let failure = outcome.get();
             failure.into_iter().for_each(|failure| machine.end_search(key, failure.clone()));
             failure.is_none()
@@ -436,6 +437,12 @@ impl XdsStream {
             pacing.show(new);
         }
         self.observe(&ClientEvent::Moved { from });
+        // What it still waits for is looked for where it looks now.
+        for key in std::mem::take(&mut self.searches).into_keys() {
+            self.machine.end_search(&key, None);
+            self.begin_searches(&key.type_url, &[key.name]);
+        }
+        self.end_searches();
         Ok(())
     }
 

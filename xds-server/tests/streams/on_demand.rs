@@ -193,6 +193,38 @@ async fn v01_virtual_hosts_are_served_in_delta_only() {
 }
 
 #[tokio::test]
+async fn who_makes_names_up_is_answered_and_wears_nobody_out() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let endless = OnDemand::new([CDS], move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        std::future::pending()
+    });
+    let served = serve_with(|builder| builder.on_demand(endless.limit(LONG).most(2))).await;
+    served.put_all([cluster("a", "1")]);
+    let mut client = served.model("one", Variant::Delta).await;
+    let names: Vec<_> = (0..50).map(|at| format!("made-up-{at:02}")).collect();
+    client.subscribe(CDS, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(client.expect(CDS).await.removed, names[2..]);
+    client.silence().await;
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn what_a_client_asks_for_is_looked_for_where_it_moves_to() {
+    let (served, permits, asked) = serving(LONG, LONG).await;
+    let mut client = served.model("one", Variant::Delta).await;
+    client.subscribe(CDS, &["od"]);
+    client.silence().await;
+    served.put("one", "own", "1");
+    client.silence().await;
+    assert_eq!(asked.load(Ordering::SeqCst), 2, "once for each that it saw");
+    permits.add_permits(2);
+    // It is found where this client no longer looks.
+    assert_eq!(client.expect(CDS).await.removed, ["od"]);
+}
+
+#[tokio::test]
 async fn other_types_are_looked_for_by_nobody() {
     let (served, _, asked) = serving(LONG, LONG).await;
     let mut client = served.model("one", Variant::Delta).await;

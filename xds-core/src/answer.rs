@@ -411,13 +411,16 @@ impl TypeStream {
             && !self.policy.honours_removal
     }
 
-    /// Whether what went by an alias is still there, and asked for by another of its names.
-    fn goes_by_another<V: View>(&self, view: &V, alias: &Arc<str>) -> bool {
-        let told = self.owed.get(alias).and_then(|owed| owed.told.as_ref());
-        let Some(told) = told.filter(|told| told.name() != alias) else { return false };
-        view.get(&self.type_url, told.name()).is_some_and(|now| {
-            let mut names = std::iter::once(now.name()).chain(now.aliases());
-            names.any(|name| self.subscription.contains(name))
+    /// Whether what went by a name is still there, and asked for by another of its names.
+    fn goes_by_another<V: View>(&self, view: &V, name: &Arc<str>) -> bool {
+        let told = self.owed.get(name).and_then(|owed| owed.told.as_ref());
+        let now = told.and_then(|told| view.get(&self.type_url, told.name()));
+        now.is_some_and(|now| {
+            let is_asked_for = |name: &Arc<str>| {
+                self.subscription.is_named(name)
+                    || (!now.is_on_demand() && self.subscription.covers(name))
+            };
+            std::iter::once(now.name()).chain(now.aliases()).any(is_asked_for)
         })
     }
 

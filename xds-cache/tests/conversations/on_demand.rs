@@ -2,7 +2,7 @@
 
 use deltaplane_core::{Key, Resource, TypeUrl, Variant};
 
-use crate::client::{BOTH, CDS, Client, EDS, VHDS, delta, resource};
+use crate::client::{BOTH, CDS, Client, EDS, RDS, VHDS, delta, resource};
 
 fn on_demand(type_url: TypeUrl, name: &str, content: u32) -> Resource {
     resource(type_url, name, content).on_demand()
@@ -105,6 +105,34 @@ fn what_becomes_general_is_told_to_all_and_back() {
     assert_eq!(client.drain(&[])[0].resources, ["od=1"]);
     client.add([on_demand(CDS, "od", 1)]);
     assert_eq!(client.expect(CDS).removed, ["od"]);
+}
+
+#[test]
+fn v04_a_host_on_demand_is_kept_up_to_date_beside_those_that_are_not() {
+    let by_alias = |content: u32| {
+        let host = Resource::raw(VHDS, "r/late", format!("r/late={content}"));
+        host.aliases(["r/late.x"]).build()
+    };
+    let mut client = delta(&[(RDS, "r", 1), (VHDS, "r/first", 1)]);
+    client.delta(RDS, &["r"], &[]);
+    client.delta(VHDS, &[], &[]);
+    client.drain(&[]);
+    client.add([by_alias(1).on_demand()]);
+    client.silence();
+    client.delta(VHDS, &["r/late.x"], &[]);
+    assert_eq!(client.expect(VHDS).resources, ["r/late=1"]);
+    client.add([by_alias(2).on_demand()]);
+    assert_eq!(client.expect(VHDS).resources, ["r/late=2"]);
+    // It becomes one of all, and is on demand again: this client has it all the while.
+    client.add([by_alias(3)]);
+    assert_eq!(client.expect(VHDS).resources, ["r/late=3"]);
+    client.add([by_alias(4).on_demand()]);
+    let got = client.expect(VHDS);
+    assert_eq!((&*got.resources, got.removed.len()), (&["r/late=4".into()][..], 0));
+    client.silence();
+    client.remove(&[(VHDS, "r/late")]);
+    assert_eq!(client.expect(VHDS).removed, ["r/late"]);
+    client.silence();
 }
 
 #[test]

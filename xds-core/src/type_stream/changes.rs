@@ -1,6 +1,6 @@
 //! What changed in the view, taken up into what is owed.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use super::{Reason, TypeStream};
 use crate::{
@@ -84,10 +84,14 @@ impl TypeStream {
                 continue;
             }
             if self.subscription.covers(&change.name) {
-                if let Some(change) = change.in_general() {
-                    self.note(&change.name, &change);
+                let general = change.in_general();
+                if let Some(general) = &general {
+                    self.note(&general.name, general);
                 }
-                continue;
+                // What is on demand may be asked for by an alias beside what is covered.
+                if matches!(general, Some(Cow::Borrowed(_))) {
+                    continue;
+                }
             }
             for (version, is_after) in [(&change.before, false), (&change.after, true)] {
                 let aliases = version.iter().flat_map(Resource::aliases);

@@ -228,7 +228,8 @@ fn load() {
             loads.find(|(key, load)| key.cluster == "main" && load.total().successful >= 10)
         });
         assert_eq!(load.total().failed, 0, "{key:?}");
-        assert!(load.total().issued >= load.total().successful);
+        // What was under way when Envoy began to count ends in it, and did not begin in it.
+        assert!(load.total().issued > 0, "{load:?}");
         assert!(load.reported > REPORTS / 2, "{load:?}");
         drop(traffic);
     });

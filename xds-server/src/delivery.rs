@@ -119,16 +119,17 @@ impl Fate {
     fn of(cache: &Cache, status: &ClientStatus, revision: Revision) -> Self {
         let is_by_then = |since: Option<Revision>| since.is_some_and(|since| since <= revision);
         let standing = &status.standing;
-        if is_by_then(standing.rejected) {
+        let looked = standing.looked.unwrap_or_default();
+        let view = cache.view(&status.client.scopes);
+        let changed = |of_type| view.changed_between(of_type, looked, revision);
+        let is_unread = status.concerned > looked && status.types.keys().any(changed);
+        // What it was not told yet may be what repairs what it rejected.
+        if is_by_then(standing.rejected) && !is_unread {
             let rejected = status.types.values().filter(|of_type| of_type.is_rejected);
             return Fate::Rejected(
                 rejected.filter_map(|of_type| of_type.rejection.clone()).collect(),
             );
         }
-        let looked = standing.looked.unwrap_or_default();
-        let view = cache.view(&status.client.scopes);
-        let changed = |of_type| view.changed_between(of_type, looked, revision);
-        let is_unread = status.concerned > looked && status.types.keys().any(changed);
         if is_by_then(standing.pending) || is_unread {
             return Fate::Pending { awaited: status.awaited.clone() };
         }

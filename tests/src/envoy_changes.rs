@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use deltaplane_server::{Resource, TypeUrl, Variant};
 
@@ -23,6 +23,10 @@ use crate::{Listener, Upstream, wait_until};
 
 /// Of how many failures it is told what came before them.
 const TOLD: usize = 12;
+
+/// What was said for so long before the first failure, and after it, is told as well.
+const BEFORE: Duration = Duration::from_secs(3);
+const AFTER: Duration = Duration::from_millis(300);
 
 /// After so many handshakes, there is none that began before the first of them.
 const HANDSHAKES: u64 = 10;
@@ -307,6 +311,11 @@ impl Changes {
             let [later, start] = [at.duration_since(*change), change.duration_since(outcome.start)];
             // Writing to a string does not fail.
             let _ = write!(text, "\n  {later:.3?} after {words}, which was at {start:.3?}");
+        }
+        if let Some(&first) = blamed.first() {
+            let (from, to) = (first - BEFORE, first + AFTER);
+            let _ = write!(text, "\n  from {BEFORE:?} before the first:");
+            text.push_str(&self.mesh.plane.story(from, to));
         }
         text
     }

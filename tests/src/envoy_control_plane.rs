@@ -2,7 +2,7 @@
 //! a record of what it heard and said.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deltaplane_server::{
     Cache, Client, Delivery, HowMany, Keepalive, LoadReporting, Order, Rejection, Resource,
@@ -39,6 +39,8 @@ pub struct EnvoyControlPlane {
     port: u16,
     cache: Cache,
     record: Arc<Record>,
+    /// Those of the servers that were killed.
+    past: Vec<Arc<Record>>,
     server: XdsServer,
     withdrawals: Arc<Mutex<Vec<Withdrawal>>>,
     runtime: Option<Runtime>,
@@ -49,9 +51,9 @@ impl EnvoyControlPlane {
     pub fn start(resources: impl IntoIterator<Item = Resource>) -> EnvoyControlPlane {
         let port = port::reserve();
         let (cache, server, record) = server(resources);
-        let withdrawals = Arc::default();
+        let (past, withdrawals) = (Vec::new(), Arc::default());
         let mut plane =
-            EnvoyControlPlane { port, cache, record, server, withdrawals, runtime: None };
+            EnvoyControlPlane { port, cache, record, past, server, withdrawals, runtime: None };
         plane.resume();
         plane
     }
@@ -64,6 +66,12 @@ impl EnvoyControlPlane {
     /// What happened since it was started last.
     pub fn record(&self) -> &Record {
         &self.record
+    }
+
+    /// What happened in that time, be it to a server that was killed since.
+    pub fn story(&self, from: Instant, to: Instant) -> String {
+        let records = self.past.iter().chain([&self.record]);
+        records.map(|record| record.story(from, to)).collect::<Vec<_>>().join("\n  -")
     }
 
     /// Adds and changes resources, all at once.
@@ -165,6 +173,7 @@ impl EnvoyControlPlane {
     /// record included. The next one, when it is resumed, serves these resources.
     pub fn kill(&mut self, resources: impl IntoIterator<Item = Resource>) {
         self.cut();
+        self.past.push(self.record.clone());
         (self.cache, self.server, self.record) = server(resources);
     }
 }

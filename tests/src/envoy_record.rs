@@ -1,8 +1,9 @@
 //! What a control plane heard and said, in either variant.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt::Write as _;
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deltaplane_server::envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryResponse, DiscoveryResponse,
@@ -17,7 +18,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What happened on the streams of one server, in order.
 #[derive(Debug, Default)]
-pub struct Record(Mutex<Vec<(u64, Entry)>>);
+pub struct Record {
+    entries: Mutex<Vec<(u64, Entry)>>,
+    /// When each of them came.
+    times: Mutex<Vec<Instant>>,
+}
 
 /// What happened on a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,8 +153,35 @@ impl Record {
         any && open.is_empty()
     }
 
+    /// What happened in that time, a line each. Of what a response repeats, only the number is told.
+    pub fn story(&self, from: Instant, to: Instant) -> String {
+        let (entries, times) = (self.entries(), self.times.lock().expect("no holder of it panics"));
+        let (mut text, mut before) = (String::new(), HashMap::new());
+        for ((stream, entry), at) in entries.iter().zip(times.iter()) {
+            let words = match entry {
+                Entry::Sent { type_url, nonce, names, removed } => {
+                    let names: BTreeSet<_> = names.iter().collect();
+                    let old = before.insert((*stream, type_url), names.clone()).unwrap_or_default();
+                    let [new, gone] = [(&names, &old), (&old, &names)]
+                        .map(|(one, other)| one.difference(other).copied().collect::<Vec<_>>());
+                    let type_url = type_url.message_name().rsplit('.').next().unwrap_or_default();
+                    let count = names.len();
+                    format!(
+                        "{type_url} {nonce}: {count}, new {new:?}, left out {gone:?}, removed {removed:?}"
+                    )
+                }
+                other => format!("{other:?}"),
+            };
+            if (from..to).contains(at) {
+                // Writing to a string does not fail.
+                let _ = write!(text, "\n  {:.3?} {stream}: {words}", at.duration_since(from));
+            }
+        }
+        text
+    }
+
     fn entries(&self) -> MutexGuard<'_, Vec<(u64, Entry)>> {
-        self.0.lock().expect("no holder of it panics")
+        self.entries.lock().expect("no holder of it panics")
     }
 }
 
@@ -172,7 +204,9 @@ impl Observer for Record {
             ClientEvent::Disconnected(_) => Entry::Disconnected,
             _ => return,
         };
-        self.entries().push((client.id, entry));
+        let mut entries = self.entries();
+        self.times.lock().expect("no holder of it panics").push(Instant::now());
+        entries.push((client.id, entry));
     }
 }
 

@@ -13,6 +13,7 @@ use deltaplane_core::{
 use crate::{
     Scope,
     layer::{Layer, Unread},
+    rollback::COMMITS_RECALLED,
     state::State,
 };
 
@@ -237,9 +238,9 @@ impl View for CacheView {
         Ok(self.net_changes_of(type_url, subscription, since))
     }
 
-    /// Those of the last 32 revisions.
+    /// Those of the last 1,024 revisions.
     fn tombstones(&self, type_url: &TypeUrl) -> Vec<Resource> {
-        let recent = self.layers(type_url).flat_map(|layer| layer.tombstones(RECALLED));
+        let recent = self.layers(type_url).flat_map(|layer| layer.tombstones(COMMITS_RECALLED));
         recent.filter(|gone| self.get(type_url, gone.name()).is_none()).cloned().collect()
     }
 

@@ -337,7 +337,7 @@ impl<V: View> Machine<V> {
             let current = self.delivering.take().unwrap_or_else(|| view.clone());
             if fresh || std::mem::take(&mut self.stirred) {
                 self.stirred = false;
-                self.types.iter_mut().try_for_each(|stream| stream.look(&current))?;
+                self.look(&current)?;
             }
             if let Some((at, answer)) = self.next_answer(&current) {
                 let revision = current.revision();
@@ -346,6 +346,19 @@ impl<V: View> Machine<V> {
             }
             self.delivered = Some(current.revision());
         }
+    }
+
+    /// Takes up what changed up to this view, of each type.
+    fn look(&mut self, view: &V) -> Result<(), LogTruncated> {
+        for at in 0..self.types.len() {
+            let Some(stream) = self.types.get_mut(at) else { break };
+            let begins = stream.cursor.is_none();
+            stream.look(view)?;
+            if begins {
+                self.disbelieve(at, view);
+            }
+        }
+        Ok(())
     }
 
     /// Whether there is surely nothing to send at this revision, so that

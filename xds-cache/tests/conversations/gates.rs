@@ -648,6 +648,33 @@ fn r14_in_sotw_a_client_that_comes_back_in_the_middle_of_a_swap_keeps_the_old_cl
     }
 }
 
+#[test]
+fn r14_in_sotw_who_comes_back_after_many_swaps_keeps_the_cluster_whose_endpoints_it_asks_for() {
+    const SWAPS: u32 = 100;
+    for names_endpoints_first in [true, false] {
+        let first = running(Variant::Sotw);
+        let mut before = "x".to_owned();
+        for swap in 1..=SWAPS {
+            let now = format!("c{swap}");
+            let upserts = [cluster(&now, 1), endpoints(&now), route("r", swap + 1, &now)];
+            commit(&first, &upserts, &[(CDS, &before), (EDS, &before)]);
+            before = now;
+        }
+        let mut client = Client::of(first.cache, Variant::Sotw);
+        let unknown = "00000000000000a1";
+        let ask_for_endpoints = |client: &mut Client| client.sotw(EDS, &["x"], unknown, "");
+        if names_endpoints_first {
+            ask_for_endpoints(&mut client);
+            assert_eq!(client.expect(EDS).resources, ["x=1"]);
+        }
+        client.sotw(CDS, &[], unknown, "");
+        let clusters = client.expect(CDS).resources;
+        assert!(clusters.contains(&"x=1".to_owned()), "{clusters:?}");
+        assert!(clusters.contains(&format!("c{SWAPS}=1")), "{clusters:?}");
+        assert_eq!(clusters.len(), if names_endpoints_first { 2 } else { SWAPS as usize + 1 });
+    }
+}
+
 /// An Envoy that comes back while the old connections of a listener drain, whose routes went by another
 /// name: those it still subscribes to, and its server knows nothing of them, or what it was never told.
 fn draining(variant: Variant, remembers: bool) -> Client {

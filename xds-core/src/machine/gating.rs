@@ -254,6 +254,26 @@ impl<V: View> Machine<V> {
         held
     }
 
+    /// Who comes back and did not say what it has may have anything that is gone of late. But whoever has a
+    /// cluster asks for its endpoints.
+    pub(super) fn disbelieve(&mut self, at: usize, view: &V) {
+        let Some(stream) = self.types.get(at) else { return };
+        let follower =
+            stream.policy.followed_by.as_ref().filter(|_| self.repeats(&stream.type_url));
+        let asked = self.types.iter().find(|other| Some(&other.type_url) == follower);
+        let Some(asked) = asked.map(|asked| &asked.subscription) else { return };
+        let is_unasked = |key: &Key| Some(&key.type_url) == follower && !asked.contains(&key.name);
+        let gone = stream.owed.iter().filter(|(name, owed)| {
+            let references = owed.told.as_ref().map(Resource::references);
+            references.is_some_and(|references| references.iter().any(is_unasked))
+                && stream.find(view, name).is_none()
+        });
+        let names: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
+        if let Some(stream) = self.types.get_mut(at) {
+            names.iter().for_each(|name| _ = stream.owed.remove(name));
+        }
+    }
+
     /// All that the client may use beside what the view holds.
     fn uses(&self, patience: Duration) -> Uses<'_> {
         let mut uses = Uses::default();

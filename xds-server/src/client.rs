@@ -1,11 +1,13 @@
 //! A connected client, and what is told of it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use deltaplane_cache::Scope;
 use deltaplane_core::{Event, Response, Variant};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use tonic::Status;
+
+use crate::peer::Peer;
 
 /// One stream of one client. Two streams of one node are two clients (B-13).
 #[derive(Debug, Clone)]
@@ -18,8 +20,8 @@ pub struct Client {
     pub node: Node,
     /// What the client speaks.
     pub variant: Variant,
-    /// Where it connected from, if it did so by TCP.
-    pub peer: Option<SocketAddr>,
+    /// Where it connected from, and the certificate that it showed.
+    pub peer: Peer,
     /// What it sees: the first scope over the others. Empty if nothing is known for it, which it is met
     /// with silence for.
     pub scopes: Arc<[Scope]>,
@@ -29,8 +31,10 @@ pub struct Client {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ClientEvent<'a> {
-    /// Its first request was read.
+    /// Its first request was read, and it is served.
     Connected,
+    /// Its first request was read, and the [authorizer](crate::Authorizer) did not let it in.
+    Refused(&'a Status),
     /// It sees other scopes than before; these were the old ones.
     Moved {
         /// What it saw.

@@ -28,6 +28,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     envoy,
+    peer::Credentials,
     server::{Shared, XdsServer},
     status::{ClientResource, ClientStatus},
 };
@@ -44,7 +45,8 @@ impl fmt::Debug for StatusService {
 impl XdsServer {
     /// Client status discovery (CSDS) for a tonic router of your own; [`serve`](XdsServer::serve) has it by
     /// itself, behind the feature `csds`. It tells what each client was sent and what it said to that; of
-    /// all clients, if a request names none. What the Envoy API marks as sensitive is left out.
+    /// all clients, if a request names none. What the Envoy API marks as sensitive is left out. Where there is
+    /// an authorizer, it is told to whom that [grants](crate::Grant::and_client_status) it.
     #[must_use]
     pub fn client_status(&self) -> ClientStatusDiscoveryServiceServer<StatusService> {
         service(&self.shared)
@@ -67,11 +69,13 @@ impl ClientStatusDiscoveryService for StatusService {
         requests: Request<Streaming<ClientStatusRequest>>,
     ) -> Result<Response<Self::StreamClientStatusStream>, Status> {
         let over = self.0.over();
+        let credentials = Credentials::of(requests.metadata().as_ref(), requests.extensions());
         let answers = stream::try_unfold(
-            (self.0.clone(), requests.into_inner()),
-            |(shared, mut requests)| async move {
+            (self.0.clone(), credentials, requests.into_inner()),
+            |(shared, credentials, mut requests)| async move {
                 let Some(request) = requests.message().await? else { return Ok(None) };
-                Ok(Some((status(&shared, request).await?, (shared, requests))))
+                let status = status(&shared, credentials.clone(), request).await?;
+                Ok(Some((status, (shared, credentials, requests))))
             },
         );
         Ok(Response::new(Box::pin(answers.take_until(over))))
@@ -81,16 +85,22 @@ impl ClientStatusDiscoveryService for StatusService {
         &self,
         request: Request<ClientStatusRequest>,
     ) -> Result<Response<ClientStatusResponse>, Status> {
-        Ok(Response::new(status(&self.0, request.into_inner()).await?))
+        let credentials = Credentials::of(request.metadata().as_ref(), request.extensions());
+        Ok(Response::new(status(&self.0, credentials, request.into_inner()).await?))
     }
 }
 
 /// The status of all clients whose nodes one of the matchers means; of all, if there is none (C-02).
 pub(crate) async fn status(
     shared: &Shared,
+    credentials: Credentials,
     request: ClientStatusRequest,
 ) -> Result<ClientStatusResponse, Status> {
-    let ClientStatusRequest { node_matchers, exclude_resource_contents, .. } = request;
+    let ClientStatusRequest { node, node_matchers, exclude_resource_contents } = request;
+    let grant = shared.admit(credentials, &node.unwrap_or_default()).await?;
+    if !grant.is_none_or(|grant| grant.sees_clients()) {
+        return Err(Status::permission_denied("this caller may not ask how clients are"));
+    }
     let matchers: Vec<_> = node_matchers.iter().map(Matcher::new).collect::<Result<_, _>>()?;
     let mut config = Vec::new();
     for client in shared.clients.all() {

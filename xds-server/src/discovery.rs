@@ -5,7 +5,6 @@ use std::{
     fmt,
     future::{Ready, ready},
     marker::PhantomData,
-    net::SocketAddr,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -18,13 +17,13 @@ use tonic::{
     body::Body,
     server::NamedService,
     service::{Routes, RoutesBuilder},
-    transport::server::TcpConnectInfo,
 };
 
 use self::sealed::Method;
 use crate::{
     body::ResponseBody,
     gzip,
+    peer::Credentials,
     requests::{RequestBody, Requests, UNCOMPRESSED},
     server::Shared,
     stream::{Kind, XdsStream},
@@ -186,9 +185,8 @@ impl Service {
         self,
         shared: &Arc<Shared>,
         request: http::Request<Incoming>,
-        peer: SocketAddr,
     ) -> http::Response<ResponseBody> {
-        self.open(shared, request, Some(peer)).unwrap_or_else(Status::into_http)
+        self.open(shared, request).unwrap_or_else(Status::into_http)
     }
 
     /// Opens a stream.
@@ -196,7 +194,6 @@ impl Service {
         self,
         shared: &Arc<Shared>,
         request: http::Request<impl Into<RequestBody>>,
-        peer: Option<SocketAddr>,
     ) -> Result<http::Response<ResponseBody>, Status> {
         let called = request.uri().path().rsplit_once('/').map_or("", |(_, method)| method);
         let method = self.methods.iter().find(|method| method.name == called);
@@ -214,10 +211,11 @@ impl Service {
         });
         let compresses_above = shared.compresses_above.filter(|_| accepts_gzip);
         let is_aggregated = self.type_url.is_none();
+        let credentials = Credentials::of(request.headers(), request.extensions());
         let limit = shared.limits.request_size;
         let requests = Requests::new(request.into_body().into(), variant, self.type_url, limit);
         let mut stream =
-            XdsStream::new(shared.clone(), requests, variant, kind, is_aggregated, peer);
+            XdsStream::new(shared.clone(), requests, variant, kind, is_aggregated, credentials);
         stream.compress_above(compresses_above);
         let mut response = http::Response::new(ResponseBody::new(stream));
         let content_type = HeaderValue::from_static("application/grpc");
@@ -255,8 +253,7 @@ impl<D: Discovery> tower_service::Service<http::Request<Body>> for DiscoveryServ
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let peer = request.extensions().get::<TcpConnectInfo>().and_then(|info| info.remote_addr());
-        let opened = Service::of::<D>().open(&self.shared, request, peer);
+        let opened = Service::of::<D>().open(&self.shared, request);
         ready(Ok(opened.map_or_else(Status::into_http, |response| response.map(Body::new))))
     }
 }

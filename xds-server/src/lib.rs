@@ -56,10 +56,19 @@
 //! the like; server reflection behind the feature `reflection`; and what you add by
 //! [`XdsServerBuilder::services`].
 //!
+//! # Who is served
+//!
+//! Everybody who can connect, unless [`XdsServer::serve_tls`] asks for certificates, or an [`Authorizer`] says
+//! who may have what, by certificate, token and node. On an address that others reach, have both.
+//!
 //! # Layout
 //!
 //! * `server`: a cache, and the rule of who sees what
 //! * `serve`: connections
+//! * `peer`: who is at the other end of one
+//! * `tls`: how that is made sure of, behind the feature of that name
+//! * `authorizer`: who is served, and with what
+//! * `spread`: times that are not the same for all
 //! * `discovery`: the services, on these or on any tonic router
 //! * `body`: the body of a response, which drives a stream when HTTP/2 asks for more
 //! * `requests`: what a client says, read from the body of its request
@@ -96,6 +105,7 @@
 //! * P-03: for the same reason.
 //! * K-03: connections do not age. At shutdown streams end in order, and clients reconnect as they see fit.
 
+mod authorizer;
 mod body;
 #[doc = include_str!("bootstraps.md")]
 pub mod bootstraps {}
@@ -109,6 +119,7 @@ mod gzip;
 mod load;
 mod on_demand;
 mod pace;
+mod peer;
 mod rate;
 mod rejections;
 mod requests;
@@ -117,14 +128,18 @@ mod rest;
 mod rollout;
 mod serve;
 mod server;
+mod spread;
 mod status;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(feature = "validation")]
 pub mod validation;
 mod withdrawal;
 
+pub use authorizer::{Authorizer, Caller, Grant};
 pub use client::{Client, ClientEvent, Observer};
 #[cfg(feature = "csds")]
 pub use csds::StatusService;
@@ -139,11 +154,16 @@ pub use envoy_types;
 pub use load::{Load, LoadKey, LoadReporting, LoadService, LocalityKey, LocalityLoad};
 pub use on_demand::{Found, OnDemand, Wanted};
 pub use pace::Pace;
+pub use peer::{BearerToken, Peer};
+#[cfg(feature = "tls")]
+pub use peer::{Certificate, UnreadableCertificate};
 pub use rollout::{Canary, Rollout};
 #[cfg(feature = "tls")]
 pub use rustls;
 pub use server::{Keepalive, Limits, XdsServer, XdsServerBuilder};
 pub use status::{ClientResource, ClientStatus, Rejection, TypeStatus};
+#[cfg(feature = "tls")]
+pub use tls::Tls;
 pub use withdrawal::Withdrawal;
 
 /// The README's example, compiled and run.

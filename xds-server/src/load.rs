@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    future::pending,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -27,10 +28,14 @@ use envoy_types::pb::{
     google::protobuf::Duration as Interval,
 };
 use futures::{Stream, stream};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tonic::{Response, Status, Streaming};
 
-use crate::server::{Shared, XdsServer, XdsServerBuilder};
+use crate::{
+    authorizer::Admission,
+    peer::Credentials,
+    server::{Shared, XdsServer, XdsServerBuilder},
+};
 
 /// Which load clients report, and how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -326,7 +331,10 @@ impl LoadReportingService for LoadService {
         let Some(loads) = &self.0.loads else {
             return Err(Status::unimplemented("this server does not ask for load reports"));
         };
+        let credentials = Credentials::of(request.metadata().as_ref(), request.extensions());
         let reporter = Reporter {
+            admission: self.0.admission(credentials),
+            opened: Instant::now(),
             reporting: loads.reporting.subscribe(),
             over: Box::pin(self.0.over()),
             shared: self.0.clone(),
@@ -348,6 +356,8 @@ struct Reporter {
     reporting: watch::Receiver<LoadReporting>,
     /// Done when the server ends.
     over: Pin<Box<dyn Future<Output = ()> + Send>>,
+    admission: Option<Admission>,
+    opened: Instant,
     /// Who it is, by its first message (L-03).
     node: Option<Node>,
     under_way: UnderWay,
@@ -357,10 +367,17 @@ impl Reporter {
     /// What to ask the client for next: when it came, and when something else is asked for (L-01, L-04).
     async fn next(&mut self) -> Result<Option<LoadStatsResponse>, Status> {
         loop {
-            let Self { reports, reporting, over, node, .. } = self;
+            let Self { reports, reporting, over, node, admission, opened, .. } = self;
+            let refused = async {
+                match (admission, &*node) {
+                    (Some(admission), Some(node)) => admission.refusal(node, *opened).await,
+                    _ => pending().await,
+                }
+            };
             let report = tokio::select! {
                 report = reports.message() => report?,
                 Ok(()) = reporting.changed(), if node.is_some() => return Ok(Some(self.selection())),
+                status = refused => return Err(status),
                 () = over => {
                     return Err(Status::unavailable("the server shuts down: reconnect"));
                 }
@@ -368,7 +385,11 @@ impl Reporter {
             let Some(report) = report else { return Ok(None) };
             let is_first = self.node.is_none();
             if is_first {
-                self.node = Some(report.node.clone().unwrap_or_default());
+                let node = report.node.clone().unwrap_or_default();
+                if let Some(admission) = &mut self.admission {
+                    admission.admit(&node).await?;
+                }
+                self.node = Some(node);
             }
             self.take(&report);
             if is_first {
@@ -405,7 +426,8 @@ impl Reporter {
 
     /// The clusters that the client sees.
     fn seen(&self) -> Vec<String> {
-        let scopes = self.shared.scopes_of(&self.node.clone().unwrap_or_default());
+        let grant = self.admission.as_ref().and_then(Admission::grant);
+        let scopes = self.shared.scopes_of(&self.node.clone().unwrap_or_default(), grant);
         let view = self.shared.cache.view(&scopes);
         view.resources(&TypeUrl::CLUSTER).map(|cluster| cluster.name().to_string()).collect()
     }

@@ -4,17 +4,22 @@
 //! changed (H-02, H-03). There is no stream, so nothing is in order, a rejection is not told (H-04), and
 //! nobody is counted among the connected clients.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
+use deltaplane_cache::Scope;
 use deltaplane_core::{Machine, Order, SotwRequest, SotwResponse, TypeUrl, Variant};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use prost::Message;
 use prost_reflect::{DeserializeOptions, DynamicMessage};
 use serde_json::{Deserializer, json};
+use tonic::{Code, Status};
 
 use crate::{
     csds,
     envoy::descriptors,
+    peer::Credentials,
     server::{Shared, XdsServer},
 };
 
@@ -51,7 +56,9 @@ impl XdsServer {
     /// that; and `POST /v3/discovery:client_status` (CSDS).
     ///
     /// What is there is encoded as JSON for each poll that finds something new, so this is for few clients
-    /// that cannot do better. They are not among the connected ones.
+    /// that cannot do better. They are not among the connected ones. An
+    /// [authorizer](crate::XdsServerBuilder::authorizer) is asked for each poll, with the [`Peer`](crate::Peer)
+    /// in the request's extensions.
     pub async fn poll(&self, request: &http::Request<Bytes>) -> http::Response<Bytes> {
         answer(&self.shared, request).await
     }
@@ -103,9 +110,10 @@ async fn poll(shared: &Shared, request: &Request<Bytes>) -> Result<Option<String
         let words = format!("a request may have {limit} bytes");
         return Err((StatusCode::PAYLOAD_TOO_LARGE, words));
     }
+    let credentials = Credentials::of(request.headers(), request.extensions());
     let Some((_, type_url)) = known else {
-        let request = read(STATUS_REQUEST, request.body())?;
-        let status = csds::status(shared, request).await.map_err(refused)?;
+        let asked = read(STATUS_REQUEST, request.body())?;
+        let status = csds::status(shared, credentials, asked).await.map_err(not_admitted)?;
         return write(STATUS_RESPONSE, status.encode_to_vec().into()).map(Some);
     };
     let mut request: SotwRequest = read(REQUEST, request.body())?;
@@ -116,7 +124,10 @@ async fn poll(shared: &Shared, request: &Request<Bytes>) -> Result<Option<String
         return Err(refused(words));
     }
     let held = std::mem::take(&mut request.version_info);
-    let response = ask(shared, request)?;
+    let node = Node::decode(request.node.take().unwrap_or_default()).map_err(refused)?;
+    let grant = shared.admit(credentials, &node).await.map_err(not_admitted)?;
+    let scopes = shared.scopes_of(&node, grant.as_ref());
+    let response = ask(shared, request, &scopes)?;
     let answer = SotwResponse::decode(response.clone()).map_err(unreadable)?;
     if answer.version_info == held {
         return Ok(None);
@@ -125,11 +136,10 @@ async fn poll(shared: &Shared, request: &Request<Bytes>) -> Result<Option<String
 }
 
 /// What a client that has nothing is told, encoded; its nonce is optional here.
-fn ask(shared: &Shared, mut request: SotwRequest) -> Result<Bytes, Failure> {
-    let node = Node::decode(request.node.take().unwrap_or_default()).map_err(refused)?;
+fn ask(shared: &Shared, mut request: SotwRequest, scopes: &Arc<[Scope]>) -> Result<Bytes, Failure> {
     request.response_nonce.clear();
     request.error_detail = None;
-    let view = shared.cache.view(&shared.scopes_of(&node));
+    let view = shared.cache.view(scopes);
     let mut machine = Machine::new(Variant::Sotw);
     machine.set_limits(shared.limits.stream);
     machine.set_order(Order::InOneBreath);
@@ -171,6 +181,18 @@ fn write(name: &str, message: Bytes) -> Result<String, Failure> {
 
 fn refused(words: impl ToString) -> Failure {
     (StatusCode::BAD_REQUEST, words.to_string())
+}
+
+/// What the authorizer, or the service, says of somebody.
+fn not_admitted(status: Status) -> Failure {
+    let code = match status.code() {
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::InvalidArgument => StatusCode::BAD_REQUEST,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (code, status.message().to_owned())
 }
 
 fn unreadable(error: prost::DecodeError) -> Failure {

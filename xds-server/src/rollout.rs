@@ -20,6 +20,7 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
+    authorizer::Grant,
     client::Client,
     delivery::{Delivery, Fate, HowMany, share_of},
     server::Shared,
@@ -373,8 +374,8 @@ fn begin(
 
 impl Shared {
     /// What a node sees, canaries included.
-    pub(crate) fn scopes_of(&self, node: &Node) -> Arc<[Scope]> {
-        self.canaries.over(node, self.view(node)).into()
+    pub(crate) fn scopes_of(&self, node: &Node, grant: Option<&Grant>) -> Arc<[Scope]> {
+        self.canaries.over(node, self.view(node, grant)).into()
     }
 
     /// Grows whenever what clients see may have to be chosen anew.

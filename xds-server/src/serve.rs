@@ -22,7 +22,7 @@ use tower_service::Service;
 use crate::csds;
 #[cfg(feature = "reflection")]
 use crate::envoy::descriptors;
-use crate::{body::AnyBody, discovery, load, server::Shared};
+use crate::{body::AnyBody, discovery, load, peer::Peer, server::Shared};
 
 /// How long the end of the server waits for clients to take notice.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Serves until `shutdown` is done; then ends all streams, and waits for their clients to be told. What
-/// carries a connection's bytes, `secure` makes of it.
+/// carries a connection's bytes, and who is at its other end, `secure` finds out.
 pub(crate) async fn serve<S, F, T>(
     port: &Port,
     listener: TcpListener,
@@ -39,8 +39,8 @@ pub(crate) async fn serve<S, F, T>(
     secure: S,
 ) -> io::Result<()>
 where
-    S: Fn(TcpStream) -> F + Clone + Send + 'static,
-    F: Future<Output = io::Result<T>> + Send + 'static,
+    S: Fn(TcpStream, Peer) -> F + Clone + Send + 'static,
+    F: Future<Output = io::Result<(T, Peer)>> + Send + 'static,
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connections = GracefulShutdown::new();
@@ -51,7 +51,7 @@ where
             accepted = listener.accept() => accepted,
             () = &mut shutdown => break,
         };
-        let (tcp, peer) = match accepted {
+        let (tcp, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) if is_exhaustion(&error) => {
@@ -66,22 +66,26 @@ where
         tokio::spawn(async move {
             // Who is gone already gets no answer anyway.
             let _ = tcp.set_nodelay(true);
-            let secured = timeout(port.shared.limits.handshake, secure(tcp)).await;
+            let secured = secure(tcp, Peer::at(Some(address)));
+            let secured = timeout(port.shared.limits.handshake, secured).await;
             match secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                Err(error) => tracing::info!(%peer, %error, "a client did not get through TLS"),
-                Ok(io) => {
-                    let answer = |request: http::Request<Incoming>| match discovery::find(
-                        request.uri().path(),
-                    ) {
-                        Some(service) => {
-                            let response = service.answer(&port.shared, request, peer);
-                            Either::Left(ready(Ok(response.map(AnyBody::Stream))))
+                Err(error) => {
+                    tracing::info!(peer = %address, %error, "a client did not get through TLS");
+                }
+                Ok((io, peer)) => {
+                    let answer = |mut request: http::Request<Incoming>| {
+                        request.extensions_mut().insert(peer.clone());
+                        match discovery::find(request.uri().path()) {
+                            Some(service) => {
+                                let response = service.answer(&port.shared, request);
+                                Either::Left(ready(Ok(response.map(AnyBody::Stream))))
+                            }
+                            None => Either::Right(port.clone().answer(request)),
                         }
-                        None => Either::Right(port.clone().answer(request)),
                     };
                     let serving = http2.serve_connection(TokioIo::new(io), service_fn(answer));
                     if let Err(error) = watcher.watch(serving).await {
-                        tracing::debug!(%peer, %error, "a connection broke");
+                        tracing::debug!(peer = %address, %error, "a connection broke");
                     }
                 }
             }

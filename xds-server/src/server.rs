@@ -18,7 +18,10 @@ use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Node};
 use tokio::{net::TcpListener, sync::watch};
 use tonic::service::Routes;
 
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 use crate::{
+    authorizer::{Authorizer, Grant},
     client::{Client, Observer},
     delivery::{Delivery, HowMany},
     discovery::{self, Aggregated, Discovery, DiscoveryService},
@@ -44,7 +47,7 @@ pub struct XdsServer {
 
 /// Chooses what a client sees: scopes, the first over the others. An empty list says that nothing is
 /// known for it, which it is met with silence for.
-type ViewRule = dyn Fn(&Node, &Cache) -> Vec<Scope> + Send + Sync;
+pub(crate) type ViewRule = dyn Fn(&Node, &Cache) -> Vec<Scope> + Send + Sync;
 
 /// Tells something of a node.
 type NodeRule = dyn Fn(&Node) -> bool + Send + Sync;
@@ -79,6 +82,7 @@ pub(crate) struct Shared {
     over: watch::Sender<bool>,
     pub(crate) keepalive: Keepalive,
     view: Box<ViewRule>,
+    pub(crate) authorizer: Option<Arc<Authorizer>>,
     /// The encoded `control_plane` of both responses, whose tags differ.
     identity: [Bytes; 2],
 }
@@ -131,9 +135,12 @@ impl Shared {
         }
     }
 
-    /// What a node sees by the embedder's rule.
-    pub(crate) fn view(&self, node: &Node) -> Vec<Scope> {
-        (self.view)(node, &self.cache)
+    /// What a node sees by the embedder's rule, which may be its own.
+    pub(crate) fn view(&self, node: &Node, grant: Option<&Grant>) -> Vec<Scope> {
+        match grant.and_then(Grant::rule) {
+            Some(rule) => rule(node, &self.cache),
+            None => (self.view)(node, &self.cache),
+        }
     }
 
     /// Whether a client is told by `resource_errors` what there is nothing of.
@@ -172,6 +179,7 @@ fn encode_identity(tag: u32, identifier: &str) -> Bytes {
 pub struct XdsServerBuilder {
     cache: Cache,
     view: Box<ViewRule>,
+    pub(crate) authorizer: Option<Arc<Authorizer>>,
     observer: Arc<dyn Observer>,
     limits: Limits,
     order: Order,
@@ -210,6 +218,7 @@ impl XdsServer {
         XdsServerBuilder {
             cache,
             view: Box::new(|_, _| vec![Scope::from("default")]),
+            authorizer: None,
             observer: Arc::new(()),
             limits: Limits::default(),
             order: Order::default(),
@@ -256,12 +265,12 @@ impl XdsServer {
         listener: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> io::Result<()> {
-        serve::serve(&self.port, listener, shutdown, |tcp| ready(Ok(tcp))).await
+        serve::serve(&self.port, listener, shutdown, |tcp, peer| ready(Ok((tcp, peer)))).await
     }
 
     /// The same over TLS. The configuration says which certificates are shown, and which clients have to
-    /// show; with a [resolver](rustls::server::ResolvesServerCert) they change while it serves. HTTP/2 must
-    /// be among its `alpn_protocols`: gRPC clients insist.
+    /// show; it can be [replaced](Tls::replace) while it serves. HTTP/2 must be among its `alpn_protocols`:
+    /// gRPC clients insist.
     ///
     /// ```no_run
     /// # use std::sync::Arc;
@@ -286,11 +295,11 @@ impl XdsServer {
     pub async fn serve_tls(
         &self,
         listener: TcpListener,
-        tls: Arc<rustls::ServerConfig>,
+        tls: impl Into<Tls>,
         shutdown: impl Future<Output = ()>,
     ) -> io::Result<()> {
-        let acceptor = tokio_rustls::TlsAcceptor::from(tls);
-        serve::serve(&self.port, listener, shutdown, move |tcp| acceptor.accept(tcp)).await
+        let tls = tls.into();
+        serve::serve(&self.port, listener, shutdown, move |tcp, peer| tls.accept(tcp, peer)).await
     }
 
     /// The cache that it serves.
@@ -369,9 +378,10 @@ impl XdsServer {
         rollout::roll_out(&self.shared, transaction, canary).await
     }
 
-    /// Asks the rule of who sees what again, for every client: for who changes what that depends on beside
-    /// the cache.
+    /// Asks again who may have what, and the rule of who sees what, for every client: for who changes what that
+    /// depends on beside the cache.
     pub fn choose_views(&self) {
+        self.shared.authorizer.iter().for_each(|authorizer| authorizer.ask_again());
         self.shared.canaries.choose_again();
         self.shared.cache.wake_all();
     }
@@ -538,6 +548,7 @@ impl XdsServerBuilder {
             over: watch::Sender::new(false),
             isolates: self.isolates,
             view: self.view,
+            authorizer: self.authorizer,
             identity: [6, 7].map(|tag| encode_identity(tag, &self.identifier)),
         });
         let port = Port::new(shared.clone(), self.services);

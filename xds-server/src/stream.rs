@@ -2,14 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use deltaplane_cache::{CacheView, Watch};
+use deltaplane_cache::{CacheView, Scope, Watch};
 use deltaplane_core::{
     Event, Key, Machine, Order, Request, RequestError, Response, Revision, TypeUrl, Variant,
     View as _,
@@ -20,11 +19,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};
 
 use crate::{
+    authorizer::{Admission, Admitted},
     body::Driver,
     client::{Client, ClientEvent},
     gzip,
     on_demand::Outcome,
     pace::{Pace, Pacing},
+    peer::Credentials,
     rate::Rate,
     requests::{PREFIX, Requests},
     server::Shared,
@@ -61,9 +62,13 @@ pub(crate) struct XdsStream {
     pacing: Option<Box<Pacing>>,
     /// The revision at which the client connected.
     connected_at: Revision,
-    /// How things were when the client's scopes were last chosen.
-    view_generation: (usize, u64),
+    /// How things were when the client's scopes were last chosen; nothing, if they are to be chosen anew.
+    view_generation: Option<(usize, u64)>,
     client: Arc<Client>,
+    /// What decides what the client may have, if anything does.
+    admission: Option<Box<Admission>>,
+    /// The first request, with the node of its client, while it is asked what that may have.
+    waiting: Option<Box<(Node, Request)>>,
     /// What others see of it; there once the first request was read, and with it the node.
     entry: Option<Arc<Entry>>,
     /// The client has closed its half of the stream: there will be no further requests.
@@ -92,7 +97,7 @@ impl XdsStream {
         variant: Variant,
         kind: Kind,
         is_aggregated: bool,
-        peer: Option<SocketAddr>,
+        credentials: Credentials,
     ) -> Self {
         let id = shared.streams.fetch_add(1, Ordering::Relaxed);
         let mut machine = Machine::new(variant);
@@ -110,14 +115,16 @@ impl XdsStream {
             watch: shared.cache.watch(),
             pacing: (shared.pace != Pace::default()).then(|| Box::new(Pacing::new(shared.pace))),
             connected_at: Revision(0),
-            view_generation: (0, 0),
+            view_generation: None,
             client: Arc::new(Client {
                 id,
                 node: Node::default(),
                 variant,
-                peer,
+                peer: credentials.peer.clone(),
                 scopes: Arc::default(),
             }),
+            admission: shared.admission(credentials).map(Box::new),
+            waiting: None,
             entry: None,
             asked_all: false,
             distrusted: Vec::new(),
@@ -184,7 +191,7 @@ impl XdsStream {
             }
             let now = self.opened.elapsed();
             self.machine.handle_timeout(now);
-            let more = self.read_requests(driver)?;
+            let more = self.read_requests(driver)? | self.admit(cx, driver)?;
             // What happens from here on raises the watch again; so nothing is missed by looking now.
             let raised = self.watch.poll_raised(cx).is_ready();
             if let Some(pacing) = &mut self.pacing {
@@ -275,7 +282,9 @@ impl XdsStream {
     /// Whether something that waited goes on now; if not, the task is woken when it does.
     fn is_time(&mut self, cx: &mut Context<'_>) -> bool {
         let paced = self.pacing.as_ref().and_then(|pacing| pacing.due());
-        let Some(timeout) = self.machine.poll_timeout().into_iter().chain(paced).min() else {
+        let asked = self.admission.as_ref().and_then(|admission| admission.due());
+        let times = self.machine.poll_timeout().into_iter().chain(paced).chain(asked);
+        let Some(timeout) = times.min() else {
             self.alarm = None;
             return false;
         };
@@ -313,6 +322,9 @@ impl XdsStream {
 
     /// Reads what the client said; tells whether it may have said more.
     fn read_requests(&mut self, driver: &Arc<Driver>) -> Result<bool, Status> {
+        if self.waiting.is_some() {
+            return Ok(false);
+        }
         let Some(waker) = driver.listen() else { return Ok(false) };
         let cx = &mut Context::from_waker(&waker);
         for _ in 0..REQUESTS_PER_TURN {
@@ -325,6 +337,10 @@ impl XdsStream {
                 Poll::Ready(None) => self.asked_all = true,
                 Poll::Pending => return Ok(false),
             }
+            if self.waiting.is_some() {
+                driver.listen_again();
+                return Ok(false);
+            }
         }
         driver.listen_again();
         Ok(true)
@@ -334,8 +350,49 @@ impl XdsStream {
         self.rate.count()?;
         let node = request.take_node();
         if self.entry.is_none() {
-            self.introduce(node.unwrap_or_default(), driver)?;
+            let node = read_node(node.unwrap_or_default())?;
+            if let Some(admission) = &mut self.admission {
+                admission.ask(&node);
+                self.waiting = Some(Box::new((node, request)));
+                return Ok(());
+            }
+            self.introduce(node, driver);
         }
+        self.take(request)
+    }
+
+    /// Takes up what came of asking what the client may have, now and again; tells whether it was just let in.
+    fn admit(&mut self, cx: &mut Context<'_>, driver: &Arc<Driver>) -> Result<bool, Status> {
+        let Some(admission) = &mut self.admission else { return Ok(false) };
+        let now = self.opened.elapsed();
+        if self.entry.is_some() {
+            admission.ask_again(&self.client.node, now);
+        }
+        let Poll::Ready(answer) = admission.poll(cx, now) else { return Ok(false) };
+        match answer {
+            Admitted::Granted => {
+                if let Some(waiting) = self.waiting.take() {
+                    let (node, request) = *waiting;
+                    self.introduce(node, driver);
+                    self.take(request)?;
+                    return Ok(true);
+                }
+                self.view_generation = None;
+            }
+            Admitted::Refused(status) => {
+                if let Some(waiting) = self.waiting.take() {
+                    Arc::make_mut(&mut self.client).node = waiting.0;
+                    self.observe(&ClientEvent::Refused(&status));
+                }
+                return Err(status);
+            }
+            Admitted::Kept => {}
+        }
+        Ok(false)
+    }
+
+    /// Takes up what a request says.
+    fn take(&mut self, request: Request) -> Result<(), Status> {
         self.machine.handle_request(request).map_err(refuse)?;
         if self.kind == Kind::Fetch {
             self.machine.demand_answers();
@@ -389,14 +446,17 @@ impl XdsStream {
         });
     }
 
+    /// What the client sees.
+    fn scopes_of(&self, node: &Node) -> Arc<[Scope]> {
+        let grant = self.admission.as_ref().and_then(|admission| admission.grant());
+        self.shared.scopes_of(node, grant)
+    }
+
     /// Learns who the client is, once (B-06, B-07).
-    fn introduce(&mut self, node: Bytes, driver: &Arc<Driver>) -> Result<(), Status> {
-        let mut node = Node::decode(node)
-            .map_err(|error| Status::invalid_argument(format!("the node is malformed: {error}")))?;
-        node.extensions = Vec::new();
+    fn introduce(&mut self, node: Node, driver: &Arc<Driver>) {
         self.connected_at = self.shared.cache.revision();
-        self.view_generation = self.shared.view_generation();
-        let scopes = self.shared.scopes_of(&node);
+        self.view_generation = Some(self.shared.view_generation());
+        let scopes = self.scopes_of(&node);
         let client = Arc::make_mut(&mut self.client);
         (client.node, client.scopes) = (node, scopes);
         self.watch.set_scopes(self.client.scopes.clone());
@@ -408,19 +468,20 @@ impl XdsStream {
         self.machine.set_resource_errors(self.shared.tells_errors(node));
         self.machine.set_ttl(self.shared.bears_ttl(node, self.client.variant));
         self.observe(&ClientEvent::Connected);
-        Ok(())
     }
 
-    /// Asks again what the client should see, if more is known than when it was asked last, or a canary
-    /// began or ended. The client moves once all that it would see is known, so that it is not shown less in
+    /// Asks again what the client should see, if more is known than when it was asked last, it may see other
+    /// things, or a canary began or ended. The client moves once all that it would see is known, so that it is not shown less in
     /// between.
     fn choose_view(&mut self) -> Result<(), Status> {
-        let generation = self.shared.view_generation();
-        if generation == self.view_generation {
+        let generation = Some(self.shared.view_generation());
+        // Nor before it is known what it may see.
+        let is_asking = self.admission.as_ref().is_some_and(|admission| admission.is_asking());
+        if generation == self.view_generation || is_asking {
             return Ok(());
         }
         self.view_generation = generation;
-        let scopes = self.shared.scopes_of(&self.client.node);
+        let scopes = self.scopes_of(&self.client.node);
         if scopes == self.client.scopes {
             return Ok(());
         }
@@ -510,6 +571,14 @@ const SMALL_BODY: usize = 2 << 10;
 /// The end of a stream whose client is too far behind: its next one says what it holds.
 fn too_late(error: deltaplane_core::LogTruncated) -> Status {
     Status::aborted(format!("the client fell too far behind, and must reconnect: {error}"))
+}
+
+/// Reads a node, but for its list of extensions.
+fn read_node(node: Bytes) -> Result<Node, Status> {
+    let mut node = Node::decode(node)
+        .map_err(|error| Status::invalid_argument(format!("the node is malformed: {error}")))?;
+    node.extensions = Vec::new();
+    Ok(node)
 }
 
 impl Drop for XdsStream {

@@ -57,7 +57,7 @@ fn connected(client: &Client) {
         node = node.id,
         cluster = node.cluster,
         variant = ?client.variant,
-        peer = client.peer.map(tracing::field::display),
+        peer = client.peer.address.map(tracing::field::display),
         scope = %scope::name(&client.scopes).unwrap_or("none"),
         "client connected"
     );

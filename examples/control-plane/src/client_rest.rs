@@ -282,7 +282,7 @@ impl Connected {
             scope: scope::name(&client.scopes).map(str::to_owned),
             scopes: scope::names(&client.scopes).into_iter().map(str::to_owned).collect(),
             variant: variant(client),
-            peer: client.peer.map(|peer| peer.to_string()),
+            peer: client.peer.address.map(|peer| peer.to_string()),
             user_agent: client.node.user_agent_name.clone(),
             since: time(status.since),
             // Of one that came in between nothing is known yet.

@@ -8,6 +8,7 @@
     reason = "helpers of tests are tests"
 )]
 
+mod authorized;
 mod bearing;
 mod beside;
 mod client_status;

@@ -3,7 +3,7 @@
 use std::{io::Read, net::SocketAddr, sync::Arc, time::Duration};
 
 use deltaplane_server::{
-    Limits, Variant, XdsServer,
+    Limits, Tls, Variant, XdsServer,
     rustls::{
         RootCertStore, ServerConfig,
         pki_types::{PrivateKeyDer, pem::PemObject},
@@ -11,7 +11,7 @@ use deltaplane_server::{
     },
     testing::{Connection, ModelClient},
 };
-use rcgen::{CertificateParams, CertifiedIssuer, Issuer, KeyPair};
+use rcgen::{CertificateParams, CertifiedIssuer, Issuer, KeyPair, SanType};
 use tokio::{net::TcpListener, task::spawn_blocking};
 use tonic::{
     Status,
@@ -21,24 +21,30 @@ use tonic::{
 use crate::served::{CDS, Served, node, serve_with};
 
 /// A CA, and what it has signed.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
+    /// A certificate for the name of a host, or a URI.
     fn sign(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
         let issuer: &Issuer<'_, KeyPair> = &self.0;
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let is_uri = name.contains("://");
+        let hosts = if is_uri { Vec::new() } else { vec![name.to_owned()] };
+        let mut params = CertificateParams::new(hosts).unwrap();
+        if is_uri {
+            params.subject_alt_names.push(SanType::URI(name.try_into().unwrap()));
+        }
         (params.signed_by(&key, issuer).unwrap(), key)
     }
 
     /// A server's configuration that wants clients to show a certificate of this CA.
-    fn server(&self) -> Arc<ServerConfig> {
+    pub fn server(&self) -> Arc<ServerConfig> {
         let mut authorities = RootCertStore::empty();
         authorities.add(self.0.der().clone()).unwrap();
         let clients = WebPkiClientVerifier::builder(Arc::new(authorities)).build().unwrap();
@@ -54,16 +60,21 @@ impl Authority {
 
     /// What a client trusts, and what it shows if it has been given something.
     fn client(&self, shows: Option<&Authority>) -> ClientTlsConfig {
+        self.client_named(shows.map(|shows| (shows, "client")))
+    }
+
+    /// The same, with a certificate of that name.
+    pub fn client_named(&self, shows: Option<(&Authority, &str)>) -> ClientTlsConfig {
         let trusts = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(self.0.pem()))
             .domain_name("localhost");
-        let Some(shows) = shows else { return trusts };
-        let (certificate, key) = shows.sign("client");
+        let Some((shows, name)) = shows else { return trusts };
+        let (certificate, key) = shows.sign(name);
         trusts.identity(Identity::from_pem(certificate.pem(), key.serialize_pem()))
     }
 }
 
-async fn connect(
+pub async fn connect(
     address: SocketAddr,
     tls: ClientTlsConfig,
 ) -> Result<ModelClient<Connection>, Status> {
@@ -74,7 +85,8 @@ async fn connect(
 }
 
 /// Serves the same content over TLS, too.
-async fn secured(served: &Served, tls: Arc<ServerConfig>) -> SocketAddr {
+pub async fn secured(served: &Served, tls: impl Into<Tls>) -> SocketAddr {
+    let tls = tls.into();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server: XdsServer = served.server.clone();
@@ -117,4 +129,26 @@ async fn who_does_not_get_through_tls_in_time_is_let_go() {
     let mut client = connect(address, ours.client(Some(&ours))).await.unwrap();
     client.subscribe(CDS, &[]);
     client.expect(CDS).await;
+}
+
+#[tokio::test]
+async fn the_configuration_of_tls_is_replaced_while_it_serves() {
+    let served = serve_with(|builder| builder).await;
+    served.put("c", "a", "1");
+    let (old, new) = (Authority::new(), Authority::new());
+    let tls = Tls::from(old.server());
+    let address = secured(&served, tls.clone()).await;
+    let mut before = connect(address, old.client(Some(&old))).await.unwrap();
+    before.subscribe(CDS, &[]);
+    let update = before.expect(CDS).await;
+    before.ack(&update);
+    assert!(connect(address, new.client(Some(&new))).await.is_err());
+    tls.replace(new.server());
+    let mut after = connect(address, new.client(Some(&new))).await.unwrap();
+    after.subscribe(CDS, &[]);
+    after.expect(CDS).await;
+    // Whom the old authority vouches for is let in no more; who is there stays.
+    assert!(connect(address, new.client(Some(&old))).await.is_err());
+    served.put("c", "a", "2");
+    before.expect(CDS).await;
 }

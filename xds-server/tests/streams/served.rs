@@ -56,6 +56,7 @@ impl Observer for Heard {
     fn observe(&self, client: &Client, event: &ClientEvent<'_>) {
         let what = match event {
             ClientEvent::Connected => format!("connected {:?}", client.scopes),
+            ClientEvent::Refused(status) => format!("refused {:?}", status.code()),
             ClientEvent::Moved { from } => format!("moved {from:?} -> {:?}", client.scopes),
             ClientEvent::Sent(response) => format!("sent {}", response.nonce),
             ClientEvent::Told(Event::Rejected { error, .. }) => {

@@ -150,7 +150,7 @@ impl Changes {
         // There is no order among secrets, so a publisher waits for the client to have one; and a
         // connection that began with the old one is still to have its handshake.
         let next = self.shaken_hands + HANDSHAKES;
-        wait_quietly("there are handshakes", PATIENCE, || {
+        wait_quietly("there are handshakes", RECONNECT, || {
             (self.handshakes() >= next).then_some(())
         });
         let [old, new] = [0, 1].map(|turn| self.certificate(self.rotations / 3 + turn));
@@ -206,7 +206,7 @@ impl Changes {
             let all = record.open() == 0 || (said > 0 && record.is_settled());
             (said >= responses || all).then_some(())
         };
-        wait_quietly("a part of the change is told", PATIENCE, said);
+        wait_quietly("a part of the change is told", RECONNECT, said);
         if keeps || self.mesh.mode.variant == Variant::Sotw {
             self.removed.retain(|(at, _)| at.elapsed() < 2 * DRAIN);
             let now = |it: &Resource| {

@@ -30,7 +30,7 @@ pub(crate) struct Answer {
     /// What it shares with other streams' answers.
     shared: Option<Shared>,
     /// It is sent to find out which of several names is at fault.
-    pub(crate) probe: u64,
+    pub(crate) probe: u32,
     /// Of that, what the client has nothing of yet, as far as is known.
     pub(crate) new: BTreeSet<Arc<str>>,
     /// The version of the whole.
@@ -369,7 +369,7 @@ impl TypeStream {
 
     /// Whether a name is looked for, so that its absence is not told yet.
     pub(crate) fn is_underway(&self, name: &str) -> bool {
-        matches!(self.sought.get(name), Some(Sought::Underway))
+        matches!(self.aside.sought.get(name), Some(Sought::Underway))
     }
 
     /// How the absence of a name is told, if that is an answer that the client waits for, rather than a
@@ -393,11 +393,13 @@ impl TypeStream {
 
     /// What is wrong with a name of which there is nothing, for who asked for it and reads that.
     fn error(&self, name: &str, owed: &Owed) -> Option<ErrorDetail> {
-        (self.tells_errors && owed.reason == Reason::Asked).then(|| match self.sought.get(name) {
-            Some(Sought::Failed(error)) => error.clone(),
-            _ => {
-                let of_type = self.type_url.message_name();
-                ErrorDetail::new(NOT_FOUND, format!("there is no {of_type} of this name"))
+        (self.tells_errors && owed.reason == Reason::Asked).then(|| {
+            match self.aside.sought.get(name) {
+                Some(Sought::Failed(error)) => error.clone(),
+                _ => {
+                    let of_type = self.type_url.message_name();
+                    ErrorDetail::new(NOT_FOUND, format!("there is no {of_type} of this name"))
+                }
             }
         })
     }
@@ -426,7 +428,9 @@ impl TypeStream {
 
     fn forget(&mut self, name: &Arc<str>) {
         self.owed.remove(name);
-        self.sought.remove(name);
+        if let Some(aside) = self.aside.get_mut() {
+            aside.sought.remove(name);
+        }
         self.unsettled.void(name);
         self.subscription.tell(name, None);
     }

@@ -1,6 +1,10 @@
 //! The protocol machine of one stream.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 mod gating;
 mod standing;
@@ -301,7 +305,7 @@ impl<V: View> Machine<V> {
     pub fn begin_search(&mut self, key: &Key) {
         let stream = self.types.iter_mut().find(|stream| stream.type_url == key.type_url);
         if let Some(stream) = stream.filter(|stream| stream.subscription.is_named(&key.name)) {
-            stream.sought.insert(key.name.clone(), Sought::Underway);
+            stream.aside.fill().sought.insert(key.name.clone(), Sought::Underway);
         }
     }
 
@@ -311,9 +315,11 @@ impl<V: View> Machine<V> {
     pub fn end_search(&mut self, key: &Key, failure: Option<ErrorDetail>) {
         let stream = self.types.iter_mut().find(|stream| stream.type_url == key.type_url);
         let Some(stream) = stream else { return };
-        if stream.sought.remove(&key.name).is_some() {
+        let sought = stream.aside.get_mut().map(|aside| &mut aside.sought);
+        let Some(sought) = sought else { return };
+        if sought.remove(&key.name).is_some() {
             if let Some(failure) = failure {
-                stream.sought.insert(key.name.clone(), Sought::Failed(failure));
+                sought.insert(key.name.clone(), Sought::Failed(failure));
             }
             self.stirred = true;
         }
@@ -479,11 +485,11 @@ impl<V: View> Machine<V> {
             let at = *self.removal_order.get(place)?;
             let gone = self.types.get(at)?.gone(view);
             if gone.is_empty() {
-                self.types.get_mut(at)?.held_back.clear();
+                self.types.get_mut(at)?.hold_back(&BTreeSet::new());
                 continue;
             }
             let mut held = self.held_removals(at, view, &gone);
-            self.types.get_mut(at)?.held_back.clone_from(&held.names);
+            self.types.get_mut(at)?.hold_back(&held.names);
             // Where everything is repeated, what is held would go out with a removal.
             held.names.extend(self.held_additions(at, view).names);
             let stream = self.types.get_mut(at)?;

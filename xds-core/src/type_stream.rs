@@ -14,6 +14,7 @@
 //! exceptions are kept. A change that meets a name in flight makes it owed again; the answer to what is
 //! in flight then touches nothing.
 
+mod aside;
 mod changes;
 mod claim;
 mod leases;
@@ -27,7 +28,7 @@ use std::{
 };
 
 pub use self::report::Reception;
-use self::{claim::Claim, leases::Leases};
+use self::{aside::Aside, claim::Claim};
 use crate::{
     DeltaRequest, ErrorDetail, Resource, Revision, SotwRequest, Subscription, TypeUrl, Variant,
     View,
@@ -48,7 +49,6 @@ pub(crate) struct TypeStream {
     pub(crate) subscription: Subscription,
     /// Up to where the log was looked at; nothing before the first look at a known type.
     pub(crate) cursor: Option<Revision>,
-    claim: Claim,
     /// Everything is owed, from the next look on.
     everything: bool,
     /// An answer is due even if there is nothing to put into it (S-14, W-12).
@@ -66,36 +66,16 @@ pub(crate) struct TypeStream {
     /// What was rejected is to be taken apart, as soon as nothing waits that it may harm.
     pub(crate) is_suspect: bool,
     /// How many parts were made of what was rejected, and how many since a rejection that was no part.
-    probes: u64,
+    probes: u32,
     tries: u32,
     /// It asked for names, of which some may be gone.
     asked: bool,
-    /// Collections that it asked for and of which it was owed nothing yet.
-    asked_globs: Vec<Arc<str>>,
-    /// Names that it gave up while it goes on asking for others with them, where that is not answered: what
-    /// is on demand of them, it is to lose.
-    dropped: Vec<Arc<str>>,
-    /// Names that it asks for and that are being looked for, or what came of that: the answer waits (V-07).
-    pub(crate) sought: BTreeMap<Arc<str>, Sought>,
     /// Names of which there is nothing are told as errors, too (E-01).
     pub(crate) tells_errors: bool,
     /// The client is told how long things are good.
     pub(crate) bears_ttl: bool,
-    /// What it was told that is good for some time only.
-    pub(crate) leases: Leases,
-    /// What the client uses although it accepted something else, and until when that is assumed.
-    lingering: Vec<(Resource, Duration)>,
-    /// Names of which it uses what is not known, and until when that is assumed.
-    lingering_unknown: BTreeMap<Arc<str>, Duration>,
-    /// Names that it asked for first although they are gone. Who comes back may use them, and it is not
-    /// known what it has of them.
-    gone_before: BTreeSet<Arc<str>>,
-    /// What of a first answer was not sent yet, where that is everything. It is owed to nobody by name, and
-    /// goes before what is.
-    first: Option<Remainder>,
+    pub(crate) aside: Aside,
     pub(crate) owed: BTreeMap<Arc<str>, Owed>,
-    /// What of that is gone, and held back since it may be in use.
-    pub(crate) held_back: BTreeSet<Arc<str>>,
     pub(crate) unsettled: Unsettled,
 }
 
@@ -115,7 +95,7 @@ pub(crate) struct Owed {
     pub(crate) since: Revision,
     /// What goes out with it and with nothing else, to find out which of several names is at fault; 0 if
     /// it is sent for another reason.
-    pub(crate) probe: u64,
+    pub(crate) probe: u32,
     /// Since when its removal is held back for something in the view itself, or since the client asks for
     /// it by name.
     pub(crate) waits_since: Option<Duration>,
@@ -171,7 +151,6 @@ impl TypeStream {
             variant,
             subscription: Subscription::default(),
             cursor: None,
-            claim: Claim::Nothing,
             everything: false,
             answer_due: false,
             may_split: policy.may_split(variant),
@@ -183,18 +162,10 @@ impl TypeStream {
             probes: 0,
             tries: 0,
             asked: false,
-            asked_globs: Vec::new(),
-            dropped: Vec::new(),
-            sought: BTreeMap::new(),
             tells_errors: false,
             bears_ttl: false,
-            leases: Leases::default(),
-            lingering: Vec::new(),
-            lingering_unknown: BTreeMap::new(),
-            gone_before: BTreeSet::new(),
-            first: None,
+            aside: Aside::default(),
             owed: BTreeMap::new(),
-            held_back: BTreeSet::new(),
             unsettled: Unsettled::new(variant, policy.repeats_everything(variant)),
         }
     }
@@ -229,12 +200,12 @@ impl TypeStream {
         self.answer_due
             || self.everything
             || self.asked
-            || !self.asked_globs.is_empty()
-            || !self.dropped.is_empty()
+            || !self.aside.asked_globs.is_empty()
+            || !self.aside.dropped.is_empty()
             || self.is_suspect
-            || self.first.is_some()
+            || self.aside.first.is_some()
             || !self.owed.is_empty()
-            || !self.held_back.is_empty()
+            || !self.aside.held_back.is_empty()
     }
 
     /// The next response is due, and holds all that is owed.
@@ -248,7 +219,7 @@ impl TypeStream {
         let (nonce, error) = (request.response_nonce, request.error_detail);
         let settled = self.settle(&nonce, Some(&request.version_info), error.as_ref());
         if first && !request.version_info.is_empty() {
-            self.claim = Claim::Version(request.version_info);
+            self.aside.fill().claim = Claim::Version(request.version_info);
         }
         let mut asked = self.subscription.replace(request.resource_names, self.policy.wildcard);
         if nonce.is_empty() && std::mem::take(&mut self.answered) {
@@ -263,8 +234,8 @@ impl TypeStream {
     pub(crate) fn handle_delta(&mut self, first: bool, request: DeltaRequest) -> Told {
         let (nonce, error) = (request.response_nonce, request.error_detail);
         let settled = self.settle(&nonce, None, error.as_ref());
-        if first {
-            self.claim = Claim::Versions(request.initial_resource_versions);
+        if first && !request.initial_resource_versions.is_empty() {
+            self.aside.fill().claim = Claim::Versions(request.initial_resource_versions);
         }
         let subscribe = request.resource_names_subscribe;
         let unsubscribe = request.resource_names_unsubscribe;
@@ -345,7 +316,9 @@ impl TypeStream {
             self.shrink();
         }
         self.everything |= asked.everything;
-        self.asked_globs.extend(asked.globs.iter().cloned());
+        if !asked.globs.is_empty() {
+            self.aside.fill().asked_globs.extend(asked.globs.iter().cloned());
+        }
         if asked.everything || !asked.globs.is_empty() {
             // What is on its way may arrive after the wildcard began, be it gone when that is looked at.
             let globs: BTreeSet<_> = asked.globs.iter().cloned().collect();
@@ -372,7 +345,7 @@ impl TypeStream {
             }
             match self.variant {
                 Variant::Delta => self.owe(name.clone(), None, true, Reason::Released),
-                _ => self.dropped.push(name.clone()),
+                _ => self.aside.fill().dropped.push(name.clone()),
             }
         }
     }
@@ -383,20 +356,7 @@ impl TypeStream {
             self.release(&name);
         }
         let subscription = &self.subscription;
-        self.lingering.retain(|(resource, _)| {
-            self.policy.lingers == Lingering::Drains || subscription.contains(resource.name())
-        });
-        self.lingering_unknown.retain(|name, _| subscription.contains(name));
-        self.gone_before.retain(|name| subscription.contains(name));
-        self.asked_globs.retain(|glob| subscription.contains(glob));
-        self.sought.retain(|name, _| subscription.is_named(name));
-        self.leases.retain(|name| subscription.contains(name));
-        match &mut self.claim {
-            Claim::Nothing => {}
-            Claim::Versions(versions) => versions.retain(|name, _| subscription.contains(name)),
-            // It stood for more than what is held now.
-            Claim::Version(version) => version.clear(),
-        }
+        self.aside.shrink(subscription, self.policy);
         self.everything &= subscription.is_wildcard();
         self.owed.retain(|name, _| subscription.contains(name));
         self.unsettled.retain(|name| subscription.contains(name));
@@ -414,9 +374,10 @@ impl TypeStream {
 
     /// The next part of a first answer that is everything, if that is what is owed.
     pub(crate) fn next_part(&mut self) -> Option<Part> {
-        let (part, is_last) = self.first.as_mut()?.next()?;
+        let first = &mut self.aside.get_mut()?.first;
+        let (part, is_last) = first.as_mut()?.next()?;
         if is_last {
-            self.first = None;
+            *first = None;
         }
         self.answer_due = false;
         Some(part)
@@ -424,7 +385,8 @@ impl TypeStream {
 
     /// Owes each name for itself that a first answer still lacks, since it will not go on as it began.
     pub(crate) fn take_over(&mut self) {
-        for resource in self.first.take().into_iter().flat_map(Remainder::unsent) {
+        for resource in self.aside.take(|it| &mut it.first).into_iter().flat_map(Remainder::unsent)
+        {
             let owed = Owed { reason: Reason::Again, ..Owed::default() };
             self.owed.insert(resource.name().clone(), owed);
         }
@@ -465,12 +427,18 @@ impl TypeStream {
         };
         for Sent { name, content, since, is_kept, .. } in own {
             let told = self.owed.remove(name).and_then(|owed| owed.told);
-            self.sought.remove(name);
             self.unsettled.leave(name, told);
             self.subscription.tell(name, content.as_ref().map(Resource::hash));
-            self.leases.tell(name, content.as_ref().filter(|_| self.bears_ttl), response.sent_at);
-            if content.is_some() && self.policy.lingers == Lingering::UntilGivenUp {
-                self.lingering.retain(|(resource, _)| resource.name() != name);
+            let leased = content.as_ref().filter(|it| self.bears_ttl && it.ttl().is_some());
+            if leased.is_some() {
+                self.aside.fill();
+            }
+            if let Some(aside) = self.aside.get_mut() {
+                aside.sought.remove(name);
+                aside.leases.tell(name, leased, response.sent_at);
+                if content.is_some() && self.policy.lingers == Lingering::UntilGivenUp {
+                    aside.lingering.retain(|(resource, _)| resource.name() != name);
+                }
             }
             if *is_kept {
                 let (told, since) = (content.clone(), *since);
@@ -478,7 +446,8 @@ impl TypeStream {
                 self.owed.insert(name.clone(), owed);
             }
         }
-        self.is_first &= !self.owed.is_empty() || self.first.is_some();
+        self.is_first &= !self.owed.is_empty() || self.aside.first.is_some();
+        self.aside.tidy();
         self.unsettled.send(response);
     }
 }

@@ -44,7 +44,7 @@ impl TypeStream {
             self.owe_everything(view);
         }
         self.owe_members(view);
-        for name in std::mem::take(&mut self.dropped) {
+        for name in self.aside.take(|it| &mut it.dropped) {
             let kept = view.resolve(&self.type_url, &name).filter(Resource::is_on_demand);
             if kept.is_some() && self.find(view, &name).is_none() {
                 self.owe(name, kept, true, Reason::Again);
@@ -54,6 +54,7 @@ impl TypeStream {
             self.recall(view);
         }
         self.cursor = Some(view.revision());
+        self.aside.tidy();
         Ok(())
     }
 
@@ -68,7 +69,7 @@ impl TypeStream {
                 // What is removed of these it forgot to have, but not to use (D-19); and the tombstone may
                 // be of what it was never told.
                 if goes_on {
-                    self.gone_before.insert(name.clone());
+                    self.aside.fill().gone_before.insert(name.clone());
                 }
             }
         }
@@ -128,7 +129,7 @@ impl TypeStream {
             }
             self.holds_unknown = true;
             self.everything = self.subscription.is_wildcard();
-            self.asked_globs = self.subscription.globs().cloned().collect();
+            self.aside.fill().asked_globs = self.subscription.globs().cloned().collect();
         }
         let type_url = &self.type_url;
         let names: Vec<_> = self
@@ -159,7 +160,7 @@ impl TypeStream {
         let unknown = std::mem::take(&mut self.holds_unknown);
         let is_split_alike = self.repeats_everything() || self.variant == Variant::Delta;
         if self.is_first && self.is_fresh() && is_split_alike && !self.bears_ttl {
-            self.first = Some(Remainder::new(view.whole(&type_url), self.variant));
+            self.aside.fill().first = Some(Remainder::new(view.whole(&type_url), self.variant));
             return;
         }
         for resource in view.resources(&type_url).filter(|resource| !resource.is_on_demand()) {
@@ -169,11 +170,11 @@ impl TypeStream {
 
     /// Owes the members of the collections that were asked for; of one that has none, that it has none.
     fn owe_members<V: View>(&mut self, view: &V) {
-        if self.asked_globs.is_empty() {
+        if self.aside.asked_globs.is_empty() {
             return;
         }
         let unknown = std::mem::take(&mut self.holds_unknown);
-        for glob in std::mem::take(&mut self.asked_globs) {
+        for glob in self.aside.take(|it| &mut it.asked_globs) {
             let mut members = self.members(view, &glob).peekable();
             let is_empty = members.peek().is_none();
             let names: Vec<_> = members.map(|member| member.name().clone()).collect();

@@ -17,7 +17,7 @@ pub(super) enum Claim {
 }
 
 impl Claim {
-    fn is_nothing(&self) -> bool {
+    pub(super) fn is_nothing(&self) -> bool {
         match self {
             Claim::Nothing => true,
             Claim::Versions(versions) => versions.is_empty(),
@@ -29,8 +29,9 @@ impl Claim {
 impl TypeStream {
     /// The first look: what the client claims to hold is compared, once.
     pub(super) fn begin<V: View>(&mut self, view: &V) {
-        self.is_first = self.claim.is_nothing();
-        match std::mem::take(&mut self.claim) {
+        let claim = self.aside.take(|it| &mut it.claim);
+        self.is_first = claim.is_nothing();
+        match claim {
             Claim::Versions(versions) if !versions.is_empty() => {
                 self.everything = false;
                 self.compare_claimed(view, versions);
@@ -120,11 +121,11 @@ impl TypeStream {
             let all = view.resources(&type_url).filter(|resource| !resource.is_on_demand());
             all.for_each(|resource| compare(self, &resource));
         } else {
-            for glob in std::mem::take(&mut self.asked_globs) {
+            for glob in self.aside.take(|it| &mut it.asked_globs) {
                 let members: Vec<_> = self.members(view, &glob).collect();
                 members.iter().for_each(|member| compare(self, member));
                 if members.is_empty() {
-                    self.asked_globs.push(glob);
+                    self.aside.fill().asked_globs.push(glob);
                 }
             }
         }

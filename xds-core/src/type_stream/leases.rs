@@ -36,6 +36,12 @@ impl Lease {
 }
 
 impl Leases {
+    pub(super) const NONE: Self = Self(BTreeMap::new());
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Notes what a client is told of a name.
     pub(super) fn tell(&mut self, name: &Arc<str>, content: Option<&Resource>, now: Duration) {
         match content.and_then(|told| Some((told, told.ttl()?))) {
@@ -64,18 +70,19 @@ impl Leases {
 impl TypeStream {
     /// When the client must hear that something is still good.
     pub(crate) fn beats_at(&self) -> Option<Duration> {
-        self.leases.due()
+        self.aside.leases.due()
     }
 
     /// Says what is still good, if it is time for that: in delta by heartbeats, which repeat no content. In
     /// State of the World Envoy takes a heartbeat for the whole set, or for nothing, so content goes out
     /// again (T-07, T-08). What may be over is sent anew (T-10), and what was rejected is not spoken of.
     pub(crate) fn beat<V: View>(&mut self, view: &V, held: &Held, now: Duration) -> Option<Answer> {
-        if self.leases.due().is_none_or(|due| due > now) {
+        if self.aside.leases.due().is_none_or(|due| due > now) {
             return None;
         }
+        let leases = &mut self.aside.get_mut()?.leases.0;
         let mut answer = Answer::default();
-        for (name, lease) in &mut self.leases.0 {
+        for (name, lease) in &mut *leases {
             if lease.due() > now || self.unsettled.is_rejected(name) {
                 continue;
             }
@@ -87,7 +94,7 @@ impl TypeStream {
             lease.since = now;
         }
         // What is rejected is asked about again when its time would be over.
-        let rejected = self.leases.0.iter_mut().filter(|(_, lease)| lease.due() <= now);
+        let rejected = leases.iter_mut().filter(|(_, lease)| lease.due() <= now);
         rejected.for_each(|(_, lease)| lease.since = now);
         if answer.is_silent() {
             return None;

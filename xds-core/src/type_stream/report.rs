@@ -35,7 +35,7 @@ impl TypeStream {
             let is_told = |names: &BTreeSet<_>| !names.contains(name);
             let is_settled = changed.as_ref().is_some_and(is_told)
                 && !self.owed.contains_key(name)
-                && !self.first.as_ref().is_some_and(|first| first.is_unsent(name));
+                && !self.aside.first.as_ref().is_some_and(|first| first.is_unsent(name));
             let reception = match unanswered.get(name) {
                 _ if !is_settled => Reception::NotSent,
                 Some(sent) if *sent == Some(&resource) => Reception::Unanswered,

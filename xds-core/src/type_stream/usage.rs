@@ -11,19 +11,22 @@ const MOST_LINGERING: usize = 1024;
 impl TypeStream {
     /// Notes that the client uses something that it was told to replace or remove, until then at most.
     pub(crate) fn linger(&mut self, resource: Resource, now: Duration, until: Duration) {
-        self.lingering.retain(|(_, until)| *until > now);
+        if let Some(aside) = self.aside.get_mut() {
+            aside.lingering.retain(|(_, until)| *until > now);
+        }
         if resource.references().is_empty() {
             return;
         }
-        if self.lingering.len() == MOST_LINGERING {
-            self.lingering.remove(0);
+        let lingering = &mut self.aside.fill().lingering;
+        if lingering.len() == MOST_LINGERING {
+            lingering.remove(0);
         }
-        self.lingering.push((resource, until));
+        lingering.push((resource, until));
     }
 
     /// The same of a name that it has from before this stream, so that it is not known what it uses.
     pub(crate) fn linger_unknown(&mut self, name: Arc<str>, until: Duration) {
-        self.lingering_unknown.insert(name, until);
+        self.aside.fill().lingering_unknown.insert(name, until);
     }
 
     /// What the client may use beside what the view holds, and until when that is assumed: what it was
@@ -34,7 +37,8 @@ impl TypeStream {
     ) -> impl Iterator<Item = (&Resource, Option<Duration>)> {
         let held = self.owed.values().filter(|owed| owed.may_hold);
         let told = held.filter_map(|owed| Some((owed.told.as_ref()?, None)));
-        let lingering = self.lingering.iter().map(|(resource, until)| (resource, Some(*until)));
+        let lingering =
+            self.aside.lingering.iter().map(|(resource, until)| (resource, Some(*until)));
         told.chain(self.unsettled.may_run(patience)).chain(lingering)
     }
 
@@ -43,7 +47,7 @@ impl TypeStream {
         if self.holds_unknown || self.owed.values().any(|owed| owed.unknown) {
             return Some(None);
         }
-        let lingering = self.lingering_unknown.values().max().map(|until| Some(*until));
+        let lingering = self.aside.lingering_unknown.values().max().map(|until| Some(*until));
         let in_flight = self.unsettled.may_run_unknown(patience);
         lingering.into_iter().chain(in_flight).reduce(later)
     }
@@ -51,7 +55,7 @@ impl TypeStream {
     /// Whether the client may use what is not known if it has it from before this stream, until it gives
     /// that up.
     pub(crate) fn asked_for_gone(&self) -> bool {
-        !self.gone_before.is_empty()
+        !self.aside.gone_before.is_empty()
     }
 
     /// The names that the client asks for and that are gone, but were there of late: of types whose
@@ -66,14 +70,19 @@ impl TypeStream {
     /// The oldest revision of which the client was not told something, or has not answered it; but for
     /// removals that are held back, and for what is still looked for.
     pub(crate) fn pending_since(&self) -> Option<Revision> {
-        let waits = |name: &Arc<str>| self.held_back.contains(name) || self.is_underway(name);
+        let waits = |name: &Arc<str>| self.aside.held_back.contains(name) || self.is_underway(name);
         let due = self.owed.iter().filter(|(name, _)| !waits(name));
-        let first = self.first.iter().map(|_| Revision(0));
+        let first = self.aside.first.iter().map(|_| Revision(0));
         due.map(|(_, owed)| owed.since).chain(first).chain(self.unsettled.unanswered_since()).min()
     }
 
     /// The oldest revision of which something is not removed yet, since it may be in use.
     pub(crate) fn draining_since(&self) -> Option<Revision> {
-        self.held_back.iter().filter_map(|name| self.owed.get(name)).map(|owed| owed.since).min()
+        self.aside
+            .held_back
+            .iter()
+            .filter_map(|name| self.owed.get(name))
+            .map(|owed| owed.since)
+            .min()
     }
 }

@@ -53,6 +53,9 @@ pub enum Command {
     Bootstrap(Bootstrap),
     /// Bring the tables of a database up to date, and end.
     Migrate(Migrate),
+    /// Make, list and revoke tokens for the HTTP API, in the database itself.
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Store resources from files, all of them or none.
     Apply(Apply),
     /// Show how resources in files differ from what is stored.
@@ -130,6 +133,26 @@ pub struct Serve {
     secret_key_file: Option<PathBuf>,
     #[arg(long, env = "SECRET_KEY", hide = true, hide_env_values = true)]
     secret_key: Option<String>,
+    /// When the HTTP API wants a token, which `deltaplane token create` makes, for
+    /// anything but how the server is.
+    #[arg(long, env = "HTTP_TOKENS", value_enum, default_value_t)]
+    pub http_tokens: HttpTokens,
+    /// How many days long is kept who wrote what by the HTTP API.
+    #[arg(long, env = "AUDIT_DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..))]
+    pub audit_days: u32,
+}
+
+/// When a token is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[allow(clippy::exhaustive_enums)] // only `serve` asks
+pub enum HttpTokens {
+    /// If it listens beyond this machine.
+    #[default]
+    Auto,
+    /// Even from this machine.
+    Always,
+    /// From nobody, though anybody who reaches it could do everything.
+    Never,
 }
 
 impl Serve {
@@ -208,6 +231,63 @@ pub enum Variant {
     Sotw,
 }
 
+/// What to do about tokens.
+#[derive(Debug, Subcommand)]
+#[allow(clippy::exhaustive_enums)] // only `main` asks
+pub enum TokenCommand {
+    /// Make one, and print it: it is shown this once.
+    Create(TokenCreate),
+    /// Show which there are, and what each is good for.
+    List(TokenList),
+    /// End one, at once.
+    Revoke(TokenRevoke),
+}
+
+/// A token to be made.
+#[derive(Debug, Args)]
+#[non_exhaustive]
+pub struct TokenCreate {
+    /// What it is called in the audit log and as the author of what is written with it.
+    pub name: String,
+    /// A fleet, by the name of its scope, whose state may be read; * for every one. May
+    /// be given several times. Without any, it is good for /metrics alone.
+    #[arg(long, value_name = "FLEET")]
+    pub read: Vec<String>,
+    /// A fleet that may be written, and so read; * for every one, and for what all
+    /// share: the rows of fleets, and certificates.
+    #[arg(long, value_name = "FLEET")]
+    pub write: Vec<String>,
+    /// How long it is good, such as 90days [default: until it is revoked].
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub expires: Option<Duration>,
+    /// Which database.
+    #[command(flatten)]
+    pub database: Migrate,
+}
+
+/// Which tokens there are.
+#[derive(Debug, Args)]
+#[non_exhaustive]
+pub struct TokenList {
+    /// Which database.
+    #[command(flatten)]
+    pub database: Migrate,
+    /// How they are written, to stdout.
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// A token to be ended.
+#[derive(Debug, Args)]
+#[non_exhaustive]
+pub struct TokenRevoke {
+    /// Which one.
+    pub name: String,
+    /// Which database.
+    #[command(flatten)]
+    pub database: Migrate,
+}
+
 /// Which server.
 #[derive(Debug, Args)]
 #[non_exhaustive]
@@ -215,6 +295,12 @@ pub struct Remote {
     /// Where the server's REST face is.
     #[arg(long, env = "DELTAPLANE_SERVER", default_value = "http://127.0.0.1:19000")]
     pub server: String,
+    /// A file with the token that the server wants. DELTAPLANE_TOKEN is the token itself.
+    #[arg(long, env = "DELTAPLANE_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// The token itself; others on this machine may see it in the list of processes.
+    #[arg(long, env = "DELTAPLANE_TOKEN", hide_env_values = true, conflicts_with = "token_file")]
+    pub token: Option<String>,
     /// How what is found is written, to stdout.
     #[arg(long, short, value_enum, default_value_t)]
     pub output: Output,
@@ -324,6 +410,8 @@ pub enum What {
     Clients,
     /// The server in numbers.
     Stats,
+    /// Who wrote what by the HTTP API, the newest first.
+    Audit,
 }
 
 /// What `status` needs to know.

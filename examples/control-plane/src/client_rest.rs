@@ -14,10 +14,12 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::access::Caller;
 use crate::openapi::both;
 use crate::problem::Problem;
 use crate::running::Running;
 use crate::scope;
+use crate::token::ALL;
 
 pub(crate) fn router() -> OpenApiRouter<Running> {
     let router = both(OpenApiRouter::new(), routes!(stats));
@@ -75,7 +77,7 @@ struct OfType {
     operation_id = "stats",
     responses((status = 200, description = "Since the server was started", body = Stats))
 )]
-async fn stats(extract::State(running): extract::State<Running>) -> Json<Stats> {
+async fn stats(extract::State(running): extract::State<Running>, caller: Caller) -> Json<Stats> {
     let status = running.health.status();
     let counts = running.traffic.counts();
     let types = counts.types.into_iter().map(|(name, counts)| {
@@ -87,16 +89,17 @@ async fn stats(extract::State(running): extract::State<Running>) -> Json<Stats> 
         revision: status.revision,
         last_update: status.published.map(|published| time(published.at)),
         update_count: status.publications,
-        clients: fleets(&running),
+        clients: fleets(&running, &caller),
         acks: types.values().map(|of_type| of_type.acks).sum(),
         nacks: types.values().map(|of_type| of_type.nacks).sum(),
         types,
     })
 }
 
-fn fleets(running: &Running) -> Vec<Fleet> {
+fn fleets(running: &Running, caller: &Caller) -> Vec<Fleet> {
     let mut fleets: BTreeMap<_, (usize, usize)> = BTreeMap::new();
-    for (client, fate) in running.server.delivery(running.cache.revision()).clients {
+    let clients = running.server.delivery(running.cache.revision()).clients.into_iter();
+    for (client, fate) in clients.filter(|(client, _)| is_shown(client, caller)) {
         let scope = scope::name(&client.scopes).map(str::to_owned);
         let (clients, settled) = fleets.entry((scope, variant(&client))).or_default();
         *clients += 1;
@@ -198,13 +201,14 @@ struct Wanted {
 )]
 async fn clients(
     extract::State(running): extract::State<Running>,
+    caller: Caller,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<Vec<Connected>>, Problem> {
     let Query(wanted) = wanted.map_err(|error| {
         let why = format!("{}; give ?scope=… and ?state=…", error.body_text());
         Problem::new(error.status(), why)
     })?;
-    let mut clients = connected(&running, |_| true);
+    let mut clients = connected(&running, |client| is_shown(client, &caller));
     clients.retain(|client| {
         wanted.scope.as_ref().is_none_or(|scope| client.scopes.contains(scope))
             && wanted.state.is_none_or(|state| client.state == state)
@@ -245,10 +249,12 @@ struct Held {
 )]
 async fn client(
     extract::State(running): extract::State<Running>,
+    caller: Caller,
     Path(node): Path<String>,
 ) -> Result<Json<Vec<Inspected>>, Problem> {
     let mut streams = Vec::new();
-    for client in connected(&running, |client| client.node.id == node) {
+    for client in connected(&running, |client| client.node.id == node && is_shown(client, &caller))
+    {
         // Nothing, if it went in between.
         if let Some(resources) = running.server.resources(client.id).await {
             let resources = resources.iter().map(Held::of).collect();
@@ -261,6 +267,11 @@ async fn client(
         return Err(Problem::new(StatusCode::NOT_FOUND, detail));
     }
     Ok(Json(streams))
+}
+
+/// Who belongs to a fleet is shown to who may read that; who belongs to none, to who may read all.
+fn is_shown(client: &Client, caller: &Caller) -> bool {
+    caller.reads(scope::name(&client.scopes).unwrap_or(ALL))
 }
 
 fn connected(running: &Running, who: impl Fn(&Client) -> bool) -> Vec<Connected> {

@@ -66,7 +66,7 @@ pub fn apply(arguments: &Apply) -> Done {
         transaction["label"] = label.as_str().into();
     }
     let scope = transaction["scope"].as_str().unwrap_or_default().to_owned();
-    let remote = Remote::new(&arguments.remote.server);
+    let remote = Remote::new(&arguments.remote)?;
     let stored = remote.post("/api/v1/xds/transactions", &transaction)?;
     for warning in stored["warnings"].as_array().into_iter().flatten() {
         let text = |field: &str| warning[field].as_str().unwrap_or_default();
@@ -182,7 +182,7 @@ fn wait(
 /// Shows how the resources of files differ from what is stored.
 pub fn diff(arguments: &Diff) -> Done {
     let transaction = sources::transaction(&arguments.sources)?;
-    let remote = Remote::new(&arguments.remote.server);
+    let remote = Remote::new(&arguments.remote)?;
     let differences = Difference::all(&remote, &transaction)?;
     let text: String = differences.iter().map(ToString::to_string).collect();
     let json = differences.iter().map(Difference::json).collect();
@@ -215,18 +215,19 @@ pub fn get(arguments: &Get) -> Done {
         }
         (What::Scopes, None) => "/api/v1/xds/scopes".to_owned(),
         (What::Stats, None) => "/xds/stats".to_owned(),
-        (What::Scopes | What::Stats, Some(which)) => {
+        (What::Audit, None) => "/api/v1/audit".to_owned(),
+        (What::Scopes | What::Stats | What::Audit, Some(which)) => {
             let why = format!("there is one list of these; leave {which:?} out");
             return Err(CommandError::Usage(why));
         }
     };
-    let answer = Remote::new(&arguments.remote.server).get(&path)?;
+    let answer = Remote::new(&arguments.remote)?.get(&path)?;
     print(arguments.remote.output, &table::of(arguments.what, &answer), &answer)
 }
 
 /// Shows who is connected, once or again and again.
 pub fn status(arguments: &StatusOptions) -> Done {
-    let remote = Remote::new(&arguments.remote.server);
+    let remote = Remote::new(&arguments.remote)?;
     if !arguments.watch {
         return show_status(&remote, arguments);
     }

@@ -132,16 +132,18 @@ impl Database {
                 include_str!("../migrations/sqlite/0002_raw_resources.sql"),
                 include_str!("../migrations/sqlite/0003_services_in_full.sql"),
                 include_str!("../migrations/sqlite/0004_objects.sql"),
+                include_str!("../migrations/sqlite/0005_access.sql"),
             ],
             Driver::Postgres(_) => [
                 include_str!("../migrations/postgres/0001_services.sql"),
                 include_str!("../migrations/postgres/0002_raw_resources.sql"),
                 include_str!("../migrations/postgres/0003_services_in_full.sql"),
                 include_str!("../migrations/postgres/0004_objects.sql"),
+                include_str!("../migrations/postgres/0005_access.sql"),
             ],
         };
-        let steps =
-            (1..).zip(["services", "raw resources", "services in full", "objects"]).zip(sql);
+        let names = ["services", "raw resources", "services in full", "objects", "access"];
+        let steps = (1..).zip(names).zip(sql);
         let migration = |((version, name), sql): ((i64, &'static str), &'static str)| {
             Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
         };

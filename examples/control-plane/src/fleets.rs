@@ -325,6 +325,11 @@ impl Directory {
         }
     }
 
+    /// The name of the fleet whose the services of a number are.
+    pub(crate) fn name_of_cluster(&self, cluster_id: i64) -> String {
+        self.owner(scope::of_cluster(cluster_id).as_str()).0
+    }
+
     /// What is refused in a scope.
     pub(crate) fn validation(&self, scope: &str) -> Validation {
         self.fleets().get(scope).map(|fleet| fleet.validation).unwrap_or_default()

@@ -44,6 +44,7 @@ struct Ready {
     get,
     path = "/healthz",
     tag = "server",
+    security(()),
     responses((status = 200, description = "It is alive", body = Alive))
 )]
 async fn healthz(State(health): State<Health>) -> Json<Alive> {
@@ -64,6 +65,7 @@ async fn healthz(State(health): State<Health>) -> Json<Alive> {
     get,
     path = "/readyz",
     tag = "server",
+    security(()),
     responses((status = 200, description = "It is ready", body = Ready), Problem)
 )]
 async fn readyz(State(health): State<Health>) -> Result<Json<Ready>, Problem> {

@@ -17,6 +17,9 @@
 //! Who runs what is told by REST, to Prometheus ([`metrics`]), and on the command
 //! line ([`commands`]), which is a client of the REST face like any other.
 
+pub mod access;
+pub mod audit;
+mod audit_rest;
 pub mod bootstrap;
 pub mod certificates;
 pub mod changes;
@@ -68,6 +71,8 @@ pub mod sources;
 mod sqlite_file;
 pub mod store;
 mod table;
+pub mod token;
+pub mod tokens;
 pub mod traffic;
 pub mod translate;
 pub mod upstream;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::CommandFactory as _;
 use deltaplane::cli::{Cli, Command, LogFormat};
 use deltaplane::commands::{self, CommandError};
-use deltaplane::{bootstrap, config, serve};
+use deltaplane::{bootstrap, config, serve, tokens};
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
@@ -44,6 +44,7 @@ fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
             let yaml = bootstrap::yaml(arguments)?;
             Ok(io::stdout().write_all(yaml.as_bytes())?)
         }
+        Command::Token(command) => Ok(runtime()?.block_on(tokens::run(command))?),
         Command::Apply(arguments) => Ok(commands::apply(arguments)?),
         Command::Diff(arguments) => Ok(commands::diff(arguments)?),
         Command::Get(arguments) => Ok(commands::get(arguments)?),

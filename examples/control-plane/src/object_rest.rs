@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::access::Caller;
 use crate::certificates::Certificate;
 use crate::document::{self, Body, Document};
 use crate::fleets::Fleet;
@@ -19,7 +20,8 @@ use crate::problem::Problem;
 use crate::routes::Route;
 use crate::running::Running;
 use crate::service::FieldError;
-use crate::store::{Store, WriteError};
+use crate::store::WriteError;
+use crate::token::ALL;
 
 pub(crate) fn router() -> OpenApiRouter<Running> {
     fleets::router().merge(routes::router()).merge(certificates::router())
@@ -73,8 +75,12 @@ macro_rules! face {
                 operation_id = $list,
                 responses((status = 200, description = "By name", body = Vec<Shown>), Problem)
             )]
-            async fn list(State(store): State<Store>) -> Result<Json<Vec<Shown>>, Problem> {
-                let objects = store.objects(<$kind>::KIND).await?;
+            async fn list(
+                State(app): State<Running>,
+                caller: Caller,
+            ) -> Result<Json<Vec<Shown>>, Problem> {
+                let mut objects = app.store.objects(<$kind>::KIND).await?;
+                objects.retain(|object| caller.reads(&reader::<$kind>(&app, object)));
                 Ok(Json(objects.into_iter().map(Shown::from).collect()))
             }
 
@@ -88,11 +94,14 @@ macro_rules! face {
                 responses((status = 200, description = "As it is stored", body = Shown), Problem)
             )]
             async fn read(
-                State(store): State<Store>,
+                State(app): State<Running>,
+                caller: Caller,
                 Path(name): Path<String>,
             ) -> Result<Shown, Problem> {
-                let object = store.object(<$kind>::KIND, &name).await?;
-                object.map(Shown::from).ok_or_else(|| absent::<$kind>(&name, $all))
+                let object = app.store.object(<$kind>::KIND, &name).await?;
+                let object = object.ok_or_else(|| absent::<$kind>(&name, $all))?;
+                caller.may_read(&reader::<$kind>(&app, &object))?;
+                Ok(object.into())
             }
 
             /// Makes one, or replaces the whole of it.
@@ -111,13 +120,17 @@ macro_rules! face {
             )]
             async fn put(
                 State(app): State<Running>,
+                caller: Caller,
                 Path(name): Path<String>,
                 precondition: Precondition,
                 Body(fields): Body<Fields>,
             ) -> Result<Response, Problem> {
+                let precondition = writable::<$kind>(&app, &caller, &name, precondition).await?;
                 let definition = fields.read::<$kind>(&name)?;
+                caller.may_write(&writer(&app, &definition))?;
                 let written = write(&app, &name, &precondition, definition).await;
                 let (object, is_new) = written.map_err(|error| lost(error, &name, $all))?;
+                caller.wrote(object.revision);
                 let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
                 Ok((status, Shown::from(object)).into_response())
             }
@@ -134,10 +147,12 @@ macro_rules! face {
             )]
             async fn patch(
                 State(app): State<Running>,
+                caller: Caller,
                 Path(name): Path<String>,
                 precondition: Precondition,
                 Body(fields): Body<Fields>,
             ) -> Result<Shown, Problem> {
+                let precondition = writable::<$kind>(&app, &caller, &name, precondition).await?;
                 loop {
                     let object = app.store.object(<$kind>::KIND, &name).await?;
                     let object = object.ok_or_else(|| absent::<$kind>(&name, $all))?;
@@ -145,11 +160,15 @@ macro_rules! face {
                         return Err(WriteError::Lost(object.revision).into());
                     }
                     let definition = fields.patch::<$kind>(&object)?;
+                    caller.may_write(&writer(&app, &definition))?;
                     let read = Precondition::Revisions(vec![object.revision]);
                     match write(&app, &name, &read, definition).await {
                         // Somebody was faster. What he wrote is patched as well.
                         Err(WriteError::Lost(_)) => {}
-                        Ok((object, _)) => return Ok(object.into()),
+                        Ok((object, _)) => {
+                            caller.wrote(object.revision);
+                            return Ok(object.into());
+                        }
                         Err(error) => return Err(lost(error, &name, $all)),
                     }
                 }
@@ -165,11 +184,13 @@ macro_rules! face {
                 responses((status = 204, description = "It is gone"), Problem)
             )]
             async fn remove(
-                State(store): State<Store>,
+                State(app): State<Running>,
+                caller: Caller,
                 Path(name): Path<String>,
                 precondition: Precondition,
             ) -> Result<StatusCode, Problem> {
-                let removed = store.remove::<$kind>(&name, &precondition).await;
+                let precondition = writable::<$kind>(&app, &caller, &name, precondition).await?;
+                let removed = app.store.remove::<$kind>(&name, &precondition).await;
                 removed.map_err(|error| lost(error, &name, $all))?;
                 Ok(StatusCode::NO_CONTENT)
             }
@@ -267,6 +288,38 @@ fn shown<K: Kind>(object: &Object) -> Value {
         // It may hold what is not to be shown.
         Err(problem) => serde_json::json!({"problem": problem.to_string()}),
     }
+}
+
+/// The fleet whose readers may see an object.
+fn reader<K: Kind>(app: &Running, object: &Object) -> String {
+    match object.read::<K>() {
+        _ if K::KIND == Fleet::KIND => object.name.clone(),
+        Ok(named) => writer(app, &named.definition),
+        Err(_) => ALL.to_owned(),
+    }
+}
+
+/// The fleet whose writers may write it. What says who belongs to a fleet, and what all fleets share, is for those
+/// who may write all.
+fn writer<K: Kind>(app: &Running, definition: &K) -> String {
+    definition.services().map_or_else(|| ALL.to_owned(), |(id, _)| app.fleets.name_of_cluster(id))
+}
+
+/// What may be overwritten there by this caller. Of who may not write every fleet, it is what he may write now,
+/// and not what somebody else puts there meanwhile.
+async fn writable<K: Kind>(
+    app: &Running,
+    caller: &Caller,
+    name: &str,
+    precondition: Precondition,
+) -> Result<Precondition, Problem> {
+    if caller.writes_all() {
+        return Ok(precondition);
+    }
+    let Some(object) = app.store.object(K::KIND, name).await? else { return Ok(precondition) };
+    let writer = object.read::<K>().map(|named| writer(app, &named.definition));
+    caller.may_write(writer.as_deref().unwrap_or(ALL))?;
+    Ok(precondition.or_revision(object.revision))
 }
 
 async fn write<K: Kind>(

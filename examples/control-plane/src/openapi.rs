@@ -6,11 +6,15 @@ use axum::routing::get;
 use axum::{Json, Router};
 use swagger_ui_dist::{ApiDefinition, OpenApiSource};
 use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
 use crate::problem::{Fault, Problem};
 
 const DOCUMENT: &str = "/openapi.json";
+
+/// What callers show, in the document's words.
+const TOKEN: &str = "token";
 
 /// What the page is made of.
 const ASSETS: &str = "/docs/assets";
@@ -57,9 +61,17 @@ pub(crate) fn both<S: Clone + Send + Sync + 'static>(
     others.iter().fold(router.routes(routes), add)
 }
 
-/// The routes, with the document that describes them and its page beside them.
-pub(crate) fn documented(router: OpenApiRouter) -> Router {
-    let (router, document) = router.split_for_parts();
+/// The routes, with the document that describes them and its page beside them. The document says whether one
+/// has to show a token.
+pub(crate) fn documented(router: OpenApiRouter, is_by_token: bool) -> Router {
+    let (router, mut document) = router.split_for_parts();
+    let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
+    let scheme = scheme.description(Some("What `deltaplane token create` printed")).build();
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme(TOKEN, SecurityScheme::Http(scheme));
+    let token = SecurityRequirement::new(TOKEN, [""; 0]);
+    let nothing = (!is_by_token).then(SecurityRequirement::default);
+    document.security = Some(std::iter::once(token).chain(nothing).collect());
     let document = Json(document);
     let assets = swagger_ui_dist::generate_routes(ApiDefinition {
         uri_prefix: ASSETS,

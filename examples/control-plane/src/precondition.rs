@@ -30,6 +30,14 @@ impl Precondition {
         }
     }
 
+    /// The same; but if it asks for nothing, this revision alone may be overwritten.
+    pub(crate) fn or_revision(self, revision: i64) -> Precondition {
+        match self {
+            Precondition::None => Precondition::Revisions(vec![revision]),
+            revisions => revisions,
+        }
+    }
+
     /// Reads a list of tags; nothing if it is none. That a row exists, which `*`
     /// asks for, is asked anyway. Tags that are not ours match nothing.
     fn parse(header: &HeaderValue) -> Option<Precondition> {

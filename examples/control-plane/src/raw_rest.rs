@@ -10,6 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 
+use crate::access::Caller;
 use crate::database::PATIENCE;
 use crate::delivery::Report;
 use crate::document::Body;
@@ -66,8 +67,10 @@ impl Done {
 )]
 async fn transact(
     State(app): State<Running>,
+    caller: Caller,
     Body(draft): Body<RawDraft>,
 ) -> Result<Json<Done>, Problem> {
+    caller.may_write(draft.scope())?;
     let (server, fleets) = (app.server.clone(), app.fleets.clone());
     if fleets.validation(draft.scope()) == Validation::All {
         // What was stored before is there, if it is not held back for long.
@@ -85,6 +88,7 @@ async fn transact(
         return Err(Problem::unprocessable(verdict.errors));
     }
     let revision = app.store.transact(&transaction).await?;
+    caller.wrote(revision);
     let delivery = match wait {
         Some(wait) => Some(wait.for_scope(&app, &transaction.scope, revision).await),
         None => None,
@@ -103,10 +107,14 @@ async fn transact(
 )]
 async fn clear(
     State(store): State<Store>,
+    caller: Caller,
     Path(scope): Path<String>,
 ) -> Result<Json<Done>, Problem> {
+    caller.may_write(&scope)?;
     let revision = store.clear_scope(&scope).await?;
-    revision.map(Done::at).map(Json).ok_or_else(|| Problem::no_scope(&scope))
+    let revision = revision.ok_or_else(|| Problem::no_scope(&scope))?;
+    caller.wrote(revision);
+    Ok(Json(Done::at(revision)))
 }
 
 /// Every scope that ever had a transaction.
@@ -117,8 +125,13 @@ async fn clear(
     operation_id = "list_scopes",
     responses((status = 200, description = "By name", body = Vec<RawScope>), Problem)
 )]
-async fn scopes(State(store): State<Store>) -> Result<Json<Vec<RawScope>>, Problem> {
-    Ok(Json(store.raw_scopes().await?))
+async fn scopes(
+    State(store): State<Store>,
+    caller: Caller,
+) -> Result<Json<Vec<RawScope>>, Problem> {
+    let mut scopes = store.raw_scopes().await?;
+    scopes.retain(|scope| caller.reads(&scope.scope));
+    Ok(Json(scopes))
 }
 
 /// Which resources, and how much of them.
@@ -145,6 +158,7 @@ struct Wanted {
 )]
 async fn resources(
     State(store): State<Store>,
+    caller: Caller,
     Path(scope): Path<String>,
     wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Vec<Item>>, Problem> {
@@ -152,6 +166,7 @@ async fn resources(
         let why = format!("{}; give ?type_url=… and ?content=true", error.body_text());
         Problem::new(error.status(), why)
     })?;
+    caller.may_read(&scope)?;
     let found = store.raw_resources(&scope, wanted.type_url.as_deref()).await?;
     let found = found.ok_or_else(|| Problem::no_scope(&scope))?;
     let items = move || found.into_iter().filter_map(|c| Item::of(c, wanted.content)).collect();

@@ -1,11 +1,15 @@
 //! A server, as its command line sees it: over its REST face.
 
+use std::path::PathBuf;
 use std::time::Duration;
+use std::{fmt, io};
 
 use serde_json::Value;
 use thiserror::Error;
 use ureq::Agent;
 use ureq::http::{Request, Uri};
+
+use crate::cli;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,28 +32,52 @@ pub enum RemoteError {
         /// What was in the way.
         why: String,
     },
+    /// There is no token where it should be.
+    #[error("cannot read the token in {}: {why}; --token-file (DELTAPLANE_TOKEN_FILE) names it", .path.display())]
+    Token {
+        /// Where it should be.
+        path: PathBuf,
+        /// What was in the way.
+        why: io::Error,
+    },
     /// The server says no.
     #[error("{0}")]
     Refused(String),
 }
 
 /// A server's REST face.
-#[derive(Debug)]
 pub struct Remote {
     agent: Agent,
     server: String,
+    token: Option<String>,
+}
+
+/// Never shows the token.
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Remote({})", self.server)
+    }
 }
 
 impl Remote {
-    /// Knows where it is; nothing is asked yet.
-    pub fn new(server: &str) -> Remote {
+    /// Knows where it is, and what to show there; nothing is asked yet.
+    pub fn new(arguments: &cli::Remote) -> Result<Remote, RemoteError> {
+        let token = match &arguments.token_file {
+            None => arguments.token.clone(),
+            Some(path) => Some(std::fs::read_to_string(path).map_err(|why| {
+                let path = path.clone();
+                RemoteError::Token { path, why }
+            })?),
+        };
+        let token = token.map(|token| token.trim().to_owned());
+        let server = arguments.server.as_str();
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(PATIENCE))
             .build();
         let server = server.trim_end_matches('/');
         let scheme = if server.contains("://") { "" } else { "http://" };
-        Remote { agent: config.new_agent(), server: format!("{scheme}{server}") }
+        Ok(Remote { agent: config.new_agent(), server: format!("{scheme}{server}"), token })
     }
 
     /// What is at a path.
@@ -65,7 +93,10 @@ impl Remote {
     fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, RemoteError> {
         let url = format!("{}{path}", self.server);
         let uri: Uri = url.parse().map_err(|error| self.unreachable(error))?;
-        let request = Request::builder().method(method).uri(uri);
+        let mut request = Request::builder().method(method).uri(uri);
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
         let response = match body {
             None => request.body(()).map_err(Into::into).and_then(|it| self.agent.run(it)),
             Some(document) => {

@@ -5,7 +5,7 @@ use axum::Router;
 use axum::body::to_bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
-use axum::middleware::map_response;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use deltaplane_server::XdsServer;
@@ -14,7 +14,9 @@ use prometheus::TEXT_FORMAT;
 use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::running::Running;
-use crate::{client_rest, health_rest, object_rest, openapi, raw_rest, service_rest};
+use crate::{
+    access, audit_rest, client_rest, health_rest, object_rest, openapi, raw_rest, service_rest,
+};
 
 /// A service is some hundred bytes; 64 domains of 253 characters fit as well.
 const BODY_MAX: usize = 64 * 1024;
@@ -28,16 +30,19 @@ pub fn router(running: Running, metrics: Metrics) -> Router {
         .merge(service_rest::router())
         .merge(object_rest::router())
         .merge(raw_rest::router())
+        .merge(audit_rest::router())
         .with_state(running.clone())
         .merge(health_rest::router().with_state(running.health.clone()))
         .merge(client_rest::router().with_state(running.clone()));
-    openapi::documented(router)
+    let is_by_token = running.access.is_by_token();
+    openapi::documented(router, is_by_token)
         .layer(map_response(as_problem))
         .merge(polls(running.server.clone()))
-        .route("/metrics", get(prometheus).with_state((running, metrics)))
+        .route("/metrics", get(prometheus).with_state((running.clone(), metrics)))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(from_fn_with_state(running, access::gate))
 }
 
 /// What Envoys poll, and tools ask for, by HTTP instead of gRPC.

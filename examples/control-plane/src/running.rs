@@ -3,6 +3,7 @@
 use axum::extract::FromRef;
 use deltaplane_server::{Cache, XdsServer};
 
+use crate::access::Access;
 use crate::fleets::Directory;
 use crate::health::Health;
 use crate::reload::Reloader;
@@ -30,6 +31,8 @@ pub struct Running {
     pub vault: Vault,
     /// What has the database read again.
     pub reloader: Reloader,
+    /// Who may use the HTTP API.
+    pub access: Access,
 }
 
 impl FromRef<Running> for Store {

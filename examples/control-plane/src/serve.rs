@@ -1,6 +1,7 @@
 //! The whole server: both faces, the publisher between them, and the end.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::cli::{Migrate, Serve};
+use crate::access::Access;
+use crate::cli::{HttpTokens, Migrate, Serve};
 use crate::client_log::ClientLog;
 use crate::database::{Database, OpenError};
 use crate::fleets::Directory;
@@ -19,7 +21,7 @@ use crate::publisher::{PublishError, Publisher};
 use crate::running::Running;
 use crate::store::Store;
 use crate::traffic::Traffic;
-use crate::{reload, rest, scope};
+use crate::{audit, reload, rest, scope};
 
 /// How long connections may take to end once they were told to.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -70,12 +72,17 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     let server = xds_server(cache.clone(), traffic.clone(), fleets.clone(), arguments);
     let (reloader, reloads) = reload::channel();
     let health = Health::default();
-    let running = Running { store, cache, health, server, traffic, fleets, vault, reloader };
+    let access = access(arguments.http_tokens, http.local_addr()?);
+    let running =
+        Running { store, cache, health, server, traffic, fleets, vault, reloader, access };
     let metrics = Metrics::new().map_err(io::Error::other)?;
     tokio::spawn(metrics.clone().measure(running.clone()));
 
+    tokio::spawn(audit::keep(running.store.clone(), days(arguments.audit_days)));
+
     let (xds_address, http_address) = (xds.local_addr()?, http.local_addr()?);
     let router = rest::router(running.clone(), metrics);
+    let router = router.into_make_service_with_connect_info::<SocketAddr>();
     let http = axum::serve(http, router).with_graceful_shutdown(stopped(stop.clone()));
     let xds = async {
         let Running { health, server, fleets, .. } = running.clone();
@@ -104,6 +111,26 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     running.store.close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn days(days: u32) -> Duration {
+    Duration::from_secs(u64::from(days) * 24 * 60 * 60)
+}
+
+/// Who gets in; and what is not safe about it is said.
+fn access(tokens: HttpTokens, address: SocketAddr) -> Access {
+    let is_here = address.ip().is_loopback();
+    match tokens {
+        HttpTokens::Never if !is_here => tracing::warn!(
+            %address,
+            "whoever reaches the HTTP API can do everything; leave --http-tokens out, and give \
+             out tokens made by deltaplane token create"
+        ),
+        HttpTokens::Never => {}
+        HttpTokens::Auto if is_here => {}
+        HttpTokens::Auto | HttpTokens::Always => return Access::by_token(),
+    }
+    Access::default()
 }
 
 /// Brings the tables of a database up to date.

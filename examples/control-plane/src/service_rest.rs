@@ -8,6 +8,7 @@ use axum::response::{AppendHeaders, IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::access::Caller;
 use crate::document::Body;
 use crate::draft::{Draft, Patch};
 use crate::fleets::Fleet;
@@ -21,6 +22,7 @@ use crate::running::Running;
 use crate::scope;
 use crate::service::{Row, within};
 use crate::store::{Store, WriteError};
+use crate::token::ALL;
 
 /// How many services there are on all pages.
 const TOTAL: HeaderName = HeaderName::from_static("x-total-count");
@@ -54,11 +56,17 @@ pub(crate) fn router() -> OpenApiRouter<Running> {
     )
 )]
 async fn list(
-    State(store): State<Store>,
+    State(app): State<Running>,
+    caller: Caller,
     uri: Uri,
     filter: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    page(&store, &uri, asked(filter)?).await
+    let filter = asked(filter)?;
+    match filter.cluster_id {
+        Some(id) => caller.may_read(&app.fleets.name_of_cluster(id))?,
+        None => caller.may_read(ALL)?,
+    }
+    page(&app.store, &uri, filter).await
 }
 
 /// The services of a fleet, by id: all, or those that the parameters say.
@@ -83,10 +91,12 @@ async fn list(
 )]
 async fn list_of_fleet(
     State(store): State<Store>,
+    caller: Caller,
     Path(name): Path<String>,
     uri: Uri,
     filter: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Response, Problem> {
+    caller.may_read(&name)?;
     let mut filter = asked(filter)?;
     filter.cluster_id = Some(fleet(&store, &name).await?);
     page(&store, &uri, filter).await
@@ -169,8 +179,12 @@ impl IntoResponse for Tagged {
         Problem
     )
 )]
-async fn create(State(store): State<Store>, Body(draft): Body<Draft>) -> Result<Response, Problem> {
-    store_new(&store, draft).await
+async fn create(
+    State(app): State<Running>,
+    caller: Caller,
+    Body(draft): Body<Draft>,
+) -> Result<Response, Problem> {
+    store_new(&app, &caller, draft).await
 }
 
 /// Stores a new service of a fleet.
@@ -195,16 +209,21 @@ async fn create(State(store): State<Store>, Body(draft): Body<Draft>) -> Result<
     )
 )]
 async fn create_in_fleet(
-    State(store): State<Store>,
+    State(app): State<Running>,
+    caller: Caller,
     Path(name): Path<String>,
     Body(draft): Body<Draft>,
 ) -> Result<Response, Problem> {
-    let draft = draft.of_fleet(fleet(&store, &name).await?)?;
-    store_new(&store, draft).await
+    caller.may_write(&name)?;
+    let draft = draft.of_fleet(fleet(&app.store, &name).await?)?;
+    store_new(&app, &caller, draft).await
 }
 
-async fn store_new(store: &Store, draft: Draft) -> Result<Response, Problem> {
-    let row = store.create(draft.define(None)?).await?;
+async fn store_new(app: &Running, caller: &Caller, draft: Draft) -> Result<Response, Problem> {
+    let definition = draft.define(None)?;
+    caller.may_write(&app.fleets.name_of_cluster(definition.cluster_id))?;
+    let row = app.store.create(definition).await?;
+    caller.wrote(row.revision);
     let place = [(header::LOCATION, format!("/api/v1/services/{}", row.id))];
     Ok((StatusCode::CREATED, place, Tagged(row)).into_response())
 }
@@ -226,9 +245,31 @@ async fn store_new(store: &Store, draft: Draft) -> Result<Response, Problem> {
         Problem
     )
 )]
-async fn read(State(store): State<Store>, Path(id): Path<String>) -> Result<Tagged, Problem> {
-    let row = store.get(number(&id)?).await?;
-    row.map(Tagged).ok_or_else(|| Problem::no_service(&id))
+async fn read(
+    State(app): State<Running>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Tagged, Problem> {
+    let row = app.store.get(number(&id)?).await?;
+    let row = row.ok_or_else(|| Problem::no_service(&id))?;
+    caller.may_read(&app.fleets.name_of_cluster(row.definition.cluster_id))?;
+    Ok(Tagged(row))
+}
+
+/// What may be overwritten there by this caller. Of who may not write every fleet, it is what he may write now,
+/// and not what somebody else puts there meanwhile.
+async fn writable(
+    app: &Running,
+    caller: &Caller,
+    key: i64,
+    precondition: Precondition,
+) -> Result<Precondition, Problem> {
+    if caller.writes_all() {
+        return Ok(precondition);
+    }
+    let row = app.store.get(key).await?.ok_or_else(|| Problem::no_service(&key.to_string()))?;
+    caller.may_write(&app.fleets.name_of_cluster(row.definition.cluster_id))?;
+    Ok(precondition.or_revision(row.revision))
 }
 
 /// Replaces the whole of a service: what is left out goes back to its default.
@@ -242,14 +283,20 @@ async fn read(State(store): State<Store>, Path(id): Path<String>) -> Result<Tagg
     responses((status = 200, description = "As it is stored", body = Row), Problem)
 )]
 async fn replace(
-    State(store): State<Store>,
+    State(app): State<Running>,
+    caller: Caller,
     Path(id): Path<String>,
     precondition: Precondition,
     Body(draft): Body<Draft>,
 ) -> Result<Tagged, Problem> {
     let key = number(&id)?;
-    let written = store.update(key, &precondition, draft.define(Some(key))?).await;
-    written.map(Tagged).map_err(|error| refused(error, &id))
+    let precondition = writable(&app, &caller, key, precondition).await?;
+    let definition = draft.define(Some(key))?;
+    caller.may_write(&app.fleets.name_of_cluster(definition.cluster_id))?;
+    let written = app.store.update(key, &precondition, definition).await;
+    let row = written.map_err(|error| refused(error, &id))?;
+    caller.wrote(row.revision);
+    Ok(Tagged(row))
 }
 
 /// Changes some fields of a service, by a JSON merge patch: `null` sets a field
@@ -264,22 +311,30 @@ async fn replace(
     responses((status = 200, description = "As it is stored", body = Row), Problem)
 )]
 async fn patch(
-    State(store): State<Store>,
+    State(app): State<Running>,
+    caller: Caller,
     Path(id): Path<String>,
     precondition: Precondition,
     Body(patch): Body<Patch>,
 ) -> Result<Tagged, Problem> {
     let key = number(&id)?;
     loop {
-        let row = store.get(key).await?.ok_or_else(|| Problem::no_service(&id))?;
+        let row = app.store.get(key).await?.ok_or_else(|| Problem::no_service(&id))?;
+        caller.may_write(&app.fleets.name_of_cluster(row.definition.cluster_id))?;
         if !precondition.admits(row.revision) {
             return Err(WriteError::Lost(row.revision).into());
         }
         let read = Precondition::Revisions(vec![row.revision]);
-        match store.update(key, &read, patch.apply(&row)?).await {
+        let definition = patch.apply(&row)?;
+        caller.may_write(&app.fleets.name_of_cluster(definition.cluster_id))?;
+        match app.store.update(key, &read, definition).await {
             // Somebody was faster. What he wrote is patched as well.
             Err(WriteError::Lost(_)) => {}
-            written => return written.map(Tagged).map_err(|error| refused(error, &id)),
+            Err(error) => return Err(refused(error, &id)),
+            Ok(row) => {
+                caller.wrote(row.revision);
+                return Ok(Tagged(row));
+            }
         }
     }
 }
@@ -294,11 +349,14 @@ async fn patch(
     responses((status = 204, description = "It is gone"), Problem)
 )]
 async fn remove(
-    State(store): State<Store>,
+    State(app): State<Running>,
+    caller: Caller,
     Path(id): Path<String>,
     precondition: Precondition,
 ) -> Result<StatusCode, Problem> {
-    let deleted = store.delete(number(&id)?, &precondition).await;
+    let key = number(&id)?;
+    let precondition = writable(&app, &caller, key, precondition).await?;
+    let deleted = app.store.delete(key, &precondition).await;
     deleted.map(|()| StatusCode::NO_CONTENT).map_err(|error| refused(error, &id))
 }
 
@@ -314,10 +372,12 @@ async fn remove(
 )]
 async fn reload(
     State(app): State<Running>,
+    caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Json<Reloaded>, Problem> {
     let key = number(&id)?;
-    app.store.get(key).await?.ok_or_else(|| Problem::no_service(&id))?;
+    let row = app.store.get(key).await?.ok_or_else(|| Problem::no_service(&id))?;
+    caller.may_write(&app.fleets.name_of_cluster(row.definition.cluster_id))?;
     Ok(Json(app.reloader.reload(Some(key)).await?))
 }
 

@@ -14,6 +14,8 @@ const CERTIFICATES: [&str; 4] = ["name", "has", "not_after", "revision"];
 const SCOPES: [&str; 2] = ["scope", "resources"];
 const RESOURCES: [&str; 6] = ["type_url", "name", "version", "revision", "label", "size"];
 const CLIENTS: [&str; 7] = ["node", "cluster", "scope", "variant", "state", "since", "peer"];
+const AUDIT: [&str; 7] = ["at", "caller", "peer", "method", "path", "status", "revision"];
+const TOKENS: [&str; 5] = ["name", "read", "write", "created", "expires"];
 const HELD: [&str; 4] = ["type_url", "name", "version", "state"];
 
 /// What was asked for; a single thing as its fields, a list as a table.
@@ -26,6 +28,7 @@ pub(crate) fn of(what: What, answer: &Value) -> String {
         What::Scopes => &SCOPES,
         What::Resources => &RESOURCES,
         What::Clients => &CLIENTS,
+        What::Audit => &AUDIT,
         What::Stats => &[],
     };
     let Value::Array(rows) = answer else { return fields(answer) };
@@ -33,6 +36,11 @@ pub(crate) fn of(what: What, answer: &Value) -> String {
         return rows.iter().map(held).collect::<Vec<_>>().join("\n\n");
     }
     table(columns, rows)
+}
+
+/// Tokens, and what each is good for.
+pub(crate) fn tokens(tokens: &[Value]) -> String {
+    table(&TOKENS, tokens)
 }
 
 /// Who is connected, how far each is, and what was rejected in which words.

@@ -3,6 +3,7 @@
 // `clippy.toml` means this for functions marked `#[test]`; here all is test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod access;
 mod binary;
 mod certificates;
 mod commands;

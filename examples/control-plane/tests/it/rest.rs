@@ -1,6 +1,7 @@
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
+use deltaplane::access::Access;
 use deltaplane::fleets::Directory;
 use deltaplane::health::Health;
 use deltaplane::metrics::Metrics;
@@ -40,6 +41,7 @@ pub(crate) async fn running_with(url: &str) -> (Running, Reloads) {
         fleets: Directory::default(),
         vault: Vault::default(),
         reloader,
+        access: Access::default(),
     };
     (running, reloads)
 }

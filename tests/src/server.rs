@@ -51,6 +51,7 @@ pub struct Deltaplane {
     pub http: SocketAddr,
     folder: TempDir,
     starts: usize,
+    settings: Vec<String>,
 }
 
 impl Deltaplane {
@@ -59,8 +60,17 @@ impl Deltaplane {
         Deltaplane::start_on(database_url, port::reserve(), port::reserve())
     }
 
+    /// The same with further arguments of `serve`.
+    pub fn start_with(database_url: &str, settings: &[&str]) -> Deltaplane {
+        Deltaplane::launch(database_url, port::reserve(), port::reserve(), settings)
+    }
+
     /// Starts the server on these ports, where 0 stands for any.
     pub fn start_on(database_url: &str, xds: u16, http: u16) -> Deltaplane {
+        Deltaplane::launch(database_url, xds, http, &[])
+    }
+
+    fn launch(database_url: &str, xds: u16, http: u16, settings: &[&str]) -> Deltaplane {
         let folder = tempfile::Builder::new().prefix("deltaplane-server-").tempdir();
         let mut server = Deltaplane {
             process: None,
@@ -69,6 +79,7 @@ impl Deltaplane {
             http: SocketAddr::from(([127, 0, 0, 1], http)),
             folder: folder.expect("a folder for temporary files can be made"),
             starts: 0,
+            settings: settings.iter().map(ToString::to_string).collect(),
         };
         server.resume();
         server
@@ -79,6 +90,7 @@ impl Deltaplane {
         self.starts += 1;
         let log = self.folder.path().join(format!("log-{}", self.starts));
         let mut command = serve(&self.database_url, &self.xds.to_string(), &self.http.to_string());
+        command.args(&self.settings);
         let mut process = Process::start("deltaplane", &mut command, &log);
         let serves = |process: &Process| serving(&process.log());
         (self.xds, self.http) = process.wait_until("deltaplane serves", PATIENCE, serves);

@@ -6,15 +6,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::audit::Entry;
+use crate::author;
 use crate::problem::Problem;
 use crate::running::Running;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 use crate::token::{ALL, Rights, Token, hash};
+use crate::write::Origin;
 
 /// What anybody may ask: how the server is, and how it is asked.
 const OPEN: [&str; 4] = ["/healthz", "/readyz", "/openapi.json", "/docs"];
@@ -99,6 +101,7 @@ pub(crate) struct Caller(Arc<Asking>);
 struct Asking {
     /// Nothing, if none is wanted and none was presented.
     token: Option<Token>,
+    origin: Origin,
     deed: Mutex<Deed>,
 }
 
@@ -110,12 +113,18 @@ struct Deed {
 }
 
 impl Caller {
-    fn new(token: Option<Token>) -> Caller {
-        Caller(Arc::new(Asking { token, deed: Mutex::default() }))
+    fn new(token: Option<Token>, headers: &HeaderMap) -> Result<Caller, Problem> {
+        let origin = author::origin(headers, token.as_ref().map(|token| token.name.as_str()))?;
+        Ok(Caller(Arc::new(Asking { token, origin, deed: Mutex::default() })))
     }
 
-    /// The author of what this request writes; nothing, if nobody has to say who he is.
-    pub(crate) fn author(&self) -> Option<&str> {
+    /// What is stored, for what he writes there.
+    pub(crate) fn store(&self, app: &Running) -> Store {
+        app.store.by(self.0.origin.clone())
+    }
+
+    /// The name of his token; nothing, if nobody has to say who he is.
+    fn author(&self) -> Option<&str> {
         self.0.token.as_ref().map(|token| token.name.as_str())
     }
 
@@ -181,8 +190,12 @@ pub(crate) async fn gate(State(app): State<Running>, mut request: Request, next:
     }
     let presented = request.headers().get(header::AUTHORIZATION).cloned();
     let caller = match identify(&app, presented).await {
-        Ok(caller) => caller,
+        Ok(token) => Caller::new(token, request.headers()),
         Err(refusal) => return refusal,
+    };
+    let caller = match caller {
+        Ok(caller) => caller,
+        Err(problem) => return problem.into_response(),
     };
     request.extensions_mut().insert(caller.clone());
     let admitted = admit(&caller, &request);
@@ -208,8 +221,11 @@ const CHALLENGE: &str = r#"Bearer realm="deltaplane""#;
 const INVALID: &str = r#"Bearer realm="deltaplane", error="invalid_token""#;
 const INSUFFICIENT: &str = r#"Bearer realm="deltaplane", error="insufficient_scope""#;
 
-/// Who it is; or the answer to somebody who does not show it.
-async fn identify(app: &Running, presented: Option<HeaderValue>) -> Result<Caller, Response> {
+/// The token of who it is, if one is wanted or shown; or the answer to somebody who does not show it.
+async fn identify(
+    app: &Running,
+    presented: Option<HeaderValue>,
+) -> Result<Option<Token>, Response> {
     let refuse = |challenge: &'static str, detail: &str| {
         let problem = Problem::new(StatusCode::UNAUTHORIZED, detail);
         ([(header::WWW_AUTHENTICATE, challenge)], problem).into_response()
@@ -220,7 +236,7 @@ async fn identify(app: &Running, presented: Option<HeaderValue>) -> Result<Calle
                           what deltaplane token create printed";
             return Err(refuse(CHALLENGE, detail));
         }
-        return Ok(Caller::new(None));
+        return Ok(None);
     };
     let token = presented.to_str().ok().and_then(|text| text.split_once(' '));
     let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
@@ -233,7 +249,7 @@ async fn identify(app: &Running, presented: Option<HeaderValue>) -> Result<Calle
             let detail = "the token has expired; deltaplane token create makes a new one";
             Err(refuse(INVALID, detail))
         }
-        Ok(Some(token)) => Ok(Caller::new(Some(token))),
+        Ok(Some(token)) => Ok(Some(token)),
         Ok(None) => {
             let detail = "there is no such token, or it was revoked; deltaplane token create \
                           makes one";

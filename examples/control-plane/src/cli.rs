@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::history_commands::{History, Rollback};
+use crate::retention::Retention;
 use crate::serve::ServeError;
 use crate::vault::Vault;
 
@@ -16,6 +18,8 @@ First steps:
   deltaplane bootstrap --node-id a --cluster edge   what an Envoy starts with
   deltaplane apply --scope edge -f resources.yaml   give that fleet resources
   deltaplane status                                 who runs what
+  deltaplane history                                what was changed, and by whom
+  deltaplane rollback 7                             back to what was stored at 7
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 a client rejected what was
 applied; 4 not all clients settled in time; 5 diff found a difference.";
@@ -64,6 +68,10 @@ pub enum Command {
     Get(Get),
     /// Show who is connected, and how far each client is.
     Status(StatusOptions),
+    /// Show what was changed, when and by whom, and what became of it.
+    History(History),
+    /// Store again what was stored at a revision.
+    Rollback(Rollback),
     /// Print a script by which a shell completes the command line.
     Completions {
         /// For which shell.
@@ -140,6 +148,12 @@ pub struct Serve {
     /// How many days long is kept who wrote what by the HTTP API.
     #[arg(long, env = "AUDIT_DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..))]
     pub audit_days: u32,
+    /// How many revisions the history keeps, to be shown and returned to; 0 for all.
+    #[arg(long, env = "HISTORY_REVISIONS", default_value_t = 10_000)]
+    history_revisions: u64,
+    /// For how many days it keeps them; 0 for ever.
+    #[arg(long, env = "HISTORY_DAYS", default_value_t = 90)]
+    history_days: u64,
 }
 
 /// When a token is wanted.
@@ -174,6 +188,14 @@ impl Serve {
             (None, None) => return Ok(Vault::default()),
         };
         Vault::new(&key).map_err(|error| ServeError::Key { flag, why: error.to_string() })
+    }
+
+    /// How much of the history is kept.
+    pub(crate) fn retention(&self) -> Retention {
+        let bound = |number: u64| (number > 0).then_some(number);
+        let days = bound(self.history_days).map(|days| days.saturating_mul(86_400));
+        let revisions = bound(self.history_revisions);
+        Retention { revisions, age: days.map(Duration::from_secs) }
     }
 
     /// Where Envoys connect.
@@ -317,6 +339,23 @@ pub enum Output {
     Json,
 }
 
+/// In whose name.
+#[derive(Debug, Args)]
+#[non_exhaustive]
+pub struct Author {
+    /// In whose name it is changed, for the history [default: the user's].
+    #[arg(long, env = "DELTAPLANE_AUTHOR")]
+    author: Option<String>,
+}
+
+impl Author {
+    /// His name, if he has one.
+    pub(crate) fn name(&self) -> Option<String> {
+        let user = || ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+        self.author.clone().or_else(user)
+    }
+}
+
 /// Resources in files.
 #[derive(Debug, Args)]
 #[non_exhaustive]
@@ -340,6 +379,9 @@ pub struct Apply {
     /// Which server.
     #[command(flatten)]
     pub remote: Remote,
+    /// Whose change it is.
+    #[command(flatten)]
+    pub author: Author,
     /// What to store.
     #[command(flatten)]
     pub sources: Sources,
@@ -358,7 +400,7 @@ pub struct Apply {
     pub timeout: Duration,
 }
 
-fn share(text: &str) -> Result<f64, String> {
+pub(crate) fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "write a number from 0 to 1, such as 0.9".to_owned())
 }

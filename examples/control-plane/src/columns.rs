@@ -41,9 +41,30 @@ pub(crate) const UPDATE: &str = "UPDATE services SET name = $1, cluster_id = $2,
     tls_verify = $17, tls_sni = $18, tls_ca = $19, health_check_interval_ms = $20, \
     is_active = $21, collection = $22, certificate = $23 WHERE id = $24 RETURNING id";
 
-/// Binds `$1` to `$23`, and the id as `$24`.
+/// Stores a row under the id that it had before.
+const RESTORE: &str = "INSERT INTO services (name, cluster_id, listener_port, \
+    upstream_host, upstream_port, protocol, health_check_path, domains, prefix, upstreams, \
+    timeout_ms, connect_timeout_ms, retries, http2, websocket, upstream_tls, tls_verify, tls_sni, \
+    tls_ca, health_check_interval_ms, is_active, collection, certificate, id) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
+    $20, $21, $22, $23, $24)";
+
+/// Stores a new row, or replaces that of an id.
 pub(crate) fn bound<'q>(id: Option<i64>, d: &Definition) -> Query<'q, Any, AnyArguments> {
-    let query = sqlx::query(if id.is_some() { UPDATE } else { INSERT })
+    match id {
+        Some(id) => fields(UPDATE, d).bind(id),
+        None => fields(INSERT, d),
+    }
+}
+
+/// Stores a row under the id that it had before.
+pub(crate) fn restored<'q>(id: i64, d: &Definition) -> Query<'q, Any, AnyArguments> {
+    fields(RESTORE, d).bind(id)
+}
+
+/// Binds `$1` to `$23`.
+fn fields<'q>(sql: &'static str, d: &Definition) -> Query<'q, Any, AnyArguments> {
+    sqlx::query(sql)
         .bind(d.name.clone())
         .bind(d.cluster_id)
         .bind(d.listener_port)
@@ -66,11 +87,7 @@ pub(crate) fn bound<'q>(id: Option<i64>, d: &Definition) -> Query<'q, Any, AnyAr
         .bind(d.health_check_interval_ms)
         .bind(d.is_active)
         .bind(d.collection.clone())
-        .bind(d.certificate.clone());
-    match id {
-        Some(id) => query.bind(id),
-        None => query,
-    }
+        .bind(d.certificate.clone())
 }
 
 pub(crate) fn rows(found: &[AnyRow]) -> Result<Vec<Row>, sqlx::Error> {

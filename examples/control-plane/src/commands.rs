@@ -57,7 +57,7 @@ impl CommandError {
     }
 }
 
-type Done = Result<(), CommandError>;
+pub(crate) type Done = Result<(), CommandError>;
 
 /// Stores the resources of files, and waits for clients if it is told to.
 pub fn apply(arguments: &Apply) -> Done {
@@ -66,7 +66,7 @@ pub fn apply(arguments: &Apply) -> Done {
         transaction["label"] = label.as_str().into();
     }
     let scope = transaction["scope"].as_str().unwrap_or_default().to_owned();
-    let remote = Remote::new(&arguments.remote)?;
+    let remote = Remote::new(&arguments.remote)?.by(arguments.author.name());
     let stored = remote.post("/api/v1/xds/transactions", &transaction)?;
     for warning in stored["warnings"].as_array().into_iter().flatten() {
         let text = |field: &str| warning[field].as_str().unwrap_or_default();
@@ -79,11 +79,35 @@ pub fn apply(arguments: &Apply) -> Done {
         return print(arguments.remote.output, &stored, &json);
     }
     writeln!(io::stderr(), "{stored}")?;
+    let done = json!({"scope": scope, "revision": revision});
+    let (settled, timeout) = (arguments.settled, arguments.timeout);
+    let waiting = Waiting { scope: Some(scope), settled, timeout };
     let revision = revision.as_i64().unwrap_or_default();
-    let progress = wait(&remote, arguments, &scope, revision)?;
-    let mut json = json!({"scope": scope, "revision": revision, "outcome": progress.outcome()});
-    json["clients"] = progress.clients.clone().into();
-    print(arguments.remote.output, &progress.to_string(), &json)?;
+    await_clients(&remote, &waiting, revision, arguments.remote.output, done)
+}
+
+/// For which clients one waits.
+pub(crate) struct Waiting {
+    /// Those that see this scope; without one, all.
+    pub(crate) scope: Option<String>,
+    /// This share of them.
+    pub(crate) settled: f64,
+    /// For so long.
+    pub(crate) timeout: Duration,
+}
+
+/// Waits for clients, and adds to what was done what became of it.
+pub(crate) fn await_clients(
+    remote: &Remote,
+    waiting: &Waiting,
+    revision: i64,
+    output: Output,
+    mut done: Value,
+) -> Done {
+    let progress = wait(remote, waiting, revision)?;
+    done["outcome"] = progress.outcome().into();
+    done["clients"] = progress.clients.clone().into();
+    print(output, &progress.to_string(), &done)?;
     match progress.outcome() {
         "settled" => Ok(()),
         "rejected" => Err(CommandError::Rejected),
@@ -102,14 +126,10 @@ struct Progress {
 }
 
 impl Progress {
-    fn look(
-        remote: &Remote,
-        scope: &str,
-        revision: i64,
-        share: f64,
-    ) -> Result<Progress, RemoteError> {
+    fn look(remote: &Remote, waiting: &Waiting, revision: i64) -> Result<Progress, RemoteError> {
         let at = remote.get("/healthz")?["revision"].as_i64().unwrap_or_default();
-        let clients = remote.get(&format!("/xds/clients?scope={}", escape(scope)))?;
+        let of = waiting.scope.as_deref().map(|scope| format!("?scope={}", escape(scope)));
+        let clients = remote.get(&format!("/xds/clients{}", of.unwrap_or_default()))?;
         let clients = clients.as_array().cloned().unwrap_or_default();
         #[allow(
             clippy::cast_precision_loss,
@@ -117,7 +137,7 @@ impl Progress {
             clippy::cast_sign_loss,
             reason = "a number of clients, and a share of it that is neither negative nor larger"
         )]
-        let wanted = (share * clients.len() as f64).ceil() as usize;
+        let wanted = (waiting.settled * clients.len() as f64).ceil() as usize;
         Ok(Progress { revision, is_published: at >= revision, clients, wanted })
     }
 
@@ -157,17 +177,12 @@ impl std::fmt::Display for Progress {
     }
 }
 
-fn wait(
-    remote: &Remote,
-    arguments: &Apply,
-    scope: &str,
-    revision: i64,
-) -> Result<Progress, CommandError> {
+fn wait(remote: &Remote, waiting: &Waiting, revision: i64) -> Result<Progress, CommandError> {
     let start = Instant::now();
     let mut shown = String::new();
     loop {
-        let progress = Progress::look(remote, scope, revision, arguments.settled)?;
-        if progress.is_over() || start.elapsed() > arguments.timeout {
+        let progress = Progress::look(remote, waiting, revision)?;
+        if progress.is_over() || start.elapsed() > waiting.timeout {
             return Ok(progress);
         }
         let text = progress.to_string();
@@ -255,7 +270,7 @@ fn show_status(remote: &Remote, arguments: &StatusOptions) -> Done {
     print(arguments.remote.output, &text, &json)
 }
 
-fn print(output: Output, text: &str, json: &Value) -> Done {
+pub(crate) fn print(output: Output, text: &str, json: &Value) -> Done {
     let mut stdout = io::stdout().lock();
     match output {
         Output::Text => writeln!(stdout, "{text}")?,

@@ -133,6 +133,7 @@ impl Database {
                 include_str!("../migrations/sqlite/0003_services_in_full.sql"),
                 include_str!("../migrations/sqlite/0004_objects.sql"),
                 include_str!("../migrations/sqlite/0005_access.sql"),
+                include_str!("../migrations/sqlite/0006_history.sql"),
             ],
             Driver::Postgres(_) => [
                 include_str!("../migrations/postgres/0001_services.sql"),
@@ -140,9 +141,11 @@ impl Database {
                 include_str!("../migrations/postgres/0003_services_in_full.sql"),
                 include_str!("../migrations/postgres/0004_objects.sql"),
                 include_str!("../migrations/postgres/0005_access.sql"),
+                include_str!("../migrations/postgres/0006_history.sql"),
             ],
         };
-        let names = ["services", "raw resources", "services in full", "objects", "access"];
+        let names =
+            ["services", "raw resources", "services in full", "objects", "access", "history"];
         let steps = (1..).zip(names).zip(sql);
         let migration = |((version, name), sql): ((i64, &'static str), &'static str)| {
             Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -1,14 +1,20 @@
-//! Who has what was stored.
+//! Who has what was stored: asked for once, and noted for each revision.
 
-use std::time::Duration;
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::{Duration, SystemTime};
 
 use deltaplane_server::{Client, Delivery, Fate, HowMany, Revision};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::watch;
 use utoipa::ToSchema;
 
+use crate::database::PATIENCE as DATABASE_PATIENCE;
+use crate::health::Status;
 use crate::problem::Fault;
 use crate::running::Running;
 use crate::scope;
+use crate::store::{Store, StoreError, within};
 
 const TIMEOUT_MAX_MS: u64 = 600_000;
 
@@ -139,5 +145,102 @@ impl Told {
         };
         let (node, cluster) = (client.node.id.clone(), client.node.cluster.clone());
         Told { node, cluster, fate, awaited, rejections }
+    }
+}
+
+/// How many clients that have not settled are named.
+const NAMED_MAX: usize = 100;
+
+/// How long clients may take until it is noted that they have not settled.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What became of a revision at the clients of a server, when they had all settled or
+/// rejected it, or had taken too long.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Outcome)]
+pub(crate) struct Outcome {
+    /// When (RFC 3339).
+    at: String,
+    /// How many there were.
+    clients: usize,
+    /// How many of these had settled.
+    settled: usize,
+    /// The others; of very many, the first ones.
+    others: Vec<Told>,
+}
+
+impl Outcome {
+    fn of(delivery: &Delivery) -> Outcome {
+        let has_settled = |fate: &Fate| matches!(fate, Fate::Settled | Fate::Draining);
+        let settled = delivery.clients.iter().filter(|(_, fate)| has_settled(fate)).count();
+        let others = delivery.clients.iter().filter(|(_, fate)| !has_settled(fate));
+        let others = others.map(|(client, fate)| Told::of(client, fate, true));
+        Outcome {
+            at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            clients: delivery.clients.len(),
+            settled,
+            others: others.take(NAMED_MAX).collect(),
+        }
+    }
+
+    /// How it is with a revision that was published, at this moment.
+    pub(crate) fn now(app: &Running, revision: i64) -> Option<Outcome> {
+        let status = app.health.status();
+        let published = status.published.filter(|_| status.revision >= revision)?;
+        Some(Outcome::of(&app.server.delivery(published.revision)))
+    }
+}
+
+/// Notes what becomes of each revision, for ever. Of revisions that follow each other
+/// faster than clients answer, it is the same.
+pub(crate) async fn note(app: Running) {
+    let server = format!("{:016x}", RandomState::new().hash_one(std::process::id()));
+    let mut health = app.health.watch();
+    let Some(loaded) = when(&mut health, |status| status.is_loaded).await else { return };
+    let mut since = loaded.revision;
+    while let Some(status) = when(&mut health, |status| status.revision > since).await {
+        let revision = status.revision;
+        let published = status.published.map(|published| published.revision).unwrap_or_default();
+        let delivery = app.server.wait(published, |_| true, HowMany::All, PATIENCE).await;
+        let outcome = serde_json::json!(Outcome::of(&delivery)).to_string();
+        if let Err(error) = app.store.note(&server, since, revision, outcome).await {
+            tracing::warn!(%error, revision, "what became of a revision cannot be noted");
+        }
+        since = revision;
+    }
+}
+
+/// Waits until the server is so; nothing, if it ended.
+async fn when(
+    health: &mut watch::Receiver<Status>,
+    is_so: impl FnMut(&Status) -> bool,
+) -> Option<Status> {
+    health.wait_for(is_so).await.ok().map(|status| status.clone())
+}
+
+impl Store {
+    /// Notes what became of the revisions after `since` up to this one.
+    async fn note(
+        &self,
+        server: &str,
+        since: i64,
+        revision: i64,
+        outcome: String,
+    ) -> Result<(), StoreError> {
+        let sql = "INSERT INTO deliveries (revision, since, server, outcome) \
+                   VALUES ($1, $2, $3, $4)";
+        let query = sqlx::query(sql).bind(revision).bind(since).bind(server.to_owned());
+        within(DATABASE_PATIENCE, async { query.bind(outcome).execute(&self.pool).await }).await?;
+        Ok(())
+    }
+
+    /// What was noted of a revision, by each server.
+    pub(crate) async fn outcomes(&self, revision: i64) -> Result<Vec<Value>, StoreError> {
+        let sql = "SELECT outcome FROM deliveries WHERE revision >= $1 AND since < $1 \
+                   ORDER BY revision";
+        let query = sqlx::query_scalar(sql).bind(revision);
+        let noted: Vec<String> =
+            within(DATABASE_PATIENCE, async { query.fetch_all(&self.pool).await }).await?;
+        Ok(noted.iter().flat_map(|outcome| serde_json::from_str(outcome)).collect())
     }
 }

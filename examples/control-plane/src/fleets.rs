@@ -330,6 +330,12 @@ impl Directory {
         self.owner(scope::of_cluster(cluster_id).as_str()).0
     }
 
+    /// The scopes of which a fleet's own resources and services are.
+    pub(crate) fn own_scopes(&self, name: &str) -> Vec<String> {
+        let fleets = self.fleets();
+        fleets.get(name).map_or_else(|| vec![name.to_owned()], |fleet| fleet.own_scopes(name))
+    }
+
     /// What is refused in a scope.
     pub(crate) fn validation(&self, scope: &str) -> Validation {
         self.fleets().get(scope).map(|fleet| fleet.validation).unwrap_or_default()

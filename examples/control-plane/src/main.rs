@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::CommandFactory as _;
 use deltaplane::cli::{Cli, Command, LogFormat};
 use deltaplane::commands::{self, CommandError};
-use deltaplane::{bootstrap, config, serve, tokens};
+use deltaplane::{bootstrap, config, history_commands, serve, tokens};
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
@@ -49,6 +49,8 @@ fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
         Command::Diff(arguments) => Ok(commands::diff(arguments)?),
         Command::Get(arguments) => Ok(commands::get(arguments)?),
         Command::Status(arguments) => Ok(commands::status(arguments)?),
+        Command::History(arguments) => Ok(history_commands::history(arguments)?),
+        Command::Rollback(arguments) => Ok(history_commands::rollback(arguments)?),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "deltaplane", &mut io::stdout());
             Ok(())

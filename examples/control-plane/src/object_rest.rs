@@ -20,8 +20,9 @@ use crate::problem::Problem;
 use crate::routes::Route;
 use crate::running::Running;
 use crate::service::FieldError;
-use crate::store::WriteError;
+use crate::store::{Store, WriteError};
 use crate::token::ALL;
+use crate::vault::Vault;
 
 pub(crate) fn router() -> OpenApiRouter<Running> {
     fleets::router().merge(routes::router()).merge(certificates::router())
@@ -128,7 +129,7 @@ macro_rules! face {
                 let precondition = writable::<$kind>(&app, &caller, &name, precondition).await?;
                 let definition = fields.read::<$kind>(&name)?;
                 caller.may_write(&writer(&app, &definition))?;
-                let written = write(&app, &name, &precondition, definition).await;
+                let written = write(&app.vault, &caller.store(&app), &name, &precondition, definition).await;
                 let (object, is_new) = written.map_err(|error| lost(error, &name, $all))?;
                 caller.wrote(object.revision);
                 let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
@@ -162,7 +163,7 @@ macro_rules! face {
                     let definition = fields.patch::<$kind>(&object)?;
                     caller.may_write(&writer(&app, &definition))?;
                     let read = Precondition::Revisions(vec![object.revision]);
-                    match write(&app, &name, &read, definition).await {
+                    match write(&app.vault, &caller.store(&app), &name, &read, definition).await {
                         // Somebody was faster. What he wrote is patched as well.
                         Err(WriteError::Lost(_)) => {}
                         Ok((object, _)) => {
@@ -190,7 +191,7 @@ macro_rules! face {
                 precondition: Precondition,
             ) -> Result<StatusCode, Problem> {
                 let precondition = writable::<$kind>(&app, &caller, &name, precondition).await?;
-                let removed = app.store.remove::<$kind>(&name, &precondition).await;
+                let removed = caller.store(&app).remove::<$kind>(&name, &precondition).await;
                 removed.map_err(|error| lost(error, &name, $all))?;
                 Ok(StatusCode::NO_CONTENT)
             }
@@ -323,19 +324,20 @@ async fn writable<K: Kind>(
 }
 
 async fn write<K: Kind>(
-    app: &Running,
+    vault: &Vault,
+    store: &Store,
     name: &str,
     precondition: &Precondition,
     definition: K,
 ) -> Result<(Object, bool), WriteError> {
     let sealed = |error| WriteError::Invalid(vec![error]);
-    let definition = definition.opened(name, &app.vault).map_err(sealed)?;
+    let definition = definition.opened(name, vault).map_err(sealed)?;
     let errors = definition.check(name);
     if !errors.is_empty() {
         return Err(WriteError::Invalid(errors));
     }
-    let definition = definition.sealed(name, &app.vault).map_err(sealed)?;
-    let (revision, is_new) = app.store.put(name, precondition, &definition).await?;
+    let definition = definition.sealed(name, vault).map_err(sealed)?;
+    let (revision, is_new) = store.put(name, precondition, &definition).await?;
     let definition = serde_json::json!(definition).to_string();
     let object = Object { kind: K::KIND.to_owned(), name: name.to_owned(), revision, definition };
     Ok((object, is_new))

@@ -168,7 +168,7 @@ impl Store {
             let sql = "SELECT kind, name, revision, definition FROM objects \
                        WHERE kind = $1 AND name <> $2 ORDER BY name";
             let others = sqlx::query(sql).bind(K::KIND).bind(name.to_owned());
-            let others = valid::<K>(&objects(&others.fetch_all(&mut *tx).await?)?);
+            let others = valid::<K>(&objects(&others.fetch_all(&mut **tx).await?)?);
             if let Some(conflict) = definition.conflict(&others) {
                 return Ok(Err(WriteError::Conflict(conflict)));
             }
@@ -180,7 +180,7 @@ impl Store {
                 None => "INSERT INTO objects (kind, name, definition) VALUES ($1, $2, $3)",
             };
             let query = sqlx::query(sql).bind(K::KIND).bind(name.to_owned()).bind(json);
-            query.execute(&mut *tx).await?;
+            query.execute(&mut **tx).await?;
             let after = one(&mut tx, K::KIND, name).await?;
             tx.commit().await?;
             let revision = after.map(|after| after.revision).unwrap_or_default();
@@ -206,19 +206,15 @@ impl Store {
                 }
                 Some(_) => {}
             }
-            if let Some(sql) = K::USED_BY {
-                let user = sqlx::query_scalar(sql).bind(name.to_owned());
-                let user: Option<String> = user.fetch_optional(&mut *tx).await?;
-                if let Some(user) = user {
-                    let why = format!("the service {user:?} needs it; change that first");
-                    return Ok(Err(WriteError::Conflict(FieldError::new("name", why))));
-                }
+            if let Some(user) = user::<K>(&mut tx, name).await? {
+                let why = format!("the service {user:?} needs it; change that first");
+                return Ok(Err(WriteError::Conflict(FieldError::new("name", why))));
             }
             let query = sqlx::query("DELETE FROM objects WHERE kind = $1 AND name = $2");
-            query.bind(K::KIND).bind(name.to_owned()).execute(&mut *tx).await?;
+            query.bind(K::KIND).bind(name.to_owned()).execute(&mut **tx).await?;
             tx.commit().await.map(Ok)
         };
-        within(PATIENCE, delete).await??;
+        let _ = within(PATIENCE, delete).await??;
         self.written.notify_one();
         Ok(())
     }
@@ -239,8 +235,17 @@ pub(crate) async fn since(tx: &mut Tx, since: i64) -> Result<Option<Vec<Object>>
     if changed == 0 { Ok(None) } else { all(tx).await.map(Some) }
 }
 
+/// The name of a service that needs an object.
+pub(crate) async fn user<K: Kind>(tx: &mut Tx, name: &str) -> Result<Option<String>, sqlx::Error> {
+    let Some(sql) = K::USED_BY else { return Ok(None) };
+    sqlx::query_scalar(sql).bind(name.to_owned()).fetch_optional(&mut **tx).await
+}
+
 /// Which of the services that an object is about is not there.
-async fn missing<K: Kind>(tx: &mut Tx, definition: &K) -> Result<Option<FieldError>, sqlx::Error> {
+pub(crate) async fn missing<K: Kind>(
+    tx: &mut Tx,
+    definition: &K,
+) -> Result<Option<FieldError>, sqlx::Error> {
     let Some((cluster_id, names)) = definition.services() else { return Ok(None) };
     for (i, name) in names.into_iter().enumerate() {
         let sql = "SELECT count(*) FROM services WHERE cluster_id = $1 AND name = $2";

@@ -25,7 +25,10 @@ const ASSETS: &str = "/docs/assets";
     info(
         title = "Deltaplane",
         description = "Services and raw resources in, Envoy configuration out. Each answer that \
-                       is no success is a problem by RFC 9457 and says what to change."
+                       is no success is a problem by RFC 9457 and says what to change. Whatever \
+                       changes something may name its author by the header X-Deltaplane-Author, \
+                       and call the change something by X-Deltaplane-Label: the history shows \
+                       both."
     ),
     servers((url = "/")),
     components(schemas(Problem, Fault)),
@@ -35,6 +38,7 @@ const ASSETS: &str = "/docs/assets";
         (name = "routes", description = "Which requests go to which services, beside what these say"),
         (name = "certificates", description = "What Envoys show, and whom they trust"),
         (name = "raw resources", description = "Resources of any type, over what services become"),
+        (name = "history", description = "Every revision, and back to it"),
         (name = "clients", description = "Who is connected, and who runs what"),
         (name = "server", description = "How the server is"),
     )

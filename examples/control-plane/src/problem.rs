@@ -37,10 +37,12 @@ pub struct Problem {
 
 /// One field and what is wrong with it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct Fault {
+#[non_exhaustive]
+pub struct Fault {
     /// A path into the document, such as `upserts[3].resource`.
-    pub(crate) field: String,
-    pub(crate) message: String,
+    pub field: String,
+    /// What is wrong, and what to write instead.
+    pub message: String,
 }
 
 impl Fault {

@@ -72,7 +72,8 @@ async fn transact(
 ) -> Result<Json<Done>, Problem> {
     caller.may_write(draft.scope())?;
     let (server, fleets) = (app.server.clone(), app.fleets.clone());
-    if fleets.validation(draft.scope()) == Validation::All {
+    let strictness = fleets.validation(draft.scope());
+    if strictness == Validation::All {
         // What was stored before is there, if it is not held back for long.
         let revision = app.store.revision().await?;
         let _ = tokio::time::timeout(PATIENCE, app.health.reaches(revision)).await;
@@ -80,14 +81,15 @@ async fn transact(
     // Megabytes take a while, in which others want to be answered.
     let judged = aside(move || {
         let defined = draft.define()?;
-        let verdict = validate::raw(server.cache(), &fleets, &defined.transaction, &defined.forms);
+        let Defined { transaction, forms, .. } = &defined;
+        let verdict = validate::raw(server.cache(), &fleets, transaction, forms, strictness);
         Ok::<_, Problem>((defined, verdict))
     });
     let (Defined { transaction, wait, .. }, verdict) = judged.await??;
     if !verdict.errors.is_empty() {
         return Err(Problem::unprocessable(verdict.errors));
     }
-    let revision = app.store.transact(&transaction).await?;
+    let revision = caller.store(&app).transact(&transaction).await?;
     caller.wrote(revision);
     let delivery = match wait {
         Some(wait) => Some(wait.for_scope(&app, &transaction.scope, revision).await),
@@ -106,12 +108,12 @@ async fn transact(
     responses((status = 200, description = "They are gone", body = Done), Problem)
 )]
 async fn clear(
-    State(store): State<Store>,
+    State(app): State<Running>,
     caller: Caller,
     Path(scope): Path<String>,
 ) -> Result<Json<Done>, Problem> {
     caller.may_write(&scope)?;
-    let revision = store.clear_scope(&scope).await?;
+    let revision = caller.store(&app).clear_scope(&scope).await?;
     let revision = revision.ok_or_else(|| Problem::no_scope(&scope))?;
     caller.wrote(revision);
     Ok(Json(Done::at(revision)))

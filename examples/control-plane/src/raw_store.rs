@@ -52,7 +52,10 @@ impl Store {
                 Err(reused) => return Ok(Err(TransactError::VersionReused(reused))),
             };
             write(&mut tx, transaction, &changed).await?;
-            end_batch(tx, transaction).await.map(Ok)
+            if let Some(label) = &transaction.label {
+                tx.call(label);
+            }
+            tx.commit().await.map(Ok)
         };
         let stored = within(BULK_PATIENCE, write).await??;
         self.written.notify_one();
@@ -68,9 +71,8 @@ impl Store {
                 return Ok(None);
             }
             let sql = "DELETE FROM raw_resources WHERE scope = $1";
-            sqlx::query(sql).bind(scope.to_owned()).execute(&mut *tx).await?;
-            let nameless = RawTransaction { scope: scope.to_owned(), ..RawTransaction::default() };
-            end_batch(tx, &nameless).await.map(Some)
+            sqlx::query(sql).bind(scope.to_owned()).execute(&mut **tx).await?;
+            tx.commit().await.map(Some)
         };
         let cleared = within(BULK_PATIENCE, write).await?;
         self.written.notify_one();
@@ -115,14 +117,6 @@ impl Store {
         })
         .await
     }
-
-    /// Takes the counter before anything is read, and makes all that follows
-    /// one revision.
-    async fn begin_batch(&self) -> Result<Tx, sqlx::Error> {
-        let mut tx = self.pool.begin().await?;
-        sqlx::query("UPDATE revision SET batch = 1").execute(&mut *tx).await?;
-        Ok(tx)
-    }
 }
 
 type Tx = Transaction<'static, Any>;
@@ -151,25 +145,8 @@ async fn exists(tx: &mut Tx, scope: &str) -> Result<bool, sqlx::Error> {
     Ok(found.is_some())
 }
 
-/// Ends a batch, names what it changed, and returns the revision of it.
-async fn end_batch(mut tx: Tx, transaction: &RawTransaction) -> Result<i64, sqlx::Error> {
-    let sql = "SELECT value, batch FROM revision";
-    let counter = sqlx::query(sql).fetch_one(&mut *tx).await?;
-    let (revision, batch): (i64, i32) = (counter.try_get(0)?, counter.try_get(1)?);
-    if let Some(label) = &transaction.label
-        && batch == 2
-    {
-        let sql = "UPDATE raw_changes SET label = $1 WHERE scope = $2 AND revision = $3";
-        let query = sqlx::query(sql).bind(label.clone());
-        query.bind(transaction.scope.clone()).bind(revision).execute(&mut *tx).await?;
-    }
-    sqlx::query("UPDATE revision SET batch = 0").execute(&mut *tx).await?;
-    tx.commit().await?;
-    Ok(revision)
-}
-
 /// The scope is known, everything that is named goes, and what changed comes.
-async fn write(
+pub(crate) async fn write(
     tx: &mut Tx,
     transaction: &RawTransaction,
     changed: &[&RawResource],

@@ -9,6 +9,7 @@ use thiserror::Error;
 use ureq::Agent;
 use ureq::http::{Request, Uri};
 
+use crate::author::AUTHOR;
 use crate::cli;
 
 /// How long an answer may take.
@@ -50,6 +51,7 @@ pub struct Remote {
     agent: Agent,
     server: String,
     token: Option<String>,
+    author: Option<String>,
 }
 
 /// Never shows the token.
@@ -77,7 +79,14 @@ impl Remote {
             .build();
         let server = server.trim_end_matches('/');
         let scheme = if server.contains("://") { "" } else { "http://" };
-        Ok(Remote { agent: config.new_agent(), server: format!("{scheme}{server}"), token })
+        let server = format!("{scheme}{server}");
+        Ok(Remote { agent: config.new_agent(), server, token, author: None })
+    }
+
+    /// The same, in somebody's name.
+    #[must_use]
+    pub fn by(self, author: Option<String>) -> Remote {
+        Remote { author, ..self }
     }
 
     /// What is at a path.
@@ -96,6 +105,9 @@ impl Remote {
         let mut request = Request::builder().method(method).uri(uri);
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if let Some(author) = &self.author {
+            request = request.header(AUTHOR, author.as_bytes());
         }
         let response = match body {
             None => request.body(()).map_err(Into::into).and_then(|it| self.agent.run(it)),

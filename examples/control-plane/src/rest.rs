@@ -15,7 +15,8 @@ use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::running::Running;
 use crate::{
-    access, audit_rest, client_rest, health_rest, object_rest, openapi, raw_rest, service_rest,
+    access, audit_rest, client_rest, health_rest, history_rest, object_rest, openapi, raw_rest,
+    service_rest,
 };
 
 /// A service is some hundred bytes; 64 domains of 253 characters fit as well.
@@ -31,6 +32,7 @@ pub fn router(running: Running, metrics: Metrics) -> Router {
         .merge(object_rest::router())
         .merge(raw_rest::router())
         .merge(audit_rest::router())
+        .merge(history_rest::router())
         .with_state(running.clone())
         .merge(health_rest::router().with_state(running.health.clone()))
         .merge(client_rest::router().with_state(running.clone()));

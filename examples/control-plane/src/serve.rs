@@ -21,7 +21,7 @@ use crate::publisher::{PublishError, Publisher};
 use crate::running::Running;
 use crate::store::Store;
 use crate::traffic::Traffic;
-use crate::{audit, reload, rest, scope};
+use crate::{audit, delivery, reload, rest, retention, scope};
 
 /// How long connections may take to end once they were told to.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -77,7 +77,9 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
         Running { store, cache, health, server, traffic, fleets, vault, reloader, access };
     let metrics = Metrics::new().map_err(io::Error::other)?;
     tokio::spawn(metrics.clone().measure(running.clone()));
-
+    tokio::spawn(delivery::note(running.clone()));
+    let (kept, log) = (arguments.retention(), running.health.clone());
+    tokio::spawn(retention::run(running.store.clone(), log, kept));
     tokio::spawn(audit::keep(running.store.clone(), days(arguments.audit_days)));
 
     let (xds_address, http_address) = (xds.local_addr()?, http.local_addr()?);

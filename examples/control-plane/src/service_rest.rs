@@ -222,7 +222,7 @@ async fn create_in_fleet(
 async fn store_new(app: &Running, caller: &Caller, draft: Draft) -> Result<Response, Problem> {
     let definition = draft.define(None)?;
     caller.may_write(&app.fleets.name_of_cluster(definition.cluster_id))?;
-    let row = app.store.create(definition).await?;
+    let row = caller.store(app).create(definition).await?;
     caller.wrote(row.revision);
     let place = [(header::LOCATION, format!("/api/v1/services/{}", row.id))];
     Ok((StatusCode::CREATED, place, Tagged(row)).into_response())
@@ -293,7 +293,7 @@ async fn replace(
     let precondition = writable(&app, &caller, key, precondition).await?;
     let definition = draft.define(Some(key))?;
     caller.may_write(&app.fleets.name_of_cluster(definition.cluster_id))?;
-    let written = app.store.update(key, &precondition, definition).await;
+    let written = caller.store(&app).update(key, &precondition, definition).await;
     let row = written.map_err(|error| refused(error, &id))?;
     caller.wrote(row.revision);
     Ok(Tagged(row))
@@ -327,7 +327,7 @@ async fn patch(
         let read = Precondition::Revisions(vec![row.revision]);
         let definition = patch.apply(&row)?;
         caller.may_write(&app.fleets.name_of_cluster(definition.cluster_id))?;
-        match app.store.update(key, &read, definition).await {
+        match caller.store(&app).update(key, &read, definition).await {
             // Somebody was faster. What he wrote is patched as well.
             Err(WriteError::Lost(_)) => {}
             Err(error) => return Err(refused(error, &id)),
@@ -356,7 +356,7 @@ async fn remove(
 ) -> Result<StatusCode, Problem> {
     let key = number(&id)?;
     let precondition = writable(&app, &caller, key, precondition).await?;
-    let deleted = app.store.delete(key, &precondition).await;
+    let deleted = caller.store(&app).delete(key, &precondition).await;
     deleted.map(|()| StatusCode::NO_CONTENT).map_err(|error| refused(error, &id))
 }
 

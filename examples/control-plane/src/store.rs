@@ -20,6 +20,7 @@ use crate::precondition::Precondition;
 use crate::service::{Definition, FieldError, Row, Service};
 use crate::upstream::is_pem;
 use crate::watch::Watch;
+use crate::write::Origin;
 use crate::{metrics, raw_store, validate};
 
 /// The triggers keep the changes of this many revisions.
@@ -71,6 +72,7 @@ pub struct Store {
     database: Database,
     pub(crate) pool: AnyPool,
     pub(crate) written: Arc<Notify>,
+    origin: Origin,
 }
 
 impl Store {
@@ -78,7 +80,18 @@ impl Store {
     pub async fn open(database: Database) -> Result<Store, OpenError> {
         let pool = database.open().await?;
         let written = Arc::new(Notify::new());
-        Ok(Store { database, pool, written })
+        Ok(Store { database, pool, written, origin: Origin::default() })
+    }
+
+    /// The same store, for what another author writes.
+    #[must_use]
+    pub fn by(&self, origin: Origin) -> Store {
+        Store { origin, ..self.clone() }
+    }
+
+    /// Whose writes these are.
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// How many connections to the database are idle, and how many there are.
@@ -140,10 +153,10 @@ impl Store {
             if let Err(error) = admitted(&mut tx, id, precondition).await? {
                 return Ok(Err(error));
             }
-            sqlx::query("DELETE FROM services WHERE id = $1").bind(id).execute(&mut *tx).await?;
+            sqlx::query("DELETE FROM services WHERE id = $1").bind(id).execute(&mut **tx).await?;
             tx.commit().await.map(Ok)
         };
-        within(PATIENCE, delete).await??;
+        let _ = within(PATIENCE, delete).await??;
         self.written.notify_one();
         Ok(())
     }
@@ -175,24 +188,16 @@ impl Store {
             if let Some(missing) = missing(&mut tx, &row.definition).await? {
                 return Ok(Err(WriteError::Invalid(vec![missing])));
             }
-            let stored = bound(id, &row.definition).fetch_one(&mut *tx).await?;
+            let stored = bound(id, &row.definition).fetch_one(&mut **tx).await?;
             let id: i64 = stored.try_get(0)?;
             let revision = sqlx::query_scalar("SELECT revision FROM services WHERE id = $1");
-            let revision: i64 = revision.bind(id).fetch_one(&mut *tx).await?;
+            let revision: i64 = revision.bind(id).fetch_one(&mut **tx).await?;
             tx.commit().await?;
             Ok(Ok((id, revision)))
         };
         (row.id, row.revision) = within(PATIENCE, write).await??;
         self.written.notify_one();
         Ok(row)
-    }
-
-    /// Takes the counter before anything is read, so that no two writers find the
-    /// same place free.
-    pub(crate) async fn begin_write(&self) -> Result<Transaction<'static, Any>, sqlx::Error> {
-        let mut tx = self.pool.begin().await?;
-        sqlx::query("UPDATE revision SET value = value").execute(&mut *tx).await?;
-        Ok(tx)
     }
 
     /// Everything, at one revision.
@@ -276,7 +281,7 @@ pub(crate) async fn within<T>(
     Ok(done.map_err(|_| StoreError::Silent(patience))??)
 }
 
-async fn revision(tx: &mut Transaction<'static, Any>) -> Result<i64, sqlx::Error> {
+pub(crate) async fn revision(tx: &mut Transaction<'static, Any>) -> Result<i64, sqlx::Error> {
     let query = sqlx::query_scalar("SELECT value FROM revision");
     query.fetch_one(&mut **tx).await
 }
@@ -310,7 +315,7 @@ async fn admitted(
 }
 
 /// Which stored certificate is named and not there.
-async fn missing(
+pub(crate) async fn missing(
     tx: &mut Transaction<'static, Any>,
     d: &Definition,
 ) -> Result<Option<FieldError>, sqlx::Error> {
@@ -327,7 +332,7 @@ async fn missing(
 }
 
 /// What already stands where `service` wants to stand.
-async fn conflict(
+pub(crate) async fn conflict(
     tx: &mut Transaction<'static, Any>,
     service: &Service,
 ) -> Result<Option<FieldError>, sqlx::Error> {

@@ -16,6 +16,7 @@ const RESOURCES: [&str; 6] = ["type_url", "name", "version", "revision", "label"
 const CLIENTS: [&str; 7] = ["node", "cluster", "scope", "variant", "state", "since", "peer"];
 const AUDIT: [&str; 7] = ["at", "caller", "peer", "method", "path", "status", "revision"];
 const TOKENS: [&str; 5] = ["name", "read", "write", "created", "expires"];
+const REVISIONS: [&str; 6] = ["revision", "at", "author", "label", "changed", "back_to"];
 const HELD: [&str; 4] = ["type_url", "name", "version", "state"];
 
 /// What was asked for; a single thing as its fields, a list as a table.
@@ -41,6 +42,11 @@ pub(crate) fn of(what: What, answer: &Value) -> String {
 /// Tokens, and what each is good for.
 pub(crate) fn tokens(tokens: &[Value]) -> String {
     table(&TOKENS, tokens)
+}
+
+/// Revisions, the newest first.
+pub(crate) fn revisions(answer: &Value) -> String {
+    table(&REVISIONS, answer.as_array().map(Vec::as_slice).unwrap_or_default())
 }
 
 /// Who is connected, how far each is, and what was rejected in which words.

@@ -139,7 +139,7 @@ impl Store {
             let sql = "INSERT INTO tokens (name, hash, rights, created_at, expires_at) \
                        VALUES ($1, $2, $3, $4, $5)";
             let query = sqlx::query(sql).bind(name.to_owned()).bind(hash).bind(rights);
-            query.bind(created).bind(end).execute(&mut *tx).await?;
+            query.bind(created).bind(end).execute(&mut **tx).await?;
             audit::record(&mut tx, &Entry::of_command("token create", name)).await?;
             tx.commit().await?;
             Ok(true)
@@ -167,7 +167,7 @@ impl Store {
                 return Ok(false);
             }
             let query = sqlx::query("DELETE FROM tokens WHERE name = $1").bind(name.to_owned());
-            query.execute(&mut *tx).await?;
+            query.execute(&mut **tx).await?;
             audit::record(&mut tx, &Entry::of_command("token revoke", name)).await?;
             tx.commit().await?;
             Ok(true)

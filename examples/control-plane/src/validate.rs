@@ -84,14 +84,14 @@ pub(crate) struct Verdict {
     pub(crate) warnings: Vec<Fault>,
 }
 
-/// Judges a transaction by what is in the cache, as strictly as its fleet wants it.
+/// Judges a transaction by what is in the cache, as strictly as is wanted.
 pub(crate) fn raw(
     cache: &Cache,
     fleets: &Directory,
     transaction: &RawTransaction,
     forms: &[Form],
+    strictness: Validation,
 ) -> Verdict {
-    let strictness = fleets.validation(&transaction.scope);
     if strictness == Validation::None {
         return Verdict::default();
     }

@@ -11,6 +11,7 @@ mod config;
 mod database;
 mod fleets;
 mod health;
+mod history;
 mod openapi;
 mod publisher;
 mod raw;

@@ -32,6 +32,7 @@ async fn all_that_is_described_is_there() {
             assert!(operation["summary"].is_string(), "{method} {path} says what it does");
             let asked = path
                 .replace("{id}", "7")
+                .replace("{revision}", "7")
                 .replace("{scope}", "none")
                 .replace("{node}", "none")
                 .replace("{name}", "none");

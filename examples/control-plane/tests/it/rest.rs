@@ -19,7 +19,11 @@ use crate::database::{Postgres, Sqlite, open};
 const SERVICES: &str = "/api/v1/services/";
 
 pub(crate) async fn router(url: &str) -> Router {
-    rest::router(running(url).await, Metrics::new().unwrap())
+    router_of(running(url).await)
+}
+
+pub(crate) fn router_of(running: Running) -> Router {
+    rest::router(running, Metrics::new().unwrap())
 }
 
 /// A server that follows nothing and listens nowhere.

@@ -1,0 +1,191 @@
+//! Every revision: who made it, and what it changed.
+//!
+//! The triggers note how each revision left each row. How a row was at a revision is
+//! what the last one up to it noted.
+
+use serde::Deserialize;
+use sqlx::any::AnyRow;
+use sqlx::{Any, AssertSqlSafe, Row as _, Transaction};
+use utoipa::IntoParams;
+
+use crate::database::{BULK_PATIENCE, PATIENCE};
+use crate::record::{Key, Record};
+use crate::store::{Store, StoreError, within};
+
+/// The most revisions that are listed at once.
+pub const LIMIT_MAX: i64 = 1000;
+
+/// A revision, as it was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Made {
+    /// The counter.
+    pub revision: i64,
+    /// When, in milliseconds since 1970.
+    pub made_ms: i64,
+    /// By whom.
+    pub author: String,
+    /// What he calls it.
+    pub label: Option<String>,
+    /// The revision whose state it brought back, if it did.
+    pub back_to: Option<i64>,
+    /// How many rows it changed.
+    pub changes: i64,
+}
+
+/// Which revisions.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Wanted {
+    /// Those that changed something of this fleet, or scope.
+    #[param(nullable = false)]
+    pub fleet: Option<String>,
+    /// Those of this author.
+    #[param(nullable = false)]
+    pub author: Option<String>,
+    /// Those that are called so.
+    #[param(nullable = false)]
+    pub label: Option<String>,
+    /// Those before this one.
+    #[param(nullable = false)]
+    pub before: Option<i64>,
+    /// The last so many of them.
+    #[param(nullable = false, minimum = 1, maximum = 1000)]
+    #[serde(default = "usual_limit")]
+    #[param(default = 100)]
+    pub limit: i64,
+}
+
+fn usual_limit() -> i64 {
+    100
+}
+
+const MADE: &str = "SELECT r.revision, r.made_ms, r.author, r.label, r.back_to, \
+    (SELECT count(*) FROM (SELECT DISTINCT h.kind, h.place, h.type_url, h.name FROM history h \
+     WHERE h.revision = r.revision) AS keys) AS changes FROM revisions r";
+
+impl Store {
+    /// Revisions, the newest first; and whether there are more. `scopes` are those of
+    /// the fleet that is wanted.
+    pub async fn revisions(
+        &self,
+        wanted: &Wanted,
+        scopes: &[String],
+    ) -> Result<(Vec<Made>, bool), StoreError> {
+        let mut conditions = Vec::new();
+        let mut texts: Vec<&String> = Vec::new();
+        let mut place = |text| {
+            texts.push(text);
+            format!("${}", texts.len())
+        };
+        if wanted.fleet.is_some() {
+            let scopes: Vec<String> = scopes.iter().map(&mut place).collect();
+            let scopes = scopes.join(", ");
+            conditions.push(format!(
+                "EXISTS (SELECT 1 FROM history h WHERE h.revision = r.revision \
+                 AND (h.scope IN ({scopes}) OR h.left_scope IN ({scopes})))"
+            ));
+        }
+        let texts_wanted = [("r.author", &wanted.author), ("r.label", &wanted.label)];
+        for (column, text) in texts_wanted {
+            conditions.extend(text.as_ref().map(|text| format!("{column} = {}", place(text))));
+        }
+        let next = texts.len() + 1;
+        conditions.push(format!("r.revision < ${next}"));
+        let all = conditions.join(" AND ");
+        let limit = next + 1;
+        let sql = format!("{MADE} WHERE {all} ORDER BY r.revision DESC LIMIT ${limit}");
+        let query = texts
+            .iter()
+            .fold(sqlx::query(AssertSqlSafe(sql)), |query, text| query.bind((*text).clone()));
+        let query = query.bind(wanted.before.unwrap_or(i64::MAX)).bind(wanted.limit + 1);
+        within(PATIENCE, async {
+            let rows = query.fetch_all(&self.pool).await?;
+            let mut found = rows.iter().map(made).collect::<Result<Vec<_>, _>>()?;
+            let most = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
+            let has_more = found.len() > most;
+            found.truncate(most);
+            Ok((found, has_more))
+        })
+        .await
+    }
+
+    /// A revision and what it changed; nothing, if there is none of this number.
+    pub(crate) async fn made(
+        &self,
+        number: i64,
+    ) -> Result<Option<(Made, Vec<Record>)>, StoreError> {
+        within(BULK_PATIENCE, async {
+            let mut tx = self.begin_read().await?;
+            let sql = format!("{MADE} WHERE r.revision = $1");
+            let found =
+                sqlx::query(AssertSqlSafe(sql)).bind(number).fetch_optional(&mut *tx).await?;
+            let Some(found) = found else { return Ok(None) };
+            // What was there when the history began was no change.
+            let records = match oldest(&mut tx).await? {
+                Some(oldest) if oldest < number => between(&mut tx, number - 1, number).await?,
+                _ => Vec::new(),
+            };
+            Ok(Some((made(&found)?, records)))
+        })
+        .await
+    }
+
+    /// The oldest revision that the history has.
+    pub async fn oldest_revision(&self) -> Result<i64, StoreError> {
+        within(PATIENCE, async {
+            let mut tx = self.begin_read().await?;
+            Ok(oldest(&mut tx).await?.unwrap_or_default())
+        })
+        .await
+    }
+}
+
+type Tx = Transaction<'static, Any>;
+
+pub(crate) async fn oldest(tx: &mut Tx) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar("SELECT min(revision) FROM revisions").fetch_one(&mut **tx).await
+}
+
+pub(crate) async fn exists(tx: &mut Tx, revision: i64) -> Result<bool, sqlx::Error> {
+    let sql = "SELECT revision FROM revisions WHERE revision = $1";
+    Ok(sqlx::query(sql).bind(revision).fetch_optional(&mut **tx).await?.is_some())
+}
+
+/// The rows that differ between two revisions, in the order in which they were changed.
+pub(crate) async fn between(tx: &mut Tx, from: i64, to: i64) -> Result<Vec<Record>, sqlx::Error> {
+    // The beginning of a name is what PostgreSQL's index knows.
+    let sql = "SELECT h.kind, h.place, h.type_url, h.name, h.scope, h.content, h.value, \
+               w.scope AS was_scope, w.content AS was_content, w.value AS was_value \
+               FROM (SELECT max(seq) AS seq FROM history WHERE revision > $1 AND revision <= $2 \
+                     GROUP BY kind, place, type_url, name) AS last \
+               JOIN history h ON h.seq = last.seq \
+               LEFT JOIN history w ON w.seq = (SELECT max(b.seq) FROM history b \
+                   WHERE b.kind = h.kind AND b.place = h.place AND b.type_url = h.type_url \
+                   AND substr(b.name, 1, 256) = substr(h.name, 1, 256) AND b.name = h.name \
+                   AND b.revision <= $1) \
+               ORDER BY h.seq";
+    let rows = sqlx::query(sql).bind(from).bind(to).fetch_all(&mut **tx).await?;
+    let records = rows.iter().map(Record::read).collect::<Result<Vec<_>, _>>()?;
+    Ok(records.into_iter().filter(|record| record.was != record.is).collect())
+}
+
+/// The rows that changed after a revision.
+pub(crate) async fn changed_since(tx: &mut Tx, revision: i64) -> Result<Vec<Key>, sqlx::Error> {
+    let sql = "SELECT DISTINCT kind, place, type_url, name FROM history WHERE revision > $1";
+    let rows = sqlx::query(sql).bind(revision).fetch_all(&mut **tx).await?;
+    rows.iter().map(Key::read).collect()
+}
+
+fn made(row: &AnyRow) -> Result<Made, sqlx::Error> {
+    Ok(Made {
+        revision: row.try_get("revision")?,
+        made_ms: row.try_get("made_ms")?,
+        author: row.try_get("author")?,
+        label: row.try_get("label")?,
+        back_to: row.try_get("back_to")?,
+        changes: row.try_get("changes")?,
+    })
+}

@@ -1,0 +1,223 @@
+//! What the history holds of a row: how it was left, and how people read that.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use prost::bytes::Bytes;
+use serde::Serialize;
+use serde_json::{Value, json};
+use similar::TextDiff;
+use sqlx::Row as _;
+use sqlx::any::AnyRow;
+use utoipa::ToSchema;
+
+use crate::certificates::Certificate;
+use crate::document;
+use crate::draft::Draft;
+use crate::fleets::Fleet;
+use crate::objects::Kind;
+use crate::problem::Problem;
+use crate::proto_json::{self, Hidden};
+use crate::raw::{RawKey, RawResource};
+use crate::routes::Route;
+use crate::service::Definition;
+
+/// The kind of services; that of anything else in the table `objects` is its own.
+pub(crate) const SERVICE: &str = "service";
+/// The kind of raw resources.
+pub(crate) const RESOURCE: &str = "resource";
+
+/// Lines around what differs.
+const CONTEXT: usize = 3;
+
+/// What identifies a row for ever.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) kind: String,
+    /// The scope of a raw resource.
+    pub(crate) place: String,
+    pub(crate) type_url: String,
+    /// The id of a service.
+    pub(crate) name: String,
+}
+
+/// How a row was left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct State {
+    /// Whose it is; what has none is everybody's.
+    pub(crate) scope: Option<String>,
+    content: String,
+    value: Option<Bytes>,
+}
+
+/// A row at two revisions.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) key: Key,
+    /// At the first; nothing, if it was not there.
+    pub(crate) was: Option<State>,
+    /// At the second.
+    pub(crate) is: Option<State>,
+}
+
+/// What became of a row.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = RecordedChange)]
+#[non_exhaustive]
+pub struct Change {
+    /// `service`, `resource`, `fleet`, `route` or `certificate`.
+    pub kind: String,
+    /// The fleet whose it is, if it is not everybody's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub scope: Option<String>,
+    /// The type of a resource.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub type_url: Option<String>,
+    /// The id of a service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub id: Option<i64>,
+    /// What it is called.
+    pub name: String,
+    /// `added`, `changed` or `removed`.
+    pub change: &'static str,
+    /// How it differs in YAML, in lines as `diff -u` writes them.
+    pub diff: String,
+}
+
+impl Key {
+    pub(crate) fn read(row: &AnyRow) -> Result<Key, sqlx::Error> {
+        Ok(Key {
+            kind: row.try_get("kind")?,
+            place: row.try_get("place")?,
+            type_url: row.try_get("type_url")?,
+            name: row.try_get("name")?,
+        })
+    }
+
+    /// The id of a service.
+    pub(crate) fn id(&self) -> Option<i64> {
+        (self.kind == SERVICE).then(|| self.name.parse().ok())?
+    }
+
+    pub(crate) fn raw(&self) -> RawKey {
+        RawKey { type_url: self.type_url.clone(), name: self.name.clone() }
+    }
+}
+
+impl Record {
+    pub(crate) fn read(row: &AnyRow) -> Result<Record, sqlx::Error> {
+        let state = |scope: &str, content: &str, value: &str| {
+            let Some(content) = row.try_get::<Option<String>, _>(content)? else { return Ok(None) };
+            let value: Option<Vec<u8>> = row.try_get(value)?;
+            let (scope, value) = (row.try_get(scope)?, value.map(Bytes::from));
+            Ok::<_, sqlx::Error>(Some(State { scope, content, value }))
+        };
+        Ok(Record {
+            key: Key::read(row)?,
+            was: state("was_scope", "was_content", "was_value")?,
+            is: state("scope", "content", "value")?,
+        })
+    }
+
+    /// The scopes that it is, or was, in.
+    pub(crate) fn scopes(&self) -> impl Iterator<Item = &str> {
+        [&self.was, &self.is].into_iter().flatten().filter_map(|state| state.scope.as_deref())
+    }
+
+    /// From the second revision to the first.
+    pub(crate) fn reversed(self) -> Record {
+        Record { was: self.is, is: self.was, ..self }
+    }
+
+    /// For people: nothing secret is in it.
+    pub(crate) fn change(&self) -> Change {
+        let key = &self.key;
+        let state = self.is.as_ref().or(self.was.as_ref());
+        let own_name = state.and_then(|state| state.json()["name"].as_str().map(str::to_owned));
+        Change {
+            kind: key.kind.clone(),
+            scope: state.and_then(|state| state.scope.clone()),
+            type_url: Some(&key.type_url).filter(|url| !url.is_empty()).cloned(),
+            id: key.id(),
+            name: key.id().and(own_name).unwrap_or_else(|| key.name.clone()),
+            change: match (&self.was, &self.is) {
+                (None, _) => "added",
+                (_, None) => "removed",
+                _ => "changed",
+            },
+            diff: self.diff(),
+        }
+    }
+
+    fn diff(&self) -> String {
+        let text = |state: &Option<State>| {
+            state.as_ref().map(|state| state.yaml(&self.key)).unwrap_or_default()
+        };
+        let (was, is) = (text(&self.was), text(&self.is));
+        if was == is {
+            return "(only what is not shown differs)\n".to_owned();
+        }
+        TextDiff::from_lines(&was, &is).unified_diff().context_radius(CONTEXT).to_string()
+    }
+}
+
+impl State {
+    /// The service that this row was.
+    pub(crate) fn service(&self) -> Result<Definition, Problem> {
+        let mut json = self.json();
+        // Who says where it is says it whole.
+        if json["upstreams"].as_array().is_some_and(|places| !places.is_empty())
+            && let Some(fields) = json.as_object_mut()
+        {
+            fields.retain(|field, _| field != "upstream_host" && field != "upstream_port");
+        }
+        document::read::<Draft>(json)?.define(None)
+    }
+
+    /// The resource that this row was.
+    pub(crate) fn resource(&self, key: &Key) -> RawResource {
+        RawResource {
+            key: key.raw(),
+            version: self.json()["version"].as_str().map(str::to_owned),
+            value: self.value.clone().unwrap_or_default(),
+        }
+    }
+
+    /// What stood in the column `definition` of an object.
+    pub(crate) fn definition(&self) -> &str {
+        &self.content
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.content).unwrap_or_default()
+    }
+
+    fn yaml(&self, key: &Key) -> String {
+        let mut shown = self.shown(key);
+        if let Some(fields) = shown.as_object_mut() {
+            fields.retain(|_, value| !value.is_null());
+        }
+        serde_saphyr::to_string(&shown).unwrap_or_else(|_| format!("{shown:#}\n"))
+    }
+
+    fn shown(&self, key: &Key) -> Value {
+        let hidden = || json!("(not shown)");
+        match &*key.kind {
+            SERVICE | Fleet::KIND | Route::KIND => self.json(),
+            Certificate::KIND => document::read::<Certificate>(self.json())
+                .map_or_else(|_| hidden(), |certificate| certificate.shown()),
+            RESOURCE => {
+                let resource = self.resource(key);
+                let content = match proto_json::show(&key.type_url, &resource.value) {
+                    Ok(json) => json,
+                    Err(Hidden::Unknown) => json!(STANDARD.encode(&resource.value)),
+                    Err(why) => json!(format!("(not shown: {why})")),
+                };
+                json!({"version": resource.version, "resource": content})
+            }
+            _ => hidden(),
+        }
+    }
+}

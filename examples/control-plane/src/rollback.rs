@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use sqlx::AssertSqlSafe;
 use thiserror::Error;
 
 use crate::certificates::Certificate;
@@ -21,6 +22,9 @@ use crate::service::{FieldError, Row, Service};
 use crate::store::{self, Store, StoreError, within};
 use crate::validate::{self, Form};
 use crate::write::{Origin, Write};
+
+/// How many services one statement deletes.
+const ROWS: usize = 500;
 
 /// For how long what somebody was told he can return to is kept.
 const KEPT: Duration = Duration::from_secs(600);
@@ -141,21 +145,33 @@ pub async fn roll_back(
     let label = origin.label.clone().unwrap_or_else(|| format!("rollback to {}", rollback.to));
     let store = app.store.by(origin.called(Some(label)));
     let done = tokio::time::timeout(BULK_PATIENCE, attempt(app, &store, rollback)).await;
-    let done = done.unwrap_or(Err(StoreError::Silent(BULK_PATIENCE).into()));
-    match &done {
-        Ok(_) if rollback.dry_run => store.keep(rollback.to).await?,
-        Ok(_) => store.written.notify_one(),
-        Err(RollbackError::Dropped { oldest, .. }) => store.keep(*oldest).await?,
-        Err(_) => {}
+    match done.unwrap_or(Err(StoreError::Silent(BULK_PATIENCE).into())) {
+        Ok((revision, records)) => {
+            match rollback.dry_run {
+                true => store.keep(rollback.to).await?,
+                false => store.written.notify_one(),
+            }
+            // Many take a while, in which others want to be answered.
+            let changes = move || records.iter().map(Record::change).collect();
+            let changes = tokio::task::spawn_blocking(changes).await.unwrap_or_default();
+            Ok(RolledBack { revision, changes })
+        }
+        Err(error) => {
+            if let RollbackError::Dropped { oldest, .. } = &error {
+                store.keep(*oldest).await?;
+            }
+            Err(error)
+        }
     }
-    done
 }
+
+/// Returns the revision, and the changes that it made.
 
 async fn attempt(
     app: &Running,
     store: &Store,
     rollback: &Rollback,
-) -> Result<RolledBack, RollbackError> {
+) -> Result<(i64, Vec<Record>), RollbackError> {
     let mut write = store.begin_batch().await?;
     let last = store::revision(&mut write).await?;
     if !exists(&mut write, rollback.to).await? {
@@ -172,13 +188,12 @@ async fn attempt(
         return Err(RollbackError::Conflict(moved));
     }
     restore(app, &mut write, &records).await?;
-    let changes = records.iter().map(Record::change).collect();
     if rollback.dry_run || records.is_empty() {
-        return Ok(RolledBack { revision: last, changes });
+        return Ok((last, records));
     }
     keep(&mut write, last).await?;
     write.goes_back_to(rollback.to);
-    Ok(RolledBack { revision: write.commit().await?, changes })
+    Ok((write.commit().await?, records))
 }
 
 /// First all goes that is to be otherwise, so that nothing is in the way of what comes.
@@ -187,9 +202,7 @@ async fn restore(
     write: &mut Write,
     records: &[Record],
 ) -> Result<(), RollbackError> {
-    for record in records.iter().filter(|record| record.was.is_some()) {
-        remove(write, &record.key).await?;
-    }
+    remove(write, records.iter().filter(|record| record.was.is_some())).await?;
     let services = services(records)?;
     restore_objects(write, records).await?;
     restore_services(write, &services).await?;
@@ -197,16 +210,28 @@ async fn restore(
     judge_objects(app, write, records).await
 }
 
-async fn remove(write: &mut Write, key: &Key) -> Result<(), sqlx::Error> {
-    let query = match (&*key.kind, key.id()) {
-        (_, Some(id)) => sqlx::query("DELETE FROM services WHERE id = $1").bind(id),
-        // These go with those that come.
-        (RESOURCE | SERVICE, _) => return Ok(()),
-        (kind, _) => sqlx::query("DELETE FROM objects WHERE kind = $1 AND name = $2")
-            .bind(kind.to_owned())
-            .bind(key.name.clone()),
-    };
-    query.execute(&mut ***write).await?;
+/// Resources go with those that come.
+async fn remove(
+    write: &mut Write,
+    records: impl Iterator<Item = &Record>,
+) -> Result<(), sqlx::Error> {
+    let (mut ids, mut objects) = (Vec::new(), Vec::new());
+    for Record { key, .. } in records {
+        match key.id() {
+            Some(id) => ids.push(id.to_string()),
+            None if [SERVICE, RESOURCE].contains(&&*key.kind) => {}
+            None => objects.push(key),
+        }
+    }
+    for ids in ids.chunks(ROWS) {
+        let sql = format!("DELETE FROM services WHERE id IN ({})", ids.join(", "));
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut ***write).await?;
+    }
+    for key in objects {
+        let query = sqlx::query("DELETE FROM objects WHERE kind = $1 AND name = $2");
+        let query = query.bind(key.kind.clone()).bind(key.name.clone());
+        query.execute(&mut ***write).await?;
+    }
     Ok(())
 }
 

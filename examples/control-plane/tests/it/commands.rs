@@ -105,6 +105,39 @@ fn files_become_one_transaction() {
 }
 
 #[test]
+fn what_was_changed_is_shown_and_undone() {
+    let at = At::start();
+    let file = |timeout: &str| {
+        at.file("a.yaml", &format!("\"@type\": {CLUSTER}\nname: a\nconnect_timeout: {timeout}\n"))
+    };
+    let apply = |timeout: &str, label: &str| {
+        let file = file(timeout);
+        let apply = ["apply", "--scope", "edge", "-f", &file, "--label", label, "--author", "ann"];
+        at.json(0, &apply)["revision"].to_string()
+    };
+    let (good, bad) = (apply("1s", "good"), apply("2s", "bad"));
+    let table = at.says(0, &["history", "--fleet", "edge", "--by", "ann"]);
+    assert!(table.contains("AUTHOR") && table.contains("good") && table.contains("bad"), "{table}");
+    assert_eq!(at.json(0, &["history", "--label", "bad", "--limit", "1"])[0]["author"], "ann");
+    let said = at.says(0, &["history", &bad]);
+    assert!(said.contains("by ann: bad") && said.contains("connect_timeout: 2s"), "{said}");
+
+    let said = at.says(0, &["rollback", &good, "--dry-run"]);
+    assert!(said.contains("changed: ") && said.contains("+  connect_timeout: 1s"), "{said}");
+    assert_eq!(at.json(0, &["history", "--limit", "1"])[0]["label"], "bad", "nothing changed");
+    let done = at.json(0, &["rollback", &good, "--fleet", "edge", "--label", "undo"]);
+    assert_eq!((&done["back_to"], &done["changes"][0]["name"]), (&json!(1), &json!("a")));
+    assert_eq!(at.json(0, &["history", "--limit", "1"])[0]["label"], "undo");
+    let said = at.says(0, &["rollback", &good, "--wait"]);
+    assert!(said.contains("nothing to do") && said.contains("0 of 0 clients"), "{said}");
+    let said = at.says(1, &["rollback", "77"]);
+    assert!(said.contains("the last one is 3"), "{said}");
+    assert!(at.says(1, &["rollback", &good, "--fleet", "egde"]).contains("\"egde\""));
+    assert!(at.says(2, &["rollback", "yesterday"]).contains("yesterday"));
+    assert!(at.says(0, &["rollback", "--help"]).contains("deltaplane history"));
+}
+
+#[test]
 fn what_is_wrong_with_files_is_told() {
     let at = At::start();
     let cases = [

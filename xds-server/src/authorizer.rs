@@ -74,6 +74,7 @@ impl Grant {
         self.view.as_ref()
     }
 
+    #[cfg(feature = "csds")]
     pub(crate) fn sees_clients(&self) -> bool {
         self.sees_clients
     }
@@ -343,6 +344,7 @@ impl Shared {
     }
 
     /// What a caller may have that asks once; nothing, if nobody decides that.
+    #[cfg(any(feature = "csds", feature = "rest"))]
     pub(crate) async fn admit(
         &self,
         credentials: Credentials,

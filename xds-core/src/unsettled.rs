@@ -91,7 +91,7 @@ pub(crate) enum Settled {
     Acknowledged {
         nonce: Nonce,
         revision: Revision,
-        responses: Vec<InFlight>,
+        responses: VecDeque<Box<InFlight>>,
         /// What the client had in the place of what it now accepts, as far as that was kept.
         replaced: Vec<Resource>,
     },
@@ -180,11 +180,9 @@ impl Unsettled {
             return None;
         }
         let revision = answered.revision;
-        let settled: Vec<InFlight> = match self.variant {
-            Variant::Delta => {
-                self.in_flight.remove(at).map(|response| *response).into_iter().collect()
-            }
-            Variant::Sotw => self.in_flight.drain(..=at).map(|response| *response).collect(),
+        let settled: VecDeque<_> = match self.variant {
+            Variant::Delta => self.in_flight.remove(at).into_iter().collect(),
+            Variant::Sotw => self.in_flight.drain(..=at).collect(),
         };
         Some(match error {
             None => {
@@ -196,9 +194,9 @@ impl Unsettled {
     }
 
     /// Takes up what the client accepted, and returns what it had instead.
-    fn acknowledge(&mut self, settled: &[InFlight]) -> Vec<Resource> {
+    fn acknowledge(&mut self, settled: &VecDeque<Box<InFlight>>) -> Vec<Resource> {
         if self.repeats_everything
-            && let Some(newest) = settled.last()
+            && let Some(newest) = settled.back()
         {
             // The client accepted all that was repeated, so what was not withheld is rejected no longer.
             self.rejected.retain(|name, _| newest.withheld.contains(name));
@@ -224,7 +222,7 @@ impl Unsettled {
     fn reject(
         &mut self,
         (nonce, revision): (Nonce, Revision),
-        settled: Vec<InFlight>,
+        settled: VecDeque<Box<InFlight>>,
         error: &ErrorDetail,
         is_current: impl Fn(&str) -> bool,
     ) -> Settled {

@@ -1,6 +1,10 @@
 //! What waits on a stream, of all its types: the gates, as they bear on what is owed.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::Machine;
 use crate::{
@@ -28,7 +32,7 @@ fn is_subscribed(types: &[TypeStream], key: &Key) -> bool {
 
 impl<V: View> Machine<V> {
     /// Takes up what an ACK proves.
-    pub(super) fn prove(&mut self, type_url: &TypeUrl, responses: &[InFlight]) {
+    pub(super) fn prove(&mut self, type_url: &TypeUrl, responses: &VecDeque<Box<InFlight>>) {
         if self.arrivals.is_empty() {
             return;
         }

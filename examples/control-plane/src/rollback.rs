@@ -166,7 +166,6 @@ pub async fn roll_back(
 }
 
 /// Returns the revision, and the changes that it made.
-
 async fn attempt(
     app: &Running,
     store: &Store,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use deltaplane_server::{
-    Cache, Client, Delivery, HowMany, Keepalive, LoadReporting, Order, Rejection, Resource,
+    Aging, Cache, Client, Delivery, HowMany, Keepalive, LoadReporting, Order, Rejection, Resource,
     Revision, Scope, Transaction, TypeUrl, Withdrawal, XdsServer, XdsServerBuilder,
 };
 use tokio::net::TcpListener;
@@ -132,6 +132,13 @@ impl EnvoyControlPlane {
             heard.lock().expect("nobody panicked with it").push(it.clone());
         });
         self.server = server.build();
+        self.resume();
+    }
+
+    /// From now on, connections end when they are that old. Clients have to connect again.
+    pub fn age(&mut self, age: Duration) {
+        self.cut();
+        self.server = builder(&self.cache, &self.record).aging(Aging::after(age)).build();
         self.resume();
     }
 

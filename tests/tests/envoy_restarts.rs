@@ -3,6 +3,8 @@
 
 #![allow(missing_docs, clippy::panic)]
 
+use std::time::Duration;
+
 use deltaplane_server::{Resource, TypeUrl, Variant};
 use deltaplane_tests::envoy_mesh::{RECONNECT, in_modes};
 use deltaplane_tests::envoy_mode::Mode;
@@ -91,5 +93,29 @@ fn other_content() {
         mesh.plane.put([endpoints("other", mesh.a.port())]);
         ports.front.moves("/", &mesh.b, &mesh.a);
         mesh.plane.record().settles();
+    });
+}
+
+#[test]
+fn k03_connections_end_for_their_age() {
+    in_modes(Mode::AGGREGATED, |mut mesh| {
+        let traffic = Traffic::start(mesh.ports.front.port(), "/");
+        let content = mesh.content();
+        mesh.plane.age(Duration::from_millis(1500));
+        let (plane, mode, record) = (&mesh.plane, mesh.mode, mesh.plane.record());
+        let sent = || [record.sent(&CDS), record.sent(&LDS)];
+        let before = sent();
+        wait_until("Envoy has come back some times", 2 * RECONNECT, || {
+            (plane.server().occupancy().aged >= 3).then_some(())
+        });
+        // Whenever that was, it said what it has, and was told none of it again.
+        assert_eq!(sent(), before);
+        // It is in step, old connections or new ones.
+        plane.put([endpoints("main", mesh.b.port())]);
+        mesh.ports.front.moves("/", &mesh.a, &mesh.b);
+        plane.put([cluster(mode, "main", 7)]);
+        mesh.uses_timeout("main", 7);
+        mesh.has(&content);
+        traffic.ends_well();
     });
 }

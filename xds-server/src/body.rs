@@ -44,13 +44,15 @@ pub(crate) struct Driver {
 impl ResponseBody {
     /// Must be called on a tokio runtime.
     pub(crate) fn new(stream: XdsStream) -> Self {
-        Self(Some(Arc::new(Driver {
+        let driver = Arc::new(Driver {
             stream: Mutex::new(Some(Box::new(stream))),
             http2: AtomicWaker::new(),
             said: AtomicBool::new(true),
             sated: AtomicBool::new(false),
             runtime: Handle::current(),
-        })))
+        });
+        driver.stream().iter().for_each(|stream| stream.seat().driven_by(&driver));
+        Self(Some(driver))
     }
 }
 
@@ -69,6 +71,11 @@ impl Driver {
     /// Whatever else wakes the stream then leaves HTTP/2 and its lock alone.
     pub(crate) fn listen(self: &Arc<Self>) -> Option<Waker> {
         self.said.swap(false, Ordering::SeqCst).then(|| self.clone().into())
+    }
+
+    /// Has the stream looked at.
+    pub(crate) fn look(&self) {
+        self.http2.wake();
     }
 
     /// Notes that not all was heard of what the client said.

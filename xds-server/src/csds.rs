@@ -68,7 +68,7 @@ impl ClientStatusDiscoveryService for StatusService {
         &self,
         requests: Request<Streaming<ClientStatusRequest>>,
     ) -> Result<Response<Self::StreamClientStatusStream>, Status> {
-        let over = self.0.over();
+        let over = self.0.over_with(&requests);
         let credentials = Credentials::of(requests.metadata().as_ref(), requests.extensions());
         let answers = stream::try_unfold(
             (self.0.clone(), credentials, requests.into_inner()),

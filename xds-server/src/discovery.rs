@@ -22,6 +22,7 @@ use tonic::{
 use self::sealed::Method;
 use crate::{
     body::ResponseBody,
+    connections::Seat,
     gzip,
     peer::Credentials,
     requests::{RequestBody, Requests, UNCOMPRESSED},
@@ -211,11 +212,19 @@ impl Service {
         });
         let compresses_above = shared.compresses_above.filter(|_| accepts_gzip);
         let is_aggregated = self.type_url.is_none();
+        let seat = Seat::take(shared, request.extensions().get().cloned())?;
         let credentials = Credentials::of(request.headers(), request.extensions());
         let limit = shared.limits.request_size;
         let requests = Requests::new(request.into_body().into(), variant, self.type_url, limit);
-        let mut stream =
-            XdsStream::new(shared.clone(), requests, variant, kind, is_aggregated, credentials);
+        let mut stream = XdsStream::new(
+            shared.clone(),
+            seat,
+            requests,
+            variant,
+            kind,
+            is_aggregated,
+            credentials,
+        );
         stream.compress_above(compresses_above);
         let mut response = http::Response::new(ResponseBody::new(stream));
         let content_type = HeaderValue::from_static("application/grpc");

@@ -60,11 +60,20 @@
 //!
 //! Everybody who can connect, unless [`XdsServer::serve_tls`] asks for certificates, or an [`Authorizer`] says
 //! who may have what, by certificate, token and node. On an address that others reach, have both.
+//! [`Limits`] say how many there may be of clients and of what they ask for.
+//!
+//! # Several replicas
+//!
+//! They need not know of each other: equal content has equal versions, so any of them goes on with any client.
+//! [`Aging`] and [a fair share](XdsServer::set_fair_share) have clients spread over them, and [`Drain`] says how
+//! one of them leaves.
 //!
 //! # Layout
 //!
 //! * `server`: a cache, and the rule of who sees what
-//! * `serve`: connections
+//! * `serve`: where connections are accepted
+//! * `connections`: how many there are, how long each lives, and how it ends
+//! * `memory`: how much of it there may be in use
 //! * `peer`: who is at the other end of one
 //! * `tls`: how that is made sure of, behind the feature of that name
 //! * `authorizer`: who is served, and with what
@@ -103,13 +112,13 @@
 //! * V-06: virtual hosts are not sent again behind a changed route configuration; Envoy keeps them.
 //! * P-02: there are no variants of a resource, so that none is chosen by what a client knows of itself.
 //! * P-03: for the same reason.
-//! * K-03: connections do not age. At shutdown streams end in order, and clients reconnect as they see fit.
 
 mod authorizer;
 mod body;
 #[doc = include_str!("bootstraps.md")]
 pub mod bootstraps {}
 mod client;
+mod connections;
 #[cfg(feature = "csds")]
 mod csds;
 mod delivery;
@@ -117,6 +126,7 @@ mod discovery;
 pub mod envoy;
 mod gzip;
 mod load;
+mod memory;
 mod on_demand;
 mod pace;
 mod peer;
@@ -141,6 +151,7 @@ mod withdrawal;
 
 pub use authorizer::{Authorizer, Caller, Grant};
 pub use client::{Client, ClientEvent, Observer};
+pub use connections::{Aging, Occupancy};
 #[cfg(feature = "csds")]
 pub use csds::StatusService;
 pub use delivery::{Delivery, Fate, HowMany};
@@ -160,6 +171,7 @@ pub use peer::{Certificate, UnreadableCertificate};
 pub use rollout::{Canary, Rollout};
 #[cfg(feature = "tls")]
 pub use rustls;
+pub use serve::Drain;
 pub use server::{Keepalive, Limits, XdsServer, XdsServerBuilder};
 pub use status::{ClientResource, ClientStatus, Rejection, TypeStatus};
 #[cfg(feature = "tls")]

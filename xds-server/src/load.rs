@@ -336,7 +336,7 @@ impl LoadReportingService for LoadService {
             admission: self.0.admission(credentials),
             opened: Instant::now(),
             reporting: loads.reporting.subscribe(),
-            over: Box::pin(self.0.over()),
+            over: Box::pin(self.0.over_with(&request)),
             shared: self.0.clone(),
             reports: request.into_inner(),
             node: None,
@@ -354,7 +354,7 @@ struct Reporter {
     shared: Arc<Shared>,
     reports: Streaming<LoadStatsRequest>,
     reporting: watch::Receiver<LoadReporting>,
-    /// Done when the server ends.
+    /// Done when its connection ends, or the server.
     over: Pin<Box<dyn Future<Output = ()> + Send>>,
     admission: Option<Admission>,
     opened: Instant,
@@ -379,7 +379,7 @@ impl Reporter {
                 Ok(()) = reporting.changed(), if node.is_some() => return Ok(Some(self.selection())),
                 status = refused => return Err(status),
                 () = over => {
-                    return Err(Status::unavailable("the server shuts down: reconnect"));
+                    return Err(Status::unavailable("the connection ends: reconnect"));
                 }
             };
             let Some(report) = report else { return Ok(None) };

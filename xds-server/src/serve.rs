@@ -1,19 +1,25 @@
 //! Connections: they are accepted, secured if they should be, and speak HTTP/2 until they are told to end.
 
-use std::{convert::Infallible, future::ready, io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{pending, poll_fn, ready},
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, Weak},
+    task::Poll,
+    time::Duration,
+};
 
 use futures::{FutureExt, future::Either};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    time::{sleep, timeout},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
-
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower_service::Service;
@@ -22,13 +28,49 @@ use tower_service::Service;
 use crate::csds;
 #[cfg(feature = "reflection")]
 use crate::envoy::descriptors;
-use crate::{body::AnyBody, discovery, load, peer::Peer, server::Shared};
-
-/// How long the end of the server waits for clients to take notice.
-const DRAIN: Duration = Duration::from_secs(5);
+use crate::{
+    body::AnyBody,
+    connections::{Connection, Presence, TICK, Why},
+    discovery, load,
+    peer::Peer,
+    server::{Limits, Shared},
+    spread,
+};
 
 /// How long nobody is accepted when the machine has no room for one more connection.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// How the end of [`XdsServer::serve`](crate::XdsServer::serve) goes: health says that it does not serve, nobody
+/// is accepted any more, connections are told to end and their streams do, and those that did not are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Drain {
+    /// Over which time connections are told, evenly, so that not all clients come to others at once. None
+    /// unless set: all are told at once.
+    pub spread: Duration,
+    /// How long all of it takes at most. 5 s unless set.
+    pub within: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { spread: Duration::ZERO, within: Duration::from_secs(5) }
+    }
+}
+
+impl Drain {
+    /// It takes so long at most.
+    #[must_use]
+    pub fn within(within: Duration) -> Self {
+        Self { within, ..Self::default() }
+    }
+
+    /// Connections are told over this time.
+    #[must_use]
+    pub fn spread(self, spread: Duration) -> Self {
+        Self { spread, ..self }
+    }
+}
 
 /// Serves until `shutdown` is done; then ends all streams, and waits for their clients to be told. What
 /// carries a connection's bytes, and who is at its other end, `secure` finds out.
@@ -43,61 +85,109 @@ where
     F: Future<Output = io::Result<(T, Peer)>> + Send + 'static,
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let connections = GracefulShutdown::new();
-    let http2 = http2(&port.shared);
+    let Shared { connections, drain, .. } = &*port.shared;
+    // What is left of them when this is dropped is cut.
+    let mut tasks = JoinSet::new();
+    let mut present = Vec::<Weak<Connection>>::new();
+    let mut door = Door::new(listener, port.shared.clone());
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shutdown = pin!(shutdown);
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = &mut shutdown => break,
-        };
-        let (tcp, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) if is_of_one_connection(&error) => continue,
-            Err(error) if is_exhaustion(&error) => {
-                tracing::warn!(%error, "no further client can connect for now");
-                sleep(PAUSE).await;
+        let (tcp, address) = tokio::select! {
+            accepted = door.accept() => accepted?,
+            Some(_) = tasks.join_next() => continue,
+            _ = tick.tick() => {
+                connections.shed();
+                present.retain(|connection| connection.strong_count() > 0);
                 continue;
             }
-            Err(error) => return Err(error),
+            () = &mut shutdown => break,
         };
-        let (port, http2, secure) = (port.clone(), http2.clone(), secure.clone());
-        let watcher = connections.watcher();
-        tokio::spawn(async move {
+        let presence = Presence::enter(&port.shared);
+        present.push(Arc::downgrade(&presence.connection));
+        let secured = secure.clone();
+        let port = port.clone();
+        tasks.spawn(async move {
             // Who is gone already gets no answer anyway.
             let _ = tcp.set_nodelay(true);
-            let secured = secure(tcp, Peer::at(Some(address)));
-            let secured = timeout(port.shared.limits.handshake, secured).await;
+            let secured = secured(tcp, Peer::at(Some(address)));
+            let secured = timeout(port.shared.limits.handshake, secured);
+            let secured = tokio::select! {
+                secured = secured => secured,
+                _ = presence.connection.goes() => return,
+            };
             match secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok((io, peer)) => port.converse(io, peer, &presence).await,
                 Err(error) => {
                     tracing::info!(peer = %address, %error, "a client did not get through TLS");
-                }
-                Ok((io, peer)) => {
-                    let answer = |mut request: http::Request<Incoming>| {
-                        request.extensions_mut().insert(peer.clone());
-                        match discovery::find(request.uri().path()) {
-                            Some(service) => {
-                                let response = service.answer(&port.shared, request);
-                                Either::Left(ready(Ok(response.map(AnyBody::Stream))))
-                            }
-                            None => Either::Right(port.clone().answer(request)),
-                        }
-                    };
-                    let serving = http2.serve_connection(TokioIo::new(io), service_fn(answer));
-                    if let Err(error) = watcher.watch(serving).await {
-                        tracing::debug!(peer = %address, %error, "a connection broke");
-                    }
                 }
             }
         });
     }
-    drop(listener);
-    port.shared.shutdown();
+    drop(door);
     port.health.set_service_status(discovery::ADS, ServingStatus::NotServing).await;
     port.health.set_service_status("", ServingStatus::NotServing).await;
+    for connection in present.iter().filter_map(Weak::upgrade) {
+        connection.go(spread::within(drain.spread), Why::Shutdown);
+    }
     // Whoever does not read is not waited for.
-    let _ = timeout(DRAIN, connections.shutdown()).await;
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    if timeout(drain.within, ended).await.is_err() {
+        tracing::warn!(left = tasks.len(), "connections that did not end in time are cut");
+    }
+    // Streams that came another way.
+    port.shared.shutdown();
     Ok(())
+}
+
+/// Where connections are accepted, as far as there is room.
+struct Door {
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    /// Who is next, and may have to wait.
+    next: Option<(TcpStream, SocketAddr)>,
+    /// How many were accepted in which second.
+    second: Instant,
+    count: u32,
+}
+
+impl Door {
+    fn new(listener: TcpListener, shared: Arc<Shared>) -> Self {
+        Self { listener, shared, next: None, second: Instant::now(), count: 0 }
+    }
+
+    /// The next connection. Nothing is lost if this is dropped and called again.
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        let Limits { connections, accepts_per_second, .. } = self.shared.limits;
+        loop {
+            if self.next.is_some() {
+                self.shared.connections.room(connections).await;
+                while self.shared.memory.is_short() {
+                    sleep(PAUSE).await;
+                }
+                if self.count >= accepts_per_second.max(1) {
+                    sleep_until(self.second + Duration::from_secs(1)).await;
+                }
+                if self.second.elapsed() >= Duration::from_secs(1) {
+                    (self.second, self.count) = (Instant::now(), 0);
+                }
+            }
+            if let Some(next) = self.next.take() {
+                self.count += 1;
+                return Ok(next);
+            }
+            match self.listener.accept().await {
+                Ok(accepted) => self.next = Some(accepted),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) if is_exhaustion(&error) => {
+                    tracing::warn!(%error, "no further client can connect for now");
+                    sleep(PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 /// What is served on a port.
@@ -126,6 +216,57 @@ impl Port {
         let router = services.axum_router_mut();
         *router = std::mem::take(router).fallback_service(ours.prepare().into_axum_router());
         Self { shared, services: services.prepare(), health }
+    }
+
+    /// Speaks HTTP/2 on a connection, until one side ends it.
+    async fn converse(
+        self,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: Peer,
+        presence: &Presence,
+    ) {
+        let address = peer.address;
+        let connection = presence.connection.clone();
+        let answer = |mut request: http::Request<Incoming>| {
+            connection.ask();
+            request.extensions_mut().insert(peer.clone());
+            request.extensions_mut().insert(connection.clone());
+            match discovery::find(request.uri().path()) {
+                Some(service) => {
+                    let response = service.answer(&self.shared, request);
+                    Either::Left(ready(Ok(response.map(AnyBody::Stream))))
+                }
+                None => Either::Right(self.clone().answer(request)),
+            }
+        };
+        let serving = http2(&self.shared).serve_connection(TokioIo::new(io), service_fn(answer));
+        let mut serving = pin!(serving);
+        let is_silent = async {
+            sleep(self.shared.limits.first_request).await;
+            if connection.is_asked() {
+                pending::<()>().await;
+            }
+        };
+        let why = tokio::select! {
+            ended = &mut serving => {
+                if let Err(error) = ended {
+                    tracing::debug!(peer = address.map(tracing::field::display), %error, "a connection broke");
+                }
+                return;
+            }
+            why = connection.goes() => why,
+            () = is_silent => {
+                tracing::debug!(peer = address.map(tracing::field::display), "a client connected and asked nothing");
+                return;
+            }
+        };
+        serving.as_mut().graceful_shutdown();
+        // Clients hear that the connection ends before its streams do, and open the next ones elsewhere.
+        let is_over = poll_fn(|cx| Poll::Ready(serving.as_mut().poll(cx).is_ready())).await;
+        presence.end(why);
+        if !is_over {
+            let _ = timeout(self.shared.aging.grace, serving).await;
+        }
     }
 
     /// Answers what is for no discovery service.

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    future::ready,
+    future::{pending, ready},
     io,
     sync::{
         Arc,
@@ -23,14 +23,16 @@ use crate::tls::Tls;
 use crate::{
     authorizer::{Authorizer, Grant},
     client::{Client, Observer},
+    connections::{Aging, Connection, Connections},
     delivery::{Delivery, HowMany},
     discovery::{self, Aggregated, Discovery, DiscoveryService},
     load::Loads,
+    memory::Memory,
     on_demand::{OnDemand, Searches},
     pace::Pace,
     rejections::Rejections,
     rollout::{self, Canaries, Canary, Rollout},
-    serve::{self, Port},
+    serve::{self, Drain, Port},
     status::{ClientResource, ClientStatus, Clients},
     withdrawal::{Withdrawal, Withdrawing},
 };
@@ -64,6 +66,10 @@ pub(crate) struct Shared {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) closing: AtomicBool,
     pub(crate) streams: AtomicU64,
+    pub(crate) connections: Connections,
+    pub(crate) aging: Aging,
+    pub(crate) drain: Drain,
+    pub(crate) memory: Memory,
     pub(crate) limits: Limits,
     pub(crate) rejections: Rejections,
     pub(crate) clients: Clients,
@@ -87,7 +93,8 @@ pub(crate) struct Shared {
     identity: [Bytes; 2],
 }
 
-/// What one client may ask of the server. Beyond it, its stream ends with a status that names the limit.
+/// What clients may ask of the server. Beyond what one of them may, its stream ends with a status that names the
+/// limit; beyond what all of them may, new ones wait or are refused, and those that are there are served.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Limits {
@@ -102,8 +109,22 @@ pub struct Limits {
     /// wait with further ones. An Envoy without ADS opens one for each subscription (K-04). 100,000
     /// unless set.
     pub streams_per_connection: u32,
+    /// How many connections there may be on [`XdsServer::serve`]. Further clients wait until one ends. Not
+    /// limited unless set.
+    pub connections: usize,
+    /// How many connections are accepted in a second; the others wait. Not limited unless set.
+    pub accepts_per_second: u32,
+    /// How many discovery streams there may be. Further ones are refused with `RESOURCE_EXHAUSTED`, so that
+    /// their clients try again later, or elsewhere. Not limited unless set.
+    pub streams: usize,
+    /// Above how many bytes [in use](XdsServerBuilder::memory_in_use) further connections wait, and further
+    /// streams are refused as above. Not limited unless set.
+    pub memory: u64,
     /// How long a client may take to get through TLS, on `XdsServer::serve_tls`. 10 s unless set.
     pub handshake: Duration,
+    /// How long a connection may take until it asks for something, and a stream until its first request. 30 s
+    /// unless set.
+    pub first_request: Duration,
 }
 
 impl Default for Limits {
@@ -113,7 +134,12 @@ impl Default for Limits {
             request_size: 32 << 20,
             requests_per_second: 5_000,
             streams_per_connection: 100_000,
+            connections: usize::MAX,
+            accepts_per_second: u32::MAX,
+            streams: usize::MAX,
+            memory: u64::MAX,
             handshake: Duration::from_secs(10),
+            first_request: Duration::from_secs(30),
         }
     }
 }
@@ -126,12 +152,26 @@ impl Shared {
         self.cache.wake_all();
     }
 
-    /// Done when all streams end.
-    pub(crate) fn over(&self) -> impl Future<Output = ()> + Send + use<> {
+    /// Done when all streams end, or those of the connection that a request came from.
+    pub(crate) fn over_with<T>(
+        &self,
+        request: &tonic::Request<T>,
+    ) -> impl Future<Output = ()> + Send + use<T> {
+        let connection = request.extensions().get::<Arc<Connection>>();
+        let ended = connection.map(|connection| connection.ended());
         let mut over = self.over.subscribe();
         async move {
-            // Nobody ends anything any more if the sender is gone.
-            let _ = over.wait_for(|over| *over).await;
+            let ended = async {
+                match ended {
+                    Some(ended) => ended.await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                // Nobody ends anything any more if the sender is gone.
+                _ = over.wait_for(|over| *over) => {}
+                () = ended => {}
+            }
         }
     }
 
@@ -182,6 +222,9 @@ pub struct XdsServerBuilder {
     pub(crate) authorizer: Option<Arc<Authorizer>>,
     observer: Arc<dyn Observer>,
     limits: Limits,
+    pub(crate) memory_in_use: Option<Box<dyn Fn() -> u64 + Send + Sync>>,
+    pub(crate) aging: Aging,
+    drain: Drain,
     order: Order,
     pace: Pace,
     isolates: bool,
@@ -221,6 +264,9 @@ impl XdsServer {
             authorizer: None,
             observer: Arc::new(()),
             limits: Limits::default(),
+            memory_in_use: None,
+            aging: Aging::default(),
+            drain: Drain::default(),
             order: Order::default(),
             pace: Pace::default(),
             isolates: true,
@@ -255,7 +301,8 @@ impl XdsServer {
     }
 
     /// Serves on a listener until `shutdown` is done; then ends all streams, and returns when their
-    /// clients have been told, or after 5 s: whoever does not read is not waited for.
+    /// clients have been told, or after a [set time](XdsServerBuilder::drain): whoever does not read is not
+    /// waited for. Dropping it cuts its connections.
     ///
     /// # Errors
     /// If the listener fails for good. That the machine has no file left for one more connection passes: it
@@ -418,7 +465,7 @@ impl XdsServerBuilder {
         self
     }
 
-    /// What a client may ask for.
+    /// What clients may ask for.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
@@ -459,6 +506,12 @@ impl XdsServerBuilder {
     /// How a client that is gone without a word is noticed.
     pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
         self.keepalive = keepalive;
+        self
+    }
+
+    /// How the end of [`XdsServer::serve`] goes.
+    pub fn drain(mut self, drain: Drain) -> Self {
+        self.drain = drain;
         self
     }
 
@@ -535,6 +588,10 @@ impl XdsServerBuilder {
             observer: self.observer,
             closing: AtomicBool::new(false),
             streams: AtomicU64::new(0),
+            connections: Connections::default(),
+            aging: self.aging,
+            drain: self.drain,
+            memory: Memory::new(self.limits.memory, self.memory_in_use),
             limits: self.limits,
             order: self.order,
             pace: self.pace,

@@ -10,8 +10,22 @@ pub(crate) fn about(time: Duration) -> Duration {
     time.mul_f64(0.9 + 0.2 * random())
 }
 
+/// Some time up to that.
+pub(crate) fn within(time: Duration) -> Duration {
+    time.mul_f64(random())
+}
+
+/// One of so many places, of which there is at least one.
+pub(crate) fn index(places: usize) -> usize {
+    let random = usize::try_from(bits() >> 1).unwrap_or(0);
+    random % places.max(1)
+}
+
 /// A random number from 0 to 1.
-pub(crate) fn random() -> f64 {
-    let random = RandomState::new().hash_one(());
-    f64::from(u32::try_from(random >> 32).unwrap_or(0)) / f64::from(u32::MAX)
+fn random() -> f64 {
+    f64::from(u32::try_from(bits() >> 32).unwrap_or(0)) / f64::from(u32::MAX)
+}
+
+fn bits() -> u64 {
+    RandomState::new().hash_one(())
 }

@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -22,6 +23,7 @@ use crate::{
     authorizer::{Admission, Admitted},
     body::Driver,
     client::{Client, ClientEvent},
+    connections::Seat,
     gzip,
     on_demand::Outcome,
     pace::{Pace, Pacing},
@@ -51,6 +53,7 @@ pub(crate) enum Kind {
 /// One stream.
 pub(crate) struct XdsStream {
     shared: Arc<Shared>,
+    seat: Seat,
     kind: Kind,
     requests: Requests,
     machine: Machine<CacheView>,
@@ -93,13 +96,13 @@ pub(crate) struct XdsStream {
 impl XdsStream {
     pub(crate) fn new(
         shared: Arc<Shared>,
+        seat: Seat,
         requests: Requests,
         variant: Variant,
         kind: Kind,
         is_aggregated: bool,
         credentials: Credentials,
     ) -> Self {
-        let id = shared.streams.fetch_add(1, Ordering::Relaxed);
         let mut machine = Machine::new(variant);
         machine.set_limits(shared.limits.stream);
         // Gates are between types.
@@ -117,7 +120,7 @@ impl XdsStream {
             connected_at: Revision(0),
             view_generation: None,
             client: Arc::new(Client {
-                id,
+                id: seat.id(),
                 node: Node::default(),
                 variant,
                 peer: credentials.peer.clone(),
@@ -136,7 +139,12 @@ impl XdsStream {
             is_new: false,
             rate: Rate::new(shared.limits.requests_per_second),
             shared,
+            seat,
         }
+    }
+
+    pub(crate) fn seat(&self) -> &Seat {
+        &self.seat
     }
 
     /// From now on, responses above so many bytes are compressed.
@@ -205,6 +213,7 @@ impl XdsStream {
                 return Poll::Ready(Err(Status::ok("the client closed the stream")));
             }
             self.show();
+            self.end_in_order(now)?;
             if more {
                 // Others get their turn before this client's next requests are read.
                 cx.waker().wake_by_ref();
@@ -214,6 +223,24 @@ impl XdsStream {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Ends the stream if its connection does and the client was answered what it asked so far (G-10), or if
+    /// it asks nothing.
+    fn end_in_order(&self, now: Duration) -> Result<(), Status> {
+        let is_answered = self.answered || self.searches.is_empty();
+        if let Some(why) = self.seat.ends().filter(|_| self.entry.is_some() && is_answered) {
+            return Err(why.status());
+        }
+        if self.is_unasked() && now >= self.shared.limits.first_request {
+            return Err(Status::deadline_exceeded("the stream was opened and asked nothing"));
+        }
+        Ok(())
+    }
+
+    /// Whether the client said nothing yet.
+    fn is_unasked(&self) -> bool {
+        self.entry.is_none() && self.waiting.is_none()
     }
 
     /// What the client is served from.
@@ -283,7 +310,8 @@ impl XdsStream {
     fn is_time(&mut self, cx: &mut Context<'_>) -> bool {
         let paced = self.pacing.as_ref().and_then(|pacing| pacing.due());
         let asked = self.admission.as_ref().and_then(|admission| admission.due());
-        let times = self.machine.poll_timeout().into_iter().chain(paced).chain(asked);
+        let first = self.is_unasked().then_some(self.shared.limits.first_request);
+        let times = self.machine.poll_timeout().into_iter().chain(paced).chain(asked).chain(first);
         let Some(timeout) = times.min() else {
             self.alarm = None;
             return false;

@@ -1,16 +1,21 @@
 //! As much of HTTP/2 as it takes to be a client that answers nothing, or pings as it likes.
 
 use std::{
-    io::{Read, Write},
+    io::{
+        ErrorKind::{ConnectionReset, UnexpectedEof},
+        Read, Write,
+    },
     net::{SocketAddr, TcpStream},
     time::Duration,
 };
 
 const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+pub const GOAWAY: u8 = 7;
+
+const ACK: u8 = 1;
 
 pub struct RawClient {
     socket: TcpStream,
@@ -28,6 +33,14 @@ impl RawClient {
 
     /// Opens a stream, and sends one message on it.
     pub fn call(&mut self, path: &str, message: &[u8]) {
+        self.headers(path);
+        let mut data = vec![0];
+        data.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+        data.extend(message);
+        self.write(DATA, 0, 1, &data);
+    }
+
+    fn headers(&mut self, path: &str) {
         let mut headers = Vec::new();
         for (name, value) in [
             (":method", "POST"),
@@ -45,10 +58,6 @@ impl RawClient {
             }
         }
         self.write(HEADERS, 4, 1, &headers);
-        let mut data = vec![0];
-        data.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
-        data.extend(message);
-        self.write(DATA, 0, 1, &data);
     }
 
     /// Pings, and waits for the answer.
@@ -59,11 +68,34 @@ impl RawClient {
 
     /// Reads until there is data.
     pub fn data(&mut self) -> Vec<u8> {
+        self.until(DATA)
+    }
+
+    /// Reads until there is a frame of this kind.
+    pub fn until(&mut self, kind: u8) -> Vec<u8> {
         loop {
-            if let (DATA, data) = self.read() {
-                return data;
+            let (read, payload) = self.read();
+            if read == kind {
+                return payload;
             }
         }
+    }
+
+    /// Opens a stream, and sends nothing on it.
+    pub fn call_silently(&mut self, path: &str) {
+        self.headers(path);
+    }
+
+    /// The kinds of all frames until the server closes the connection; its pings are answered.
+    pub fn rest(&mut self) -> Vec<u8> {
+        let mut kinds = Vec::new();
+        while let Some((kind, flags, payload)) = self.frame() {
+            if kind == PING && flags & ACK == 0 {
+                self.write(PING, ACK, 0, &payload);
+            }
+            kinds.push(kind);
+        }
+        kinds
     }
 
     fn write(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
@@ -77,12 +109,22 @@ impl RawClient {
 
     /// The kind and the payload of the next frame, which must not be the last.
     fn read(&mut self) -> (u8, Vec<u8>) {
+        let (kind, _, payload) = self.frame().expect("the connection is open");
+        assert_ne!(kind, GOAWAY, "{:?}", String::from_utf8_lossy(&payload));
+        (kind, payload)
+    }
+
+    /// The kind, the flags and the payload of the next frame, if there is one.
+    fn frame(&mut self) -> Option<(u8, u8, Vec<u8>)> {
         let mut head = [0; 9];
-        self.socket.read_exact(&mut head).unwrap();
+        if let Err(error) = self.socket.read_exact(&mut head) {
+            let is_closed = matches!(error.kind(), UnexpectedEof | ConnectionReset);
+            assert!(is_closed, "the server does not close the connection: {error}");
+            return None;
+        }
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         let mut payload = vec![0; length as usize];
         self.socket.read_exact(&mut payload).unwrap();
-        assert_ne!(head[3], GOAWAY, "{:?}", String::from_utf8_lossy(&payload));
-        (head[3], payload)
+        Some((head[3], head[4], payload))
     }
 }

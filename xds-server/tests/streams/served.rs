@@ -105,6 +105,17 @@ impl Heard {
     }
 }
 
+/// Looks again and again until something is so.
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let mut looks = tokio::time::interval(Duration::from_millis(5));
+    let is_so = async {
+        while !is_so() {
+            looks.tick().await;
+        }
+    };
+    timeout(Duration::from_secs(10), is_so).await.unwrap_or_else(|_| panic!("{what}: never"));
+}
+
 /// A cluster that Envoy's API can read.
 pub fn cluster(name: &str, alt: &str) -> Resource {
     let cluster = Cluster { name: name.into(), alt_stat_name: alt.into(), ..Cluster::default() };

@@ -58,6 +58,13 @@ pub enum Event {
         /// The revision from which it was built.
         revision: Revision,
     },
+    /// The client has a newer set than there is here, waited for that in vain, and is served what there is.
+    ServedOlder {
+        /// The type.
+        type_url: TypeUrl,
+        /// The source's revision that the client has seen.
+        claimed: u64,
+    },
     /// A response was rejected.
     Rejected {
         /// The type.
@@ -102,6 +109,8 @@ pub struct Machine<V> {
     tells_errors: bool,
     /// It is told how long things are good.
     bears_ttl: bool,
+    /// How long a client that has something newer waits.
+    catch_up: Duration,
     /// The time since the stream opened.
     now: Duration,
     /// When something that waits goes on.
@@ -136,6 +145,7 @@ impl<V: View> Machine<V> {
             isolates: true,
             tells_errors: false,
             bears_ttl: false,
+            catch_up: Duration::ZERO,
             now: Duration::ZERO,
             timeout: None,
             arrivals: Arrivals::default(),
@@ -174,7 +184,27 @@ impl<V: View> Machine<V> {
     /// and asked counts from then.
     pub fn handle_timeout(&mut self, now: Duration) {
         self.now = self.now.max(now);
-        self.stirred |= self.timeout.is_some_and(|timeout| timeout <= self.now);
+        let is_time = self.timeout.is_some_and(|timeout| timeout <= self.now);
+        self.stirred |= is_time;
+        if is_time {
+            for stream in &mut self.types {
+                if let Some(claimed) = stream.give_up_catching_up(self.now) {
+                    let type_url = stream.type_url.clone();
+                    self.events.push_back(Event::ServedOlder { type_url, claimed });
+                }
+            }
+        }
+    }
+
+    /// How long a client waits that comes back with something newer than there is here, as after it left a
+    /// replica that is ahead of this one; not at all, unless this says so.
+    ///
+    /// In State of the World the version of its set tells, where the source
+    /// [counts](crate::TypeVersion::revision): then nothing of that type is answered until this replica has
+    /// caught up. In delta nothing tells; there, clusters and listeners that this replica never heard of are
+    /// not removed before that time is over.
+    pub fn set_catch_up(&mut self, patience: Duration) {
+        self.catch_up = patience;
     }
 
     /// When, by the time of [`handle_timeout`](Machine::handle_timeout), something that waits goes on
@@ -239,6 +269,9 @@ impl<V: View> Machine<V> {
         };
         if first && request.claims_something() {
             self.returned.get_or_insert(self.now);
+            if !self.catch_up.is_zero() {
+                stream.catch_up(self.now + self.catch_up);
+            }
         }
         let told = match (request, self.variant) {
             (Request::Sotw(request), Variant::Sotw) => stream.handle_sotw(first, request),
@@ -471,7 +504,7 @@ impl<V: View> Machine<V> {
     }
 
     fn next_answer(&mut self, view: &V) -> Option<(usize, Answer)> {
-        self.timeout = None;
+        self.timeout = self.types.iter().filter_map(TypeStream::catches_up_until).min();
         self.review_arrivals();
         for at in 0..self.types.len() {
             self.isolate(at);

@@ -66,7 +66,8 @@
 //!
 //! They need not know of each other: equal content has equal versions, so any of them goes on with any client.
 //! [`Aging`] and [a fair share](XdsServer::set_fair_share) have clients spread over them, and [`Drain`] says how
-//! one of them leaves.
+//! one of them leaves. A client that left a replica which was ahead is not told less by one that lags:
+//! [`XdsServerBuilder::catch_up`].
 //!
 //! # Layout
 //!

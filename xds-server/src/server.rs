@@ -69,6 +69,7 @@ pub(crate) struct Shared {
     pub(crate) connections: Connections,
     pub(crate) aging: Aging,
     pub(crate) drain: Drain,
+    pub(crate) catch_up: Duration,
     pub(crate) memory: Memory,
     pub(crate) limits: Limits,
     pub(crate) rejections: Rejections,
@@ -225,6 +226,7 @@ pub struct XdsServerBuilder {
     pub(crate) memory_in_use: Option<Box<dyn Fn() -> u64 + Send + Sync>>,
     pub(crate) aging: Aging,
     drain: Drain,
+    catch_up: Duration,
     order: Order,
     pace: Pace,
     isolates: bool,
@@ -267,6 +269,7 @@ impl XdsServer {
             memory_in_use: None,
             aging: Aging::default(),
             drain: Drain::default(),
+            catch_up: Duration::from_secs(5),
             order: Order::default(),
             pace: Pace::default(),
             isolates: true,
@@ -515,6 +518,16 @@ impl XdsServerBuilder {
         self
     }
 
+    /// How long a client waits that comes back with something newer than there is here, as after it left a
+    /// replica that is ahead of this one: 5 s unless set. Then it is served what there is, which
+    /// [`Event::ServedOlder`](deltaplane_core::Event::ServedOlder) tells. It takes transactions that say
+    /// which [revision of their source](Transaction::source_revision) they bring; see
+    /// [`Machine::set_catch_up`](deltaplane_core::Machine::set_catch_up).
+    pub fn catch_up(mut self, patience: Duration) -> Self {
+        self.catch_up = patience;
+        self
+    }
+
     /// How soon after a commit clients are told of it; at once unless set.
     pub fn pace(mut self, pace: Pace) -> Self {
         self.pace = pace;
@@ -591,6 +604,7 @@ impl XdsServerBuilder {
             connections: Connections::default(),
             aging: self.aging,
             drain: self.drain,
+            catch_up: self.catch_up,
             memory: Memory::new(self.limits.memory, self.memory_in_use),
             limits: self.limits,
             order: self.order,

@@ -109,6 +109,7 @@ impl XdsStream {
         let order = if is_aggregated { shared.order } else { Order::InOneBreath };
         machine.set_order(order);
         machine.set_isolation(shared.isolates);
+        machine.set_catch_up(shared.catch_up);
         Self {
             kind,
             requests,
@@ -199,6 +200,7 @@ impl XdsStream {
             }
             let now = self.opened.elapsed();
             self.machine.handle_timeout(now);
+            self.tell_events();
             let more = self.read_requests(driver)? | self.admit(cx, driver)?;
             // What happens from here on raises the watch again; so nothing is missed by looking now.
             let raised = self.watch.poll_raised(cx).is_ready();
@@ -425,6 +427,12 @@ impl XdsStream {
         if self.kind == Kind::Fetch {
             self.machine.demand_answers();
         }
+        self.tell_events();
+        Ok(())
+    }
+
+    /// Tells others what the machine found.
+    fn tell_events(&mut self) {
         while let Some(event) = self.machine.poll_event() {
             if let Event::Subscribed { type_url, wildcard, names, globs, given_up, .. } = &event {
                 self.is_new = true;
@@ -443,9 +451,16 @@ impl XdsStream {
                 let since = self.connected_at;
                 withdrawing.rejected(&self.shared.cache, &self.client, since, &rejection);
             }
+            if let Event::ServedOlder { type_url, claimed } = &event {
+                tracing::warn!(
+                    node = self.client.node.id,
+                    %type_url,
+                    claimed,
+                    "a client has something newer, waited for it in vain, and is served what is here"
+                );
+            }
             self.observe(&ClientEvent::Told(&event));
         }
-        Ok(())
     }
 
     /// Has those names looked for that are not there.

@@ -40,9 +40,6 @@ const STATEMENTS: &[(&str, &str)] = &[
 /// What must be only on a condition that does not hold here, and why it does not: see what is declined.
 const CONDITIONAL: &str = "V-06 P-02 P-03";
 
-/// What needs replicas.
-const LATER: &str = "R-04";
-
 /// Where tests are, from this package's folder.
 const SOURCES: &[&str] = &["../xds-core/src", "../xds-cache/tests", "tests", "../tests/tests"];
 
@@ -55,7 +52,6 @@ fn every_statement_has_a_test_or_a_reason() {
         .iter()
         .flat_map(|(level, ids)| ids.split_whitespace().map(move |id| (id, *level)))
         .collect();
-    let later: BTreeSet<_> = LATER.split_whitespace().collect();
     let conditional: BTreeSet<_> = CONDITIONAL.split_whitespace().collect();
     let declined = declined();
     let tests = tests_by_statement();
@@ -69,18 +65,17 @@ fn every_statement_has_a_test_or_a_reason() {
             }
             (Some(tests), false) => tests.iter().cloned().collect::<Vec<_>>().join(", "),
             (None, true) => "declined".into(),
-            (None, false) if later.contains(id) => "later".into(),
             (None, false) => "-".into(),
         };
         let may_decline = level.starts_with("SHOULD") || conditional.contains(id);
         let owed = level.starts_with("MUST") || level.starts_with("SHOULD");
         let owed = owed && !(may_decline && what == "declined");
-        if owed && what != "later" && tested.is_none() {
+        if owed && tested.is_none() {
             wrong.push(format!("{id} is a {level}, and has no test"));
         }
         println!("{id} {level:<9} {what}");
     }
-    let known = tests.keys().chain(&declined).map(String::as_str).chain(later);
+    let known = tests.keys().chain(&declined).map(String::as_str);
     for id in known.filter(|id| !levels.contains_key(id)) {
         wrong.push(format!("{id} is spoken of, and there is no such statement"));
     }

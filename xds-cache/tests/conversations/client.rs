@@ -110,6 +110,16 @@ impl Client {
         self.cache.commit(transaction).unwrap()
     }
 
+    /// The same, as of a revision of the source.
+    pub fn put_at(&self, revision: u64, resources: &[(TypeUrl, &str, u32)]) -> Commit {
+        let mut transaction = Transaction::new();
+        transaction.source_revision(revision);
+        for (type_url, name, content) in resources {
+            transaction.upsert("default", resource(type_url.clone(), name, *content));
+        }
+        self.cache.commit(transaction).unwrap()
+    }
+
     /// Adds resources that are made elsewhere.
     pub fn add(&self, resources: impl IntoIterator<Item = Resource>) -> Commit {
         let mut transaction = Transaction::new();
@@ -281,6 +291,15 @@ impl Client {
             _ => None,
         };
         self.events().into_iter().filter_map(settled).collect()
+    }
+
+    /// For which revisions of the source it waited in vain, since the last call.
+    pub fn served_older(&mut self) -> Vec<u64> {
+        let claimed = |event| match event {
+            Event::ServedOlder { claimed, .. } => Some(claimed),
+            _ => None,
+        };
+        self.events().into_iter().filter_map(claimed).collect()
     }
 
     pub fn events(&mut self) -> Vec<Event> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use deltaplane_core::Variant;
 
-use crate::client::{BOTH, CDS, Client, EDS, LDS, RDS, SDS, delta, resource, sotw};
+use crate::client::{BOTH, CDS, Client, EDS, Got, LDS, RDS, SDS, delta, resource, sotw};
 
 #[test]
 fn r01_a_new_stream_knows_nothing_of_the_last_one() {
@@ -66,6 +66,124 @@ fn r02_names_are_answered_whatever_version_is_claimed() {
     let mut client = sotw(&[(EDS, "a", 1)]);
     client.sotw(EDS, &["missing"], "1", "");
     client.silence();
+}
+
+/// What a client of a replica has that is at a revision of its source where there are two clusters.
+fn ahead() -> Got {
+    let mut client = sotw(&[]);
+    client.put_at(1, &[(CDS, "a", 1)]);
+    client.put_at(2, &[(CDS, "b", 1)]);
+    client.sotw(CDS, &[], "", "");
+    client.expect(CDS)
+}
+
+/// A client of a replica that has not seen the second, and waits for it.
+fn behind(variant: Variant) -> Client {
+    let mut client = Client::new(variant);
+    client.machine.set_catch_up(Duration::from_secs(5));
+    client.put_at(1, &[(CDS, "a", 1)]);
+    client
+}
+
+#[test]
+fn r04_who_has_something_newer_waits_until_the_replica_has_it() {
+    let newer = ahead();
+    let mut client = behind(Variant::Sotw);
+    client.sotw(CDS, &[], &newer.version, "");
+    client.silence();
+    // What else there is, it is told meanwhile, and what came before.
+    client.put(&[(EDS, "a", 1)]);
+    client.sotw(EDS, &["a"], "", "");
+    assert_eq!(client.expect(EDS).resources, ["a=1"]);
+    client.silence();
+    // Having caught up, there is nothing to tell.
+    client.put_at(2, &[(CDS, "b", 1)]);
+    client.silence();
+    client.pass(Duration::from_secs(60));
+    client.silence();
+    assert_eq!(client.served_older(), [0; 0]);
+    client.put_at(3, &[(CDS, "b", 2)]);
+    assert_eq!(client.expect(CDS).resources, ["a=1", "b=2"]);
+}
+
+#[test]
+fn r04_a_replica_that_goes_past_it_tells_the_difference_at_once() {
+    let newer = ahead();
+    let mut client = behind(Variant::Sotw);
+    client.sotw(CDS, &[], &newer.version, "");
+    client.silence();
+    client.put_at(3, &[(CDS, "c", 1)]);
+    assert_eq!(client.expect(CDS).resources, ["a=1", "c=1"]);
+}
+
+#[test]
+fn r04_the_wait_is_bounded_and_said() {
+    let newer = ahead();
+    let mut client = behind(Variant::Sotw);
+    client.sotw(CDS, &[], &newer.version, "");
+    client.silence();
+    assert_eq!(client.machine.poll_timeout(), Some(Duration::from_secs(5)));
+    client.pass(Duration::from_secs(4));
+    client.silence();
+    client.pass(Duration::from_secs(1));
+    assert_eq!(client.expect(CDS).resources, ["a=1"]);
+    assert_eq!(client.served_older(), [2]);
+    client.silence();
+}
+
+#[test]
+fn r04_who_has_something_older_or_of_another_server_does_not_wait() {
+    let older = {
+        let mut client = behind(Variant::Sotw);
+        client.sotw(CDS, &[], "", "");
+        client.expect(CDS).version
+    };
+    for held in [&*older, "7", "9.short", "some words"] {
+        let mut client = behind(Variant::Sotw);
+        client.put_at(2, &[(CDS, "b", 1)]);
+        client.sotw(CDS, &[], held, "");
+        assert_eq!(client.expect(CDS).resources, ["a=1", "b=1"], "{held}");
+    }
+    // Nor where nobody counts, or waits.
+    let newer = ahead();
+    let mut uncounted = sotw(&[(CDS, "a", 1)]);
+    uncounted.machine.set_catch_up(Duration::from_secs(5));
+    uncounted.sotw(CDS, &[], &newer.version, "");
+    assert_eq!(uncounted.expect(CDS).resources, ["a=1"]);
+    let mut impatient = behind(Variant::Sotw);
+    impatient.machine.set_catch_up(Duration::ZERO);
+    impatient.sotw(CDS, &[], &newer.version, "");
+    assert_eq!(impatient.expect(CDS).resources, ["a=1"]);
+}
+
+#[test]
+fn r04_in_delta_a_cluster_that_nobody_heard_of_here_is_not_removed_at_once() {
+    let mut client = behind(Variant::Delta);
+    client.put(&[(LDS, "l", 1), (RDS, "l", 1)]);
+    let held = [("a", "other"), ("new", "1")];
+    client.delta_from(CDS, &[], &[], &held);
+    client.delta(LDS, &[], &[]);
+    client.delta(RDS, &["l"], &[]);
+    assert_eq!(client.expect(CDS).resources, ["a=1"]);
+    client.drain(&[]);
+    client.pass(Duration::from_secs(4));
+    client.silence();
+    // It comes after all.
+    client.put_at(2, &[(CDS, "new", 1)]);
+    assert_eq!(client.expect(CDS).resources, ["new=1"]);
+    client.pass(Duration::from_secs(60));
+    client.silence();
+    // Or it does not.
+    let mut other = behind(Variant::Delta);
+    other.put(&[(LDS, "l", 1), (RDS, "l", 1)]);
+    other.delta_from(CDS, &[], &[], &held);
+    other.delta(LDS, &[], &[]);
+    other.delta(RDS, &["l"], &[]);
+    other.drain(&[]);
+    other.pass(Duration::from_secs(4));
+    other.silence();
+    other.pass(Duration::from_secs(1));
+    assert_eq!(other.expect(CDS).removed, ["new"]);
 }
 
 #[test]

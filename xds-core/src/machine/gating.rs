@@ -11,7 +11,7 @@ use crate::{
     Key, Order, Resource, TypeUrl, View,
     answer::{Answer, Held},
     gates::{Until, Uses, later},
-    type_stream::TypeStream,
+    type_stream::{Owed, TypeStream},
     type_url::Lingering,
     unsettled::InFlight,
 };
@@ -232,6 +232,14 @@ impl<V: View> Machine<V> {
         };
         let (now, mut timeout) = (self.now, self.timeout);
         let mut waiting = Vec::new();
+        // It may be newer than what is here.
+        let may_be_new = |name: &Arc<str>| {
+            let is_strange = |owed: &Owed| owed.claimed && owed.cannot_be_repeated();
+            policy.full_state
+                && !self.catch_up.is_zero()
+                && stream.owed.get(name).is_some_and(is_strange)
+                && view.version(&type_url).revision.is_some()
+        };
         let uses = self.uses(patience);
         for name in gone {
             let key = Key::new(type_url.clone(), name.clone());
@@ -242,6 +250,8 @@ impl<V: View> Machine<V> {
             }
             if is_named(name) {
                 waiting.push((name.clone(), patience + drain));
+            } else if may_be_new(name) {
+                waiting.push((name.clone(), self.catch_up));
             } else if until.is_none() && policy.honours_removal && view.is_referred_to(&key) {
                 waiting.push((name.clone(), patience));
             }

@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use super::{Sought, TypeStream, claim::Claim, leases::Leases};
+use super::{
+    Sought, TypeStream,
+    claim::{CatchUp, Claim},
+    leases::Leases,
+};
 use crate::{
     Resource, Subscription,
     type_url::{Lingering, TypePolicy},
@@ -23,6 +27,8 @@ pub(crate) struct Aside(Option<Box<Exceptions>>);
 #[derive(Debug)]
 pub(crate) struct Exceptions {
     pub(super) claim: Claim,
+    /// How long the client waits for what it says that it has, where that is newer than what is here.
+    pub(crate) catch_up: Option<CatchUp>,
     /// Collections that the client asked for and of which it was owed nothing yet.
     pub(super) asked_globs: Vec<Arc<str>>,
     /// Names that it gave up while it goes on asking for others with them, where that is not answered: what
@@ -49,6 +55,7 @@ pub(crate) struct Exceptions {
 impl Exceptions {
     const NONE: Self = Self {
         claim: Claim::Nothing,
+        catch_up: None,
         asked_globs: Vec::new(),
         dropped: Vec::new(),
         sought: BTreeMap::new(),
@@ -62,6 +69,7 @@ impl Exceptions {
 
     fn is_empty(&self) -> bool {
         self.claim.is_nothing()
+            && self.catch_up.is_none()
             && self.asked_globs.is_empty()
             && self.dropped.is_empty()
             && self.sought.is_empty()

@@ -9,13 +9,19 @@ use crate::{
 };
 
 impl TypeStream {
-    /// Looks at what changed up to this view. Nothing of an unknown type is looked at.
+    /// Looks at what changed up to this view. Nothing of an unknown type is looked at, nor of one of which the
+    /// client has something newer.
     pub(crate) fn look<V: View>(&mut self, view: &V) -> Result<(), LogTruncated> {
         if !view.is_known(&self.type_url) {
             return Ok(());
         }
         match self.cursor {
-            None => self.begin(view),
+            None => {
+                if self.is_ahead(view) {
+                    return Ok(());
+                }
+                self.begin(view);
+            }
             Some(cursor) if cursor < view.revision() => {
                 let names = &self.subscription;
                 let changes = match names.is_wildcard() && !self.everything {

@@ -1,6 +1,6 @@
 //! What a client says that it has from before this stream, compared once.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{Reason, TypeStream};
 use crate::{Resource, TypeVersion, View, subscription::WILDCARD};
@@ -26,7 +26,54 @@ impl Claim {
     }
 }
 
+/// How long a client that has something newer waits for this replica.
+#[derive(Debug)]
+pub(crate) struct CatchUp {
+    pub(crate) until: Duration,
+    /// The source's revision that the client has seen, once it turned out that this replica has not.
+    pub(crate) behind: Option<u64>,
+}
+
 impl TypeStream {
+    /// Whether the client says that it has a set that is newer than what is here, and waits for that: until
+    /// this replica has caught up, or for too long. An older set would take from it what it should keep.
+    pub(super) fn is_ahead<V: View>(&mut self, view: &V) -> bool {
+        let type_url = &self.type_url;
+        let Some(aside) = self.aside.get_mut() else { return false };
+        let (Some(catch_up), Claim::Version(version)) = (&mut aside.catch_up, &aside.claim) else {
+            aside.catch_up = None;
+            return false;
+        };
+        let is_newer = |claimed: &TypeVersion| {
+            let here = view.version(type_url);
+            let is_newer = here.revision.is_some() && claimed.revision > here.revision;
+            is_newer && *claimed != here && view.changes_from(type_url, claimed).is_none()
+        };
+        let claimed = version.parse().ok().filter(is_newer);
+        catch_up.behind = claimed.and_then(|claimed| claimed.revision);
+        if catch_up.behind.is_none() {
+            aside.catch_up = None;
+        }
+        aside.catch_up.is_some()
+    }
+
+    /// The client may wait until then for what it says that it has.
+    pub(crate) fn catch_up(&mut self, until: Duration) {
+        self.aside.fill().catch_up = Some(CatchUp { until, behind: None });
+    }
+
+    /// Until when it waits, if it does.
+    pub(crate) fn catches_up_until(&self) -> Option<Duration> {
+        self.aside.catch_up.as_ref().filter(|it| it.behind.is_some()).map(|it| it.until)
+    }
+
+    /// From now on the client waits no longer; tells for which revision it did.
+    pub(crate) fn give_up_catching_up(&mut self, now: Duration) -> Option<u64> {
+        let aside = self.aside.get_mut()?;
+        let over = aside.catch_up.take_if(|catch_up| catch_up.until <= now)?;
+        over.behind
+    }
+
     /// The first look: what the client claims to hold is compared, once.
     pub(super) fn begin<V: View>(&mut self, view: &V) {
         let claim = self.aside.take(|it| &mut it.claim);

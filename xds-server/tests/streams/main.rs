@@ -28,3 +28,4 @@ mod rollout;
 mod secured;
 mod served;
 mod services;
+mod storms;

@@ -98,6 +98,12 @@ impl Heard {
         self.lines.lock().unwrap().iter().filter(|line| line.starts_with(what)).count()
     }
 
+    /// How many were of this kind, whoever they were of.
+    pub fn count_of(&self, kind: &str) -> usize {
+        let of_kind = format!(": {kind} ");
+        self.lines.lock().unwrap().iter().filter(|line| line.contains(&of_kind)).count()
+    }
+
     fn take(&self, what: &str) -> bool {
         let mut lines = self.lines.lock().unwrap();
         let at = lines.iter().position(|line| line == what);

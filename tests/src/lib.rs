@@ -11,6 +11,7 @@
 //! * [`machine`]: this machine, its folders and packages
 //! * [`port`], [`process`], [`http`]: what a network test needs of it
 //! * [`upstream`], [`tls_upstream`], [`postgres`], [`envoy`], [`server`]: the parts
+//! * [`authority`]: what makes certificates
 //! * [`database`]: SQLite or PostgreSQL, by the door that is not the server's
 //! * [`service`], [`listener`]: what is told to the server, and what Envoy's users see of it
 //! * [`load`]: thousands of requests in a second, none of which may fail
@@ -23,6 +24,7 @@
     reason = "a test that cannot go on fails, and nobody depends on this crate"
 )]
 
+pub mod authority;
 pub mod database;
 pub mod deadline;
 pub mod envoy;

@@ -193,8 +193,21 @@ impl Deltaplane {
 /// # Panics
 /// If it serves after all, or ends as if all were well.
 pub fn refusal(database_url: &str, xds: &str, http: &str) -> String {
+    refusal_of(serve(database_url, xds, http))
+}
+
+/// The same, on any ports and with further flags.
+///
+/// # Panics
+/// If it serves after all, or ends as if all were well.
+pub fn refusal_with(database_url: &str, flags: &[&str]) -> String {
+    let mut command = serve(database_url, "127.0.0.1:0", "127.0.0.1:0");
+    command.args(flags);
+    refusal_of(command)
+}
+
+fn refusal_of(mut command: Command) -> String {
     let folder = tempfile::tempdir().expect("a folder for temporary files can be made");
-    let mut command = serve(database_url, xds, http);
     let mut process = Process::start("deltaplane", &mut command, &folder.path().join("log"));
     let status = process.wait_for_end();
     let said = process.log();

@@ -1,7 +1,7 @@
 //! Who asks, whether he may, and that what he did is written down.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
@@ -12,10 +12,11 @@ use axum::response::{IntoResponse, Response};
 
 use crate::audit::Entry;
 use crate::author;
+use crate::http_listener::PeerAddress;
 use crate::problem::Problem;
 use crate::running::Running;
 use crate::store::{Store, StoreError};
-use crate::token::{ALL, Rights, Token, hash};
+use crate::token::{ALL, Rights, Token, TokenError, hash, random};
 use crate::write::Origin;
 
 /// What anybody may ask: how the server is, and how it is asked.
@@ -50,6 +51,8 @@ const PATH_MAX: usize = 2048;
 #[derive(Clone, Debug, Default)]
 pub struct Access {
     is_wanted: bool,
+    /// What the server shows itself, for who was let in here.
+    pass: Pass,
     /// By their hashes: what they were when the database was asked last.
     seen: Arc<Mutex<HashMap<String, Token>>>,
 }
@@ -58,6 +61,17 @@ impl Access {
     /// Nobody gets in without a token.
     pub fn by_token() -> Access {
         Access { is_wanted: true, ..Access::default() }
+    }
+
+    /// The same, with a pass.
+    #[must_use]
+    pub fn with_pass(self, pass: Pass) -> Access {
+        Access { pass, ..self }
+    }
+
+    /// What the server shows itself.
+    pub(crate) fn pass(&self) -> &Pass {
+        &self.pass
     }
 
     /// Whether nobody gets in without a token.
@@ -91,6 +105,35 @@ impl Access {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// By which one part of this process knows that another has looked at a caller. Never shown.
+#[derive(Clone, Default)]
+pub struct Pass(Option<Arc<str>>);
+
+impl Pass {
+    /// One that nobody can guess.
+    pub fn issue() -> Result<Pass, TokenError> {
+        Ok(Pass(Some(random()?.into())))
+    }
+
+    /// Whether this is it.
+    pub(crate) fn is(&self, shown: &str) -> bool {
+        self.0.as_ref().is_some_and(|pass| hash(pass) == hash(shown))
+    }
+
+    /// The header that shows it, if there is one.
+    pub(crate) fn header(&self) -> Option<HeaderValue> {
+        let mut header = HeaderValue::try_from(format!("Bearer {}", self.0.as_ref()?)).ok()?;
+        header.set_sensitive(true);
+        Some(header)
+    }
+}
+
+impl fmt::Debug for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pass")
+    }
 }
 
 /// Who asks. Clones are the same one.
@@ -283,9 +326,9 @@ fn written(request: &Request) -> Option<Entry> {
     if is_read(request) {
         return None;
     }
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let peer = request.extensions().get::<ConnectInfo<PeerAddress>>();
     Some(Entry {
-        peer: peer.map(|ConnectInfo(peer)| peer.to_string()),
+        peer: peer.map(|ConnectInfo(PeerAddress(peer))| peer.to_string()),
         method: request.method().to_string(),
         path: request.uri().to_string().chars().take(PATH_MAX).collect(),
         ..Entry::default()

@@ -40,6 +40,7 @@ pub fn yaml(arguments: &Bootstrap) -> Result<String, AddressError> {
     let admin_port = arguments.admin_port;
     let loads = if arguments.load_reports { LOAD_REPORTS } else { "" };
     let dynamic = dynamic(api, arguments.separate);
+    let tls = tls(arguments);
     Ok(format!(
         "\
 node:
@@ -56,7 +57,7 @@ static_resources:
   - name: {CONTROL_PLANE}
     type: {discovery}
     connect_timeout: 5s
-    typed_extension_protocol_options:
+{tls}    typed_extension_protocol_options:
       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
         \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
         explicit_http_config:
@@ -72,6 +73,43 @@ static_resources:
               socket_address: {{address: {host}, port_value: {port}}}
 "
     ))
+}
+
+/// How the control plane is known to be the right one, and what it is shown.
+fn tls(arguments: &Bootstrap) -> String {
+    let Some(ca) = &arguments.tls_ca else { return String::new() };
+    let host = split(&arguments.xds_address).map_or("", |(host, _)| host);
+    let name = arguments.tls_server_name.as_deref().unwrap_or(host);
+    let kind = match name {
+        name if name.parse::<IpAddr>().is_ok() => "IP_ADDRESS",
+        name if name.contains("://") => "URI",
+        _ => "DNS",
+    };
+    let mut lines = vec![
+        "transport_socket:".to_owned(),
+        "  name: envoy.transport_sockets.tls".to_owned(),
+        "  typed_config:".to_owned(),
+        "    \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+            .to_owned(),
+    ];
+    if kind == "DNS" {
+        lines.push(format!("    sni: {}", quote(name)));
+    }
+    lines.push("    common_tls_context:".to_owned());
+    if let (Some(certificate), Some(key)) = (&arguments.tls_cert, &arguments.tls_key) {
+        lines.extend([
+            "      tls_certificates:".to_owned(),
+            format!("      - certificate_chain: {{filename: {}}}", quote(certificate)),
+            format!("        private_key: {{filename: {}}}", quote(key)),
+        ]);
+    }
+    lines.extend([
+        "      validation_context:".to_owned(),
+        format!("        trusted_ca: {{filename: {}}}", quote(ca)),
+        "        match_typed_subject_alt_names:".to_owned(),
+        format!("        - {{san_type: {kind}, matcher: {{exact: {}}}}}", quote(name)),
+    ]);
+    lines.iter().map(|line| format!("    {line}\n")).collect()
 }
 
 /// One stream for all, or one for each.

@@ -141,6 +141,28 @@ pub struct Serve {
     secret_key_file: Option<PathBuf>,
     #[arg(long, env = "SECRET_KEY", hide = true, hide_env_values = true)]
     secret_key: Option<String>,
+    /// A file with the certificate that is shown to Envoys, in PEM, with those that
+    /// vouch for it. Files are taken over when they change.
+    #[arg(long, env = "TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// A file with its key, in PEM.
+    #[arg(long, env = "TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// A file with the certificates, in PEM, of whom Envoys' certificates have to be
+    /// signed by. With it, only those are served whose certificate fits the identity of
+    /// their fleet.
+    #[arg(long, env = "CLIENT_CA", value_name = "FILE")]
+    pub client_ca: Option<PathBuf>,
+    /// What the certificate of a node has to be for, in a fleet that does not say it
+    /// itself, such as spiffe://prod/{fleet}/{node}, where * is any text.
+    #[arg(long, env = "CLIENT_IDENTITY", value_name = "PATTERN")]
+    pub client_identity: Option<String>,
+    /// A file with the certificate of the HTTP API.
+    #[arg(long, env = "HTTP_TLS_CERT", value_name = "FILE")]
+    pub http_tls_cert: Option<PathBuf>,
+    /// A file with its key.
+    #[arg(long, env = "HTTP_TLS_KEY", value_name = "FILE")]
+    pub http_tls_key: Option<PathBuf>,
     /// When the HTTP API wants a token, which `deltaplane token create` makes, for
     /// anything but how the server is.
     #[arg(long, env = "HTTP_TOKENS", value_enum, default_value_t)]
@@ -234,6 +256,20 @@ pub struct Bootstrap {
     /// Where the control plane is.
     #[arg(long, env = "XDS_ADDRESS", default_value = "127.0.0.1:18000")]
     pub xds_address: String,
+    /// A file at the Envoy, with the certificates of whom the server's is signed by:
+    /// it connects by TLS.
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<String>,
+    /// A file at the Envoy, with the certificate that it shows.
+    #[arg(long, value_name = "FILE", requires = "tls_key", requires = "tls_ca")]
+    pub tls_cert: Option<String>,
+    /// A file at the Envoy, with the key of that.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<String>,
+    /// What the server's certificate is for: the name of a host, an address or a URI
+    /// [default: that of --xds-address].
+    #[arg(long, value_name = "NAME", requires = "tls_ca")]
+    pub tls_server_name: Option<String>,
     /// The port of Envoy's own pages, on 127.0.0.1; 0 takes any that is free.
     #[arg(long, default_value_t = 0)]
     pub admin_port: u16,
@@ -317,6 +353,10 @@ pub struct Remote {
     /// Where the server's REST face is.
     #[arg(long, env = "DELTAPLANE_SERVER", default_value = "http://127.0.0.1:19000")]
     pub server: String,
+    /// A file with the certificates, in PEM, of whom the server's is signed by, for
+    /// https.
+    #[arg(long, env = "DELTAPLANE_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
     /// A file with the token that the server wants. DELTAPLANE_TOKEN is the token itself.
     #[arg(long, env = "DELTAPLANE_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,

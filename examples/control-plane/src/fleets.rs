@@ -37,6 +37,11 @@ pub struct Fleet {
     /// The scope below that of the fleet: what the fleet does not have itself, it has from there.
     #[schema(min_length = 1, max_length = 256)]
     pub below: Option<String>,
+    /// Which certificates its nodes may show, where they have to show one: patterns of a URI (SPIFFE) or a name of
+    /// a host that the certificate is for, in which `*` is any text, `{node}` the node's id, and `{fleet}` the
+    /// fleet's name. Without any, `--client-identity` of the server says it.
+    #[schema(max_items = 64)]
+    pub identity: Vec<String>,
     /// Where its Envoys are told to get what services refer to.
     pub source: Source,
     /// What is found wrong with raw resources and refused.
@@ -104,6 +109,10 @@ pub struct Pace {
     pub per_second: u32,
 }
 
+/// The most patterns of identities of a fleet, and the longest of them in bytes.
+const IDENTITIES_MAX: usize = 64;
+const IDENTITY_MAX: usize = 512;
+
 impl Fleet {
     /// The names of the scopes that it sees, the first over the others.
     fn scopes<'a>(&self, name: &'a str, directory: &'a BTreeMap<String, Fleet>) -> Vec<String> {
@@ -140,7 +149,7 @@ impl Nodes {
 }
 
 /// Whether a text is as a pattern says, in which `*` is any text.
-fn is_like(text: &str, pattern: &str) -> bool {
+pub(crate) fn is_like(text: &str, pattern: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else {
         return text == pattern;
     };
@@ -217,6 +226,7 @@ impl Kind for Fleet {
             let why = "selects every node; give cluster, id or metadata, be it \"cluster\": \"*\"";
             errors.push(FieldError::new("nodes", why));
         }
+        errors.extend(check_identity(&self.identity));
         errors.extend(self.pace.check());
         errors
     }
@@ -230,6 +240,29 @@ impl Kind for Fleet {
         let why = format!("the services of {id} are those of the fleet {name:?}; choose another");
         Some(FieldError::new("cluster_id", why))
     }
+}
+
+fn check_identity(patterns: &[String]) -> Vec<FieldError> {
+    if patterns.len() > IDENTITIES_MAX {
+        let why = format!("has {} patterns; write at most {IDENTITIES_MAX}", patterns.len());
+        return vec![FieldError::new("identity", why)];
+    }
+    let wrong = |(i, pattern): (usize, &String)| {
+        let why = wrong_pattern(pattern)?;
+        Some(FieldError::new(format!("identity[{i}]"), why))
+    };
+    patterns.iter().enumerate().filter_map(wrong).collect()
+}
+
+/// What is wrong with a pattern of an identity.
+pub(crate) fn wrong_pattern(pattern: &str) -> Option<String> {
+    if pattern.is_empty() || pattern.len() > IDENTITY_MAX {
+        return Some(format!("has {} bytes; write 1 to {IDENTITY_MAX}", pattern.len()));
+    }
+    let plain = pattern.replace("{node}", "").replace("{fleet}", "");
+    plain.contains(['{', '}']).then(|| {
+        format!("{pattern:?} has something else in braces than {{node}} and {{fleet}}; correct it")
+    })
 }
 
 impl Pace {
@@ -271,6 +304,7 @@ impl Document for Fleet {
             "cluster_id" | "rank" => "write a whole number",
             "nodes" => "write an object with cluster, id or metadata",
             "nodes.metadata" => "write an object",
+            "identity" => "write an array of strings",
             "source" => "write \"ads\", \"grpc\" or \"delta_grpc\"",
             "validation" => "write \"all\", \"errors\" or \"none\"",
             "pace" => "write an object with quiet_ms, longest_ms or per_second",
@@ -334,6 +368,13 @@ impl Directory {
     pub(crate) fn own_scopes(&self, name: &str) -> Vec<String> {
         let fleets = self.fleets();
         fleets.get(name).map_or_else(|| vec![name.to_owned()], |fleet| fleet.own_scopes(name))
+    }
+
+    /// The fleet of a scope, and which certificates its nodes may show.
+    pub(crate) fn identity(&self, scope: &str) -> (String, Vec<String>) {
+        let (name, _) = self.owner(scope);
+        let identity = self.fleets().get(&name).map(|fleet| fleet.identity.clone());
+        (name, identity.unwrap_or_default())
     }
 
     /// What is refused in a scope.

@@ -6,6 +6,8 @@ use std::time::{Instant, SystemTime};
 use deltaplane_server::Revision;
 use tokio::sync::watch;
 
+use crate::tls::TlsStatus;
+
 /// The state of the server at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -27,6 +29,8 @@ pub struct Status {
     pub coalesced: u64,
     /// When each stored certificate ends, in seconds since 1970.
     pub certificates: BTreeMap<String, i64>,
+    /// How TLS is on each face that has it.
+    pub tls: BTreeMap<&'static str, TlsStatus>,
     /// How many rows were translated since the start.
     pub rows_translated: u64,
     /// How many resources were built, encoded and hashed since the start.

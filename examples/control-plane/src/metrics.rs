@@ -19,6 +19,7 @@ use prometheus::{
 use crate::client_rest::{State, variant};
 use crate::health::Published;
 use crate::running::Running;
+use crate::tls::TlsStatus;
 
 /// A change that takes longer than this is no longer waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -233,6 +234,7 @@ fn server(page: &Page, running: &Running) -> Result<(), Error> {
     let ends = ends.map(|(name, end)| ([name.as_str()], float(end.unsigned_abs())));
     let name = "deltaplane_certificate_not_after_timestamp_seconds";
     page.gauges(name, "When each stored certificate ends", ["name"], ends)?;
+    tls(page, &status.tls)?;
     let at = status.published.map_or(0.0, |published| {
         published.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
     });
@@ -257,6 +259,26 @@ fn server(page: &Page, running: &Running) -> Result<(), Error> {
     }
     let sizes = sizes.iter().map(|(name, size)| ([name.as_str()], float(*size)));
     page.gauges("deltaplane_resources", "Resources that are served, in all scopes", ["type"], sizes)
+}
+
+/// Of the faces that have TLS.
+fn tls(page: &Page, faces: &BTreeMap<&'static str, TlsStatus>) -> Result<(), Error> {
+    let ends = faces.iter().flat_map(|(face, tls)| {
+        let authorities = tls.client_ca_not_after.map(|end| ([*face, "client_ca"], end));
+        std::iter::once(([*face, "server"], tls.not_after)).chain(authorities)
+    });
+    let ends = ends.map(|(labels, end)| (labels, float(end.unsigned_abs())));
+    let name = "deltaplane_tls_not_after_timestamp_seconds";
+    let help = "When the certificate that a face shows ends, and the first of the client CAs";
+    page.gauges(name, help, ["face", "of"], ends)?;
+    let loads = faces.iter().map(|(face, tls)| ([*face], tls.loads));
+    let help = "How often certificates were taken over from files";
+    page.counters("deltaplane_tls_loads_total", help, ["face"], loads)?;
+    let failing =
+        faces.iter().map(|(face, tls)| ([*face], float(u64::from(tls.trouble.is_some()))));
+    let help =
+        "Whether what is in the files now cannot be used, so that the old ones stay in force";
+    page.gauges("deltaplane_tls_reload_failing", help, ["face"], failing)
 }
 
 fn clients(page: &Page, running: &Running) -> Result<(), Error> {

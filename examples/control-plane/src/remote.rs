@@ -1,13 +1,17 @@
 //! A server, as its command line sees it: over its REST face.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
 use thiserror::Error;
 use ureq::Agent;
 use ureq::http::{Request, Uri};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::author::AUTHOR;
 use crate::cli;
@@ -33,14 +37,22 @@ pub enum RemoteError {
         /// What was in the way.
         why: String,
     },
-    /// There is no token where it should be.
-    #[error("cannot read the token in {}: {why}; --token-file (DELTAPLANE_TOKEN_FILE) names it", .path.display())]
-    Token {
+    /// What is to be shown, or to be trusted, is not where it should be.
+    #[error("cannot use the file {} of {flag}: {why}", .path.display())]
+    File {
         /// Where it should be.
         path: PathBuf,
+        /// What names it.
+        flag: &'static str,
         /// What was in the way.
-        why: io::Error,
+        why: String,
     },
+    /// Nobody is to be trusted.
+    #[error(
+        "https needs --ca-file (DELTAPLANE_CA_FILE): the certificates of whom the server's is \
+         signed by"
+    )]
+    NoAuthority,
     /// The server says no.
     #[error("{0}")]
     Refused(String),
@@ -66,21 +78,20 @@ impl Remote {
     pub fn new(arguments: &cli::Remote) -> Result<Remote, RemoteError> {
         let token = match &arguments.token_file {
             None => arguments.token.clone(),
-            Some(path) => Some(std::fs::read_to_string(path).map_err(|why| {
-                let path = path.clone();
-                RemoteError::Token { path, why }
-            })?),
+            Some(path) => Some(read(path, "--token-file (DELTAPLANE_TOKEN_FILE)")?),
         };
         let token = token.map(|token| token.trim().to_owned());
-        let server = arguments.server.as_str();
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(PATIENCE))
-            .build();
-        let server = server.trim_end_matches('/');
+        let server = arguments.server.trim_end_matches('/');
         let scheme = if server.contains("://") { "" } else { "http://" };
         let server = format!("{scheme}{server}");
-        Ok(Remote { agent: config.new_agent(), server, token, author: None })
+        let mut config =
+            Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE));
+        if let Some(path) = &arguments.ca_file {
+            config = config.tls_config(trust(path)?);
+        } else if server.starts_with("https://") {
+            return Err(RemoteError::NoAuthority);
+        }
+        Ok(Remote { agent: config.build().new_agent(), server, token, author: None })
     }
 
     /// The same, in somebody's name.
@@ -135,6 +146,30 @@ impl Remote {
     fn unreachable(&self, why: impl ToString) -> RemoteError {
         RemoteError::Unreachable { server: self.server.clone(), why: why.to_string() }
     }
+}
+
+fn read(path: &Path, flag: &'static str) -> Result<String, RemoteError> {
+    let fail = |why: io::Error| {
+        let (path, why) = (path.to_owned(), why.to_string());
+        RemoteError::File { path, flag, why }
+    };
+    std::fs::read_to_string(path).map_err(fail)
+}
+
+/// Trusts who is in a file, and nobody else.
+fn trust(path: &Path) -> Result<TlsConfig, RemoteError> {
+    let flag = "--ca-file (DELTAPLANE_CA_FILE)";
+    let pem = read(path, flag)?;
+    let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let roots = roots.ok().filter(|roots| !roots.is_empty()).ok_or_else(|| {
+        let (path, why) = (path.to_owned(), "it holds no certificates in PEM".to_owned());
+        RemoteError::File { path, flag, why }
+    })?;
+    let roots = roots.iter().map(|root| Certificate::from_der(root).to_owned());
+    let roots: Vec<Certificate<'static>> = roots.collect();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&roots));
+    Ok(config.unversioned_rustls_crypto_provider(provider).build())
 }
 
 /// A problem in a line for each fault.

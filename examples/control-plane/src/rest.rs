@@ -8,7 +8,6 @@ use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
-use deltaplane_server::XdsServer;
 use prometheus::TEXT_FORMAT;
 
 use crate::metrics::Metrics;
@@ -39,7 +38,7 @@ pub fn router(running: Running, metrics: Metrics) -> Router {
     let is_by_token = running.access.is_by_token();
     openapi::documented(router, is_by_token)
         .layer(map_response(as_problem))
-        .merge(polls(running.server.clone()))
+        .merge(polls(running.clone()))
         .route("/metrics", get(prometheus).with_state((running.clone(), metrics)))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
@@ -48,17 +47,20 @@ pub fn router(running: Running, metrics: Metrics) -> Router {
 }
 
 /// What Envoys poll, and tools ask for, by HTTP instead of gRPC.
-fn polls(server: XdsServer) -> Router {
-    Router::new().route("/v3/{asked}", any(poll).with_state(server))
+fn polls(running: Running) -> Router {
+    Router::new().route("/v3/{asked}", any(poll).with_state(running))
 }
 
-async fn poll(State(server): State<XdsServer>, request: Request) -> Result<Response, Problem> {
-    let (head, body) = request.into_parts();
+async fn poll(State(running): State<Running>, request: Request) -> Result<Response, Problem> {
+    let (mut head, body) = request.into_parts();
     let body = to_bytes(body, POLL_MAX).await.map_err(|_| {
         let detail = format!("a poll may have {POLL_MAX} bytes: name less in it");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
     })?;
-    let answer = server.poll(&Request::from_parts(head, body)).await;
+    if let Some(pass) = running.access.pass().header() {
+        head.headers.insert(header::AUTHORIZATION, pass);
+    }
+    let answer = running.server.poll(&Request::from_parts(head, body)).await;
     Ok(answer.map(Into::into))
 }
 

@@ -5,21 +5,27 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deltaplane_server::{Cache, Client, ClientEvent, LoadReporting, Observer, Order, XdsServer};
+use deltaplane_server::{
+    Cache, Client, ClientEvent, LoadReporting, Observer, Order, Tls, XdsServer,
+};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::access::Access;
+use crate::access::{Access, Pass};
 use crate::cli::{HttpTokens, Migrate, Serve};
 use crate::client_log::ClientLog;
 use crate::database::{Database, OpenError};
-use crate::fleets::Directory;
+use crate::fleets::{Directory, wrong_pattern};
 use crate::health::Health;
+use crate::http_listener::{HttpListener, PeerAddress};
+use crate::identity::Identities;
 use crate::metrics::Metrics;
 use crate::publisher::{PublishError, Publisher};
 use crate::running::Running;
 use crate::store::Store;
+use crate::tls::{Files, TlsError};
+use crate::token::TokenError;
 use crate::traffic::Traffic;
 use crate::{audit, delivery, reload, rest, retention, scope};
 
@@ -48,6 +54,15 @@ pub enum ServeError {
         /// What is wrong with it.
         why: String,
     },
+    /// There is no TLS by the files that are named.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Nobody could be told from others.
+    #[error("--client-identity {0}")]
+    Identity(String),
+    /// There is no randomness.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// The database cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -62,6 +77,7 @@ pub enum ServeError {
 /// Serves until the process is told to end.
 pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     let vault = arguments.vault()?;
+    let secured = Secured::read(arguments)?;
     let stop = stop_signal()?;
     let xds = listen(&arguments.xds_listen(), "--xds-listen").await?;
     let http = listen(&arguments.http_listen(), "--http-listen").await?;
@@ -69,10 +85,19 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     let name = database.to_string();
     let store = Store::open(database).await?;
     let (cache, traffic, fleets) = (Cache::new(), Traffic::default(), Directory::default());
-    let server = xds_server(cache.clone(), traffic.clone(), fleets.clone(), arguments);
+    let pass = Pass::issue()?;
+    let identities = secured.xds.as_ref().is_some_and(Files::wants_clients).then(|| Identities {
+        fleets: fleets.clone(),
+        cache: cache.clone(),
+        fallback: arguments.node_id.clone(),
+        usual: arguments.client_identity.clone(),
+        pass: pass.clone(),
+    });
+    let server = xds_server(cache.clone(), traffic.clone(), fleets.clone(), arguments, identities);
     let (reloader, reloads) = reload::channel();
     let health = Health::default();
-    let access = access(arguments.http_tokens, http.local_addr()?);
+    let access = access(arguments.http_tokens, http.local_addr()?).with_pass(pass);
+    secured.complain(xds.local_addr()?, http.local_addr()?, &access);
     let running =
         Running { store, cache, health, server, traffic, fleets, vault, reloader, access };
     let metrics = Metrics::new().map_err(io::Error::other)?;
@@ -84,7 +109,9 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
 
     let (xds_address, http_address) = (xds.local_addr()?, http.local_addr()?);
     let router = rest::router(running.clone(), metrics);
-    let router = router.into_make_service_with_connect_info::<SocketAddr>();
+    let router = router.into_make_service_with_connect_info::<PeerAddress>();
+    let Secured { xds: xds_tls, http: http_tls } = secured;
+    let http = http_listener(http, http_tls, &running.health)?;
     let http = axum::serve(http, router).with_graceful_shutdown(stopped(stop.clone()));
     let xds = async {
         let Running { health, server, fleets, .. } = running.clone();
@@ -97,7 +124,7 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
             health.update(|status| status.serves_xds = false);
         };
         tokio::select! {
-            result = server.serve(xds, stopping) => Ok::<(), ServeError>(result?),
+            result = serve_xds(&server, xds, xds_tls, &health, stopping) => result,
             () = regroup(&fleets, &server) => Ok(()),
             // Rather none at all than a server that no change reaches.
             ended = tokio::spawn(publisher.run()) => {
@@ -135,6 +162,82 @@ fn access(tokens: HttpTokens, address: SocketAddr) -> Access {
     Access::default()
 }
 
+/// The files of TLS for each face, if it has any.
+struct Secured {
+    xds: Option<Files>,
+    http: Option<Files>,
+}
+
+impl Secured {
+    fn read(arguments: &Serve) -> Result<Secured, ServeError> {
+        let Serve { tls_cert, tls_key, client_ca, http_tls_cert, http_tls_key, .. } = arguments;
+        let xds = Files::new("xds", tls_cert.as_ref(), tls_key.as_ref(), client_ca.as_ref())?;
+        let http = Files::new("http", http_tls_cert.as_ref(), http_tls_key.as_ref(), None)?;
+        if let Some(pattern) = &arguments.client_identity {
+            if client_ca.is_none() {
+                let why = "needs --client-ca beside it, by which certificates are known";
+                return Err(ServeError::Identity(why.to_owned()));
+            }
+            if let Some(why) = wrong_pattern(pattern) {
+                return Err(ServeError::Identity(why));
+            }
+        }
+        for files in xds.iter().chain(&http) {
+            files.load()?;
+        }
+        Ok(Secured { xds, http })
+    }
+
+    /// Says what is not safe.
+    fn complain(&self, xds: SocketAddr, http: SocketAddr, access: &Access) {
+        if !xds.ip().is_loopback() && !self.xds.as_ref().is_some_and(Files::wants_clients) {
+            tracing::warn!(
+                address = %xds,
+                "whoever reaches xDS is told all that it asks for, secrets included; give \
+                 --tls-cert, --tls-key and --client-ca, or let only the right ones reach it"
+            );
+        }
+        if !http.ip().is_loopback() && self.http.is_none() && access.is_by_token() {
+            tracing::warn!(
+                address = %http,
+                "tokens cross the network in the clear; give --http-tls-cert and --http-tls-key, \
+                 or put something that speaks TLS before it"
+            );
+        }
+    }
+}
+
+fn http_listener(
+    listener: TcpListener,
+    files: Option<Files>,
+    health: &Health,
+) -> Result<HttpListener, ServeError> {
+    let Some(files) = files else { return Ok(HttpListener::plain(listener)?) };
+    let loaded = files.load()?;
+    let (config, taken) = watch::channel(loaded.config.clone());
+    let take = move |new| drop(config.send_replace(new));
+    tokio::spawn(files.follow(loaded, health.clone(), take));
+    Ok(HttpListener::secured(listener, taken)?)
+}
+
+async fn serve_xds(
+    server: &XdsServer,
+    listener: TcpListener,
+    files: Option<Files>,
+    health: &Health,
+    stopping: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let Some(files) = files else { return Ok(server.serve(listener, stopping).await?) };
+    let loaded = files.load()?;
+    let tls = Tls::from(loaded.config.clone());
+    let kept = tls.clone();
+    let following = files.follow(loaded, health.clone(), move |new| kept.replace(new));
+    tokio::select! {
+        served = server.serve_tls(listener, tls, stopping) => Ok(served?),
+        () = following => Ok(()),
+    }
+}
+
 /// Brings the tables of a database up to date.
 pub async fn migrate(arguments: &Migrate) -> Result<(), OpenError> {
     Store::open(Database::parse(&arguments.database_url)?).await?.close().await;
@@ -149,13 +252,23 @@ async fn regroup(fleets: &Directory, server: &XdsServer) {
     }
 }
 
-fn xds_server(cache: Cache, traffic: Traffic, fleets: Directory, arguments: &Serve) -> XdsServer {
+fn xds_server(
+    cache: Cache,
+    traffic: Traffic,
+    fleets: Directory,
+    arguments: &Serve,
+    identities: Option<Identities>,
+) -> XdsServer {
     let fallback = arguments.node_id.clone();
     let drain = Duration::from_secs(arguments.drain_time_s);
     let server = XdsServer::builder(cache)
         .order(Order::default().with_drain(drain))
         .view(move |node, cache| scope::choose(node, fallback.as_deref(), &fleets, cache))
         .observer(Arc::new(Observers(ClientLog, traffic)));
+    let server = match identities {
+        Some(identities) => server.authorizer(identities.authorizer()),
+        None => server,
+    };
     match arguments.load_report_interval_s {
         0 => server.build(),
         seconds => {

@@ -104,7 +104,7 @@ pub(crate) fn hash(token: &str) -> String {
     hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn random() -> Result<String, TokenError> {
+pub(crate) fn random() -> Result<String, TokenError> {
     let mut bytes = [0; RANDOM];
     SystemRandom::new().fill(&mut bytes).map_err(|_| TokenError::NoRandomness)?;
     Ok(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))

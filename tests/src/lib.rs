@@ -13,6 +13,7 @@
 //! * [`upstream`], [`tls_upstream`], [`postgres`], [`envoy`], [`server`]: the parts
 //! * [`authority`]: what makes certificates
 //! * [`database`]: SQLite or PostgreSQL, by the door that is not the server's
+//! * [`proxy`]: the network before a database, which can fail
 //! * [`service`], [`listener`]: what is told to the server, and what Envoy's users see of it
 //! * [`load`]: thousands of requests in a second, none of which may fail
 //! * [`witness`]: somebody who is served while others misbehave
@@ -55,6 +56,7 @@ pub mod machine;
 pub mod port;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod random;
 pub mod server;
 pub mod service;

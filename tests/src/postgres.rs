@@ -79,6 +79,21 @@ impl Postgres {
         self.process = Some(process);
     }
 
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// When it is started next, it listens elsewhere.
+    pub fn move_to_another_port(&mut self) {
+        self.port = port::reserve();
+    }
+
+    /// The URL of a database, by way of another port.
+    pub fn url_at(&self, database: &str, port: u16) -> String {
+        format!("postgres://{USER}@127.0.0.1:{port}/{database}")
+    }
+
     /// Stops the server; its connections end at once.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {

@@ -163,6 +163,10 @@ pub struct Serve {
     /// A file with its key.
     #[arg(long, env = "HTTP_TLS_KEY", value_name = "FILE")]
     pub http_tls_key: Option<PathBuf>,
+    /// A file in which is kept what the database held last: the server starts from it
+    /// while the database is down.
+    #[arg(long, env = "LAST_KNOWN_GOOD", value_name = "FILE")]
+    pub last_known_good: Option<PathBuf>,
     /// When the HTTP API wants a token, which `deltaplane token create` makes, for
     /// anything but how the server is.
     #[arg(long, env = "HTTP_TOKENS", value_enum, default_value_t)]

@@ -87,14 +87,17 @@ impl Database {
         Ok(Database { driver, any })
     }
 
-    /// Creates an absent SQLite file, brings the tables up to date, and returns
-    /// a pool that reconnects by itself.
-    pub(crate) async fn open(&self) -> Result<AnyPool, OpenError> {
+    /// Creates an absent SQLite file, and brings the tables up to date.
+    pub(crate) async fn prepare(&self) -> Result<(), OpenError> {
         let migrated = tokio::time::timeout(2 * PATIENCE, self.migrate());
         migrated.await.unwrap_or_else(|_| {
             let why = "it does not answer";
             Err(self.unreachable(why))
-        })?;
+        })
+    }
+
+    /// A pool that connects, and reconnects, by itself.
+    pub(crate) fn pool(&self) -> AnyPool {
         let options = AnyPoolOptions::new().max_connections(4).acquire_timeout(PATIENCE);
         let options = match &self.driver {
             Driver::Postgres(_) => options,
@@ -108,7 +111,7 @@ impl Database {
                 })
             }
         };
-        Ok(options.connect_lazy_with(self.any.clone()))
+        options.connect_lazy_with(self.any.clone())
     }
 
     async fn migrate(&self) -> Result<(), OpenError> {
@@ -164,7 +167,7 @@ impl Database {
             .connect_lazy_with(options.clone())
     }
 
-    fn unreachable(&self, why: &str) -> OpenError {
+    pub(crate) fn unreachable(&self, why: &str) -> OpenError {
         OpenError::Connect {
             name: self.to_string(),
             why: why.to_owned(),

@@ -19,6 +19,9 @@ pub struct Status {
     /// Why the database cannot be followed at the moment, if so. Clients are
     /// served what was last read.
     pub trouble: Option<String>,
+    /// Since the database has not been read yet, clients are served what was kept of it at
+    /// this revision.
+    pub last_known_good: Option<i64>,
     /// The revision of the database that clients are served.
     pub revision: i64,
     /// How often something was published since the start.

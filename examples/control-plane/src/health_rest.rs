@@ -24,6 +24,8 @@ struct Alive {
     database: String,
     /// The revision of the database that clients are served.
     revision: i64,
+    /// Whether that is from the file of the last known good state, since the database has not been read yet.
+    last_known_good: bool,
     /// How often what changed was told to a fleet together with what waited already.
     coalesced: u64,
     /// How many rows were translated since the start.
@@ -53,6 +55,7 @@ async fn healthz(State(health): State<Health>) -> Json<Alive> {
         status: if status.trouble.is_none() { "ok" } else { "degraded" },
         database: status.trouble.clone().unwrap_or_else(|| "ok".to_owned()),
         revision: status.revision,
+        last_known_good: status.last_known_good.is_some(),
         coalesced: status.coalesced,
         rows_translated: status.rows_translated,
         resources_built: status.resources_built,
@@ -75,7 +78,17 @@ async fn readyz(State(health): State<Health>) -> Result<Json<Ready>, Problem> {
     }
     let first_load = (!status.is_loaded).then(|| "the database is still being read".to_owned());
     let xds = (!status.serves_xds).then(|| "Envoys cannot connect yet, or no longer".to_owned());
-    let missing = [("first_load", first_load), ("database", status.trouble), ("xds", xds)];
+    let kept = status.last_known_good.map(|revision| {
+        format!(
+            "what was kept of the database at revision {revision} is served until it can be read"
+        )
+    });
+    let missing = [
+        ("first_load", first_load),
+        ("database", status.trouble),
+        ("last_known_good", kept),
+        ("xds", xds),
+    ];
     let missing = missing.into_iter().filter_map(|(field, why)| Some(Fault::new(field, why?)));
     Err(Problem::of_fields(StatusCode::SERVICE_UNAVAILABLE, missing))
 }

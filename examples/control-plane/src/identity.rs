@@ -53,10 +53,12 @@ impl Identities {
         let scopes = self.seen(node, &self.cache);
         if let Some(fleet) = self.refuses(&scopes, node, &names) {
             let id = &node.id;
-            return Err(Status::permission_denied(format!(
+            let why = format!(
                 "a certificate for {names:?} may not be the node {id:?} of the fleet {fleet:?}: \
                  the fleet's identity, or --client-identity, has to fit one of these names"
-            )));
+            );
+            tracing::info!(peer = ?caller.peer.address, why, "a client is refused");
+            return Err(Status::permission_denied(why));
         }
         // What it sees may be another fleet's by the time when more is known.
         let identities = self.clone();

@@ -45,6 +45,7 @@ mod history_rest;
 pub mod host;
 mod http_listener;
 mod identity;
+mod last_known_good;
 pub mod message;
 pub mod metrics;
 mod object_rest;

@@ -249,6 +249,10 @@ fn server(page: &Page, running: &Running) -> Result<(), Error> {
     page.counter(name, "Resources built, encoded and hashed", status.resources_built)?;
     let up = u64::from(status.trouble.is_none());
     page.gauge("deltaplane_database_up", "Whether the database can be followed", float(up))?;
+    let kept = u64::from(status.last_known_good.is_some());
+    let name = "deltaplane_last_known_good_served";
+    let help = "Whether the database was not read yet, and what was kept of it is served";
+    page.gauge(name, help, float(kept))?;
     let (idle, all) = running.store.connections();
     let connections = [(["idle"], float(idle)), (["busy"], float(all.saturating_sub(idle)))];
     let name = "deltaplane_database_connections";

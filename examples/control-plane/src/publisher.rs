@@ -10,7 +10,8 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::certificates::{self, Secret};
-use crate::changes::{Change, Changes};
+use crate::changes::{Change, Changes, Snapshot};
+use crate::database::OpenError;
 use crate::fleets::{Directory, Pace};
 use crate::health::{Health, Published};
 use crate::message::Message;
@@ -39,6 +40,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PublishError {
+    /// The database cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -56,7 +60,8 @@ pub struct Publisher {
     directory: Directory,
     vault: Vault,
     listener_address: IpAddr,
-    watch: Watch,
+    /// Nothing, while the database is away.
+    watch: Option<Watch>,
     routes: BTreeMap<i64, BTreeMap<String, Route>>,
     secrets: Arc<BTreeMap<String, Secret>>,
     fleets: BTreeMap<i64, Fleet>,
@@ -82,18 +87,23 @@ impl Publisher {
         reloads: Reloads,
         listener_address: IpAddr,
     ) -> Result<Publisher, PublishError> {
+        let mut publisher = Publisher::new(running, reloads, listener_address);
+        publisher.restart().await?;
+        Ok(publisher)
+    }
+
+    fn new(running: Running, reloads: Reloads, listener_address: IpAddr) -> Publisher {
         let Running { store, cache, health, fleets: directory, vault, .. } = running;
-        let watch = store.watch().await?;
         let raw = RawLayers::new(cache.clone());
         let (fleets, pending) = (BTreeMap::new(), Pending::default());
-        let mut publisher = Publisher {
+        Publisher {
             store,
             cache,
             health,
             directory,
             vault,
             listener_address,
-            watch,
+            watch: None,
             routes: BTreeMap::new(),
             secrets: Arc::default(),
             fleets,
@@ -101,22 +111,41 @@ impl Publisher {
             revision: 0,
             pending,
             reloads,
-        };
-        publisher.read_all().await?;
+        }
+    }
+
+    /// Fills the cache with what was kept of a database that cannot be read, for this reason.
+    pub(crate) fn start_from(
+        running: Running,
+        reloads: Reloads,
+        listener_address: IpAddr,
+        kept: &Snapshot,
+        why: String,
+    ) -> Result<Publisher, PublishError> {
+        let mut publisher = Publisher::new(running, reloads, listener_address);
+        let (transaction, cost) = publisher.prepare(kept)?;
+        publisher.commit(transaction, &cost)?;
+        publisher.health.update(|status| {
+            status.trouble = Some(why);
+            status.last_known_good = Some(kept.revision);
+        });
         Ok(publisher)
     }
 
     /// Follows the database for ever. While it is away, the cache stays as it is.
     pub async fn run(mut self) {
         loop {
+            if self.watch.is_none() {
+                self.recover().await;
+                tracing::info!(revision = self.revision, "the database is back");
+            }
             if let Err(error) = self.follow().await {
                 tracing::warn!(
                     %error,
                     "the database cannot be followed; clients keep what they have until it is back"
                 );
                 self.health.update(|status| status.trouble = Some(error.to_string()));
-                self.recover().await;
-                tracing::info!(revision = self.revision, "the database is back");
+                self.watch = None;
             }
         }
     }
@@ -124,9 +153,10 @@ impl Publisher {
     /// Reads what changes, until something fails.
     async fn follow(&mut self) -> Result<(), PublishError> {
         loop {
+            let Some(watch) = &mut self.watch else { return Ok(()) };
             let due = self.pending.due();
             tokio::select! {
-                changed = self.watch.changed() => {
+                changed = watch.changed() => {
                     changed?;
                     self.read_changes().await?;
                 }
@@ -160,7 +190,8 @@ impl Publisher {
 
     async fn restart(&mut self) -> Result<(), PublishError> {
         // First listen, then read: so nothing falls in between.
-        self.watch = self.store.watch().await?;
+        self.store.prepare().await?;
+        self.watch = Some(self.store.watch().await?);
         self.read_all().await
     }
 
@@ -193,6 +224,11 @@ impl Publisher {
     /// All that the database holds, as a transaction.
     async fn prepare_all(&mut self) -> Result<(Transaction, Cost), PublishError> {
         let snapshot = self.store.snapshot().await?;
+        self.prepare(&snapshot)
+    }
+
+    /// All of that, to be published.
+    fn prepare(&mut self, snapshot: &Snapshot) -> Result<(Transaction, Cost), PublishError> {
         self.learn(&snapshot.objects);
         let mut changes: BTreeMap<i64, Vec<(i64, Option<Service>)>> = BTreeMap::new();
         // A fleet that is known stays known, even if the database forgot it.
@@ -204,7 +240,7 @@ impl Publisher {
         }
         self.fleets.clear();
         self.pending.clear();
-        let layers = self.raw.all(&snapshot);
+        let layers = self.raw.all(snapshot);
         if self.revision == 0 {
             self.publish_labels(snapshot.revision, &layers)?;
         }
@@ -380,6 +416,7 @@ impl Publisher {
     fn record(&self, cost: &Cost, commit: &Commit) {
         self.health.update(|status| {
             status.trouble = None;
+            status.last_known_good = None;
             status.is_loaded = true;
             status.revision = self.pending.published(self.revision);
             if commit.changes > 0 {

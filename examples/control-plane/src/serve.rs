@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::access::{Access, Pass};
+use crate::changes::Snapshot;
 use crate::cli::{HttpTokens, Migrate, Serve};
 use crate::client_log::ClientLog;
 use crate::database::{Database, OpenError};
@@ -20,6 +21,7 @@ use crate::fleets::{Directory, wrong_pattern};
 use crate::health::Health;
 use crate::http_listener::{HttpListener, PeerAddress};
 use crate::identity::Identities;
+use crate::last_known_good::Keeper;
 use crate::metrics::Metrics;
 use crate::publisher::{PublishError, Publisher};
 use crate::running::Running;
@@ -83,7 +85,8 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     let http = listen(&arguments.http_listen(), "--http-listen").await?;
     let database = Database::parse(&arguments.database.database_url)?;
     let name = database.to_string();
-    let store = Store::open(database).await?;
+    let keeper = arguments.last_known_good.as_deref().map(Keeper::new);
+    let (store, without) = open(database, keeper.as_ref()).await?;
     let (cache, traffic, fleets) = (Cache::new(), Traffic::default(), Directory::default());
     let pass = Pass::issue()?;
     let identities = secured.xds.as_ref().is_some_and(Files::wants_clients).then(|| Identities {
@@ -116,7 +119,15 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     let xds = async {
         let Running { health, server, fleets, .. } = running.clone();
         let address = arguments.listener_address;
-        let publisher = Publisher::start(running.clone(), reloads, address).await?;
+        let publisher = match without {
+            None => Publisher::start(running.clone(), reloads, address).await?,
+            Some(Kept { state, why }) => {
+                Publisher::start_from(running.clone(), reloads, address, &state, why)?
+            }
+        };
+        if let Some(keeper) = keeper {
+            tokio::spawn(keeper.keep(running.clone()));
+        }
         tracing::info!(xds = %xds_address, http = %http_address, database = name, "serving");
         health.update(|status| status.serves_xds = true);
         let stopping = async {
@@ -160,6 +171,40 @@ fn access(tokens: HttpTokens, address: SocketAddr) -> Access {
         HttpTokens::Auto | HttpTokens::Always => return Access::by_token(),
     }
     Access::default()
+}
+
+/// What a server starts from whose database cannot be used, for this reason.
+struct Kept {
+    state: Snapshot,
+    why: String,
+}
+
+/// Opens a database, or else what was kept of it.
+async fn open(
+    database: Database,
+    keeper: Option<&Keeper>,
+) -> Result<(Store, Option<Kept>), ServeError> {
+    let error = match Store::open(database.clone()).await {
+        Ok(store) => return Ok((store, None)),
+        Err(error) => error,
+    };
+    let Some(keeper) = keeper else { return Err(error.into()) };
+    match keeper.load() {
+        Ok(Some(state)) => {
+            tracing::warn!(
+                %error,
+                revision = state.revision,
+                "the database cannot be used: the last known good state is served until it can"
+            );
+            let why = error.to_string();
+            Ok((Store::unprepared(database), Some(Kept { state, why })))
+        }
+        Ok(None) => Err(error.into()),
+        Err(useless) => {
+            tracing::error!("{useless}");
+            Err(error.into())
+        }
+    }
 }
 
 /// The files of TLS for each face, if it has any.

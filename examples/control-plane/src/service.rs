@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::host;
@@ -24,7 +24,7 @@ pub const COLLECTION_MAX: usize = 128;
 const PATH_MAX: usize = 2048;
 
 /// A service as it was written: the columns of its row, unchecked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Definition {
     /// Unique in the database; the name of the Envoy cluster.
     pub name: String,
@@ -112,7 +112,7 @@ impl Definition {
 }
 
 /// A row of the table `services`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Service)]
 pub struct Row {
     /// Chosen by the database, never used twice.

@@ -4,11 +4,14 @@
 //! the triggers hide where they differ.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::{Any, AnyPool, Row as _, Transaction};
 use thiserror::Error;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 
 use crate::certificates::Certificate;
 use crate::changes::{Changes, Snapshot};
@@ -72,15 +75,36 @@ pub struct Store {
     database: Database,
     pub(crate) pool: AnyPool,
     pub(crate) written: Arc<Notify>,
+    /// Whether its tables are up to date.
+    is_prepared: Arc<AtomicBool>,
     origin: Origin,
 }
 
 impl Store {
     /// Connects and brings the tables up to date.
     pub async fn open(database: Database) -> Result<Store, OpenError> {
-        let pool = database.open().await?;
-        let written = Arc::new(Notify::new());
-        Ok(Store { database, pool, written, origin: Origin::default() })
+        database.prepare().await?;
+        let store = Store::unprepared(database);
+        store.is_prepared.store(true, Ordering::Release);
+        Ok(store)
+    }
+
+    /// The same for one that cannot be reached yet: nothing is asked of it.
+    pub(crate) fn unprepared(database: Database) -> Store {
+        let (pool, written) = (database.pool(), Arc::new(Notify::new()));
+        Store { database, pool, written, origin: Origin::default(), is_prepared: Arc::default() }
+    }
+
+    /// Brings the tables up to date, if that was not done yet.
+    pub(crate) async fn prepare(&self) -> Result<(), OpenError> {
+        if !self.is_prepared.load(Ordering::Acquire) {
+            // What sqlx migrates with cannot be moved between threads.
+            let (database, runtime) = (self.database.clone(), Handle::current());
+            let prepared = spawn_blocking(move || runtime.block_on(database.prepare())).await;
+            prepared.unwrap_or_else(|error| Err(self.database.unreachable(&error.to_string())))?;
+            self.is_prepared.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// The same store, for what another author writes.

@@ -1,0 +1,231 @@
+//! What happens to a database, and to the network before it: what is served stays served, nothing that was
+//! confirmed is lost, and all heals by itself.
+
+#![allow(missing_docs, clippy::expect_used)]
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use deltaplane_tests::proxy::Proxy;
+use deltaplane_tests::{
+    Deltaplane, Envoy, Listener, Postgres, Upstream, Variant, service, wait_until,
+};
+use serde_json::{Value, json};
+
+/// The server asks a lost database every two seconds, each time for five at most.
+const RECOVERY: Duration = Duration::from_secs(20);
+
+/// A server, its PostgreSQL behind a proxy, and an Envoy that it serves.
+struct Scene {
+    server: Deltaplane,
+    proxy: Proxy,
+    postgres: Postgres,
+    database: String,
+    envoy: Envoy,
+    a: Upstream,
+    b: Upstream,
+    shop: Listener,
+    id: i64,
+}
+
+impl Scene {
+    fn start() -> Scene {
+        let postgres = Postgres::start();
+        let database = postgres.create_database();
+        let proxy = Proxy::before(postgres.port());
+        let server = Deltaplane::start(&postgres.url_at(&database, proxy.port()));
+        let (a, b, shop) = (Upstream::start("a"), Upstream::start("b"), Listener::reserve());
+        let id = server.create(&service::http("shop", &shop, &a));
+        let envoy = Envoy::start(&server.bootstrap("envoy-1", "cluster-1", Variant::Delta));
+        shop.reaches("/", &a);
+        Scene { server, proxy, postgres, database, envoy, a, b, shop, id }
+    }
+
+    fn status(&self, path: &str) -> u16 {
+        self.server.ask("GET", path, None).status
+    }
+
+    fn is_ready(&self, ready: bool) {
+        let status = if ready { 200 } else { 503 };
+        wait_until("/readyz tells", RECOVERY, || (self.status("/readyz") == status).then_some(()));
+        let up = if ready { "deltaplane_database_up 1" } else { "deltaplane_database_up 0" };
+        assert!(self.server.ask("GET", "/metrics", None).body.contains(up));
+    }
+
+    fn sql(&self, sql: &str) {
+        self.postgres.psql(&self.database, sql);
+    }
+
+    /// What somebody writes past the server reaches Envoy, and what it is asked for it does.
+    fn is_well(&self) {
+        self.is_ready(true);
+        let port = self.b.port();
+        self.sql(&format!("UPDATE services SET upstream_port = {port} WHERE id = {}", self.id));
+        self.shop.moves_within("/", &self.a, &self.b, RECOVERY);
+        self.server.patch(self.id, &json!({"upstream_port": self.a.port()}));
+        self.shop.moves_within("/", &self.b, &self.a, RECOVERY);
+    }
+
+    fn updates(&self) -> [u64; 2] {
+        ["cluster_manager.cds.update_success", "listener_manager.lds.update_success"]
+            .map(|name| self.envoy.stat(name))
+    }
+}
+
+#[test]
+fn postgres_moves_to_another_address() {
+    let mut scene = Scene::start();
+    let before = scene.updates();
+    scene.postgres.stop();
+    scene.is_ready(false);
+    scene.postgres.move_to_another_port();
+    scene.postgres.resume();
+    scene.proxy.leads_to(scene.postgres.port());
+    scene.is_well();
+    assert_eq!(scene.updates(), before, "nothing was sent again");
+}
+
+#[test]
+fn postgres_may_only_be_read() {
+    let scene = Scene::start();
+    let only_read = |on: &str| {
+        let name = &scene.database;
+        let sql = format!("ALTER DATABASE {name} SET default_transaction_read_only = {on}");
+        scene.postgres.psql("postgres", &sql);
+        scene.proxy.cuts();
+    };
+    only_read("on");
+    let path = format!("/api/v1/services/{}", scene.id);
+    let patch = json!({"upstream_port": scene.b.port()}).to_string();
+    wait_until("a write is refused", RECOVERY, || {
+        let answer = scene.server.ask("PATCH", &path, Some(&patch));
+        (answer.status == 503 && answer.body.contains("read-only")).then_some(())
+    });
+    scene.shop.reaches("/", &scene.a);
+    scene.is_ready(true);
+    assert_eq!(scene.status(&path), 200, "it can be read");
+    // One may still say that one writes: the default is all that is against it.
+    let elsewhere = format!("UPDATE services SET upstream_port = {}", scene.b.port());
+    scene.sql(&format!("BEGIN READ WRITE; {elsewhere}; COMMIT"));
+    scene.shop.moves_within("/", &scene.a, &scene.b, RECOVERY);
+    only_read("off");
+    wait_until("a write is done", RECOVERY, || {
+        let patch = json!({"upstream_port": scene.a.port()}).to_string();
+        (scene.server.ask("PATCH", &path, Some(&patch)).status == 200).then_some(())
+    });
+    scene.shop.moves_within("/", &scene.b, &scene.a, RECOVERY);
+    scene.is_well();
+}
+
+#[test]
+fn postgres_is_slow_and_then_silent() {
+    let scene = Scene::start();
+    scene.proxy.delays(Duration::from_millis(100));
+    scene.is_well();
+    scene.proxy.delays(Duration::ZERO);
+    scene.proxy.stalls();
+    scene.is_ready(false);
+    let start = Instant::now();
+    let answer = scene.server.ask("GET", "/api/v1/services/", None);
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    assert_eq!(scene.status("/healthz"), 200);
+    scene.shop.reaches("/", &scene.a);
+    scene.proxy.flows();
+    scene.is_well();
+}
+
+#[test]
+fn notifications_get_lost() {
+    let scene = Scene::start();
+    scene.proxy.loses_notifications();
+    scene.proxy.cuts();
+    scene.is_well();
+}
+
+/// What the server confirmed while its connections broke is there.
+#[test]
+fn connections_break_while_it_is_written() {
+    let scene = Scene::start();
+    let path = format!("/api/v1/services/{}", scene.id);
+    let mut confirmed = scene.server.ask("GET", &path, None).json()["timeout_ms"].clone();
+    for timeout in 1..=40 {
+        if timeout % 3 == 0 {
+            scene.proxy.cuts();
+        }
+        let patch = json!({"timeout_ms": timeout}).to_string();
+        let answer = scene.server.ask("PATCH", &path, Some(&patch));
+        if answer.status == 200 {
+            confirmed = timeout.into();
+        } else {
+            assert_eq!(answer.status, 503, "{}", answer.body);
+        }
+        let stored = scene.postgres.psql(&scene.database, "SELECT timeout_ms FROM services");
+        let stored: Value = stored.trim().parse().unwrap_or_default();
+        // What was not confirmed may have been done, and nothing else.
+        let is_known = stored == confirmed || (answer.status == 503 && stored == timeout);
+        assert!(is_known, "{stored} is stored, {confirmed} was confirmed before {timeout}");
+        confirmed = stored;
+    }
+    scene.is_well();
+}
+
+/// Somebody who has a SQLite file for himself.
+struct Holder(Child);
+
+impl Holder {
+    fn of(file: &str) -> Holder {
+        let script = "import sqlite3, sys\n\
+                      connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
+                      connection.execute('BEGIN IMMEDIATE')\n\
+                      print('held', flush=True)\n\
+                      sys.stdin.read()\n\
+                      connection.execute('COMMIT')\n";
+        let mut python = Command::new("python3");
+        python.args(["-c", script, file]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = python.spawn().expect("Python can be run");
+        let mut line = [0; 5];
+        let out = child.stdout.as_mut().expect("it is a pipe");
+        std::io::Read::read_exact(out, &mut line).expect("it says that it has it");
+        Holder(child)
+    }
+
+    fn lets_go(mut self) {
+        drop(self.0.stdin.take());
+        let status = self.0.wait().expect("one may wait for one's own child");
+        assert!(status.success());
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn sqlite_is_locked_by_somebody_else() {
+    let folder = tempfile::tempdir().expect("a folder for temporary files can be made");
+    let file = folder.path().join("deltaplane.db");
+    let file = file.to_str().expect("it is text");
+    let server = Deltaplane::start(&format!("sqlite://{file}"));
+    let (a, b, shop) = (Upstream::start("a"), Upstream::start("b"), Listener::reserve());
+    let id = server.create(&service::http("shop", &shop, &a));
+    let _envoy = Envoy::start(&server.bootstrap("envoy-1", "cluster-1", Variant::Delta));
+    shop.reaches("/", &a);
+
+    let path = format!("/api/v1/services/{id}");
+    let patch = json!({"upstream_port": b.port()}).to_string();
+    let holder = Holder::of(file);
+    let start = Instant::now();
+    let answer = server.ask("PATCH", &path, Some(&patch));
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+    assert_eq!(server.ask("GET", &path, None).json()["upstream_port"], a.port());
+    assert_eq!(server.ask("GET", "/readyz", None).status, 200, "it can be read");
+    shop.reaches("/", &a);
+    holder.lets_go();
+    server.patch(id, &json!({"upstream_port": b.port()}));
+    shop.moves("/", &a, &b);
+}

@@ -1,0 +1,153 @@
+//! A server that starts while its database is down serves what it kept of it, and says so.
+
+#![allow(missing_docs, clippy::expect_used)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use deltaplane_tests::envoy_certificate::Certificate;
+use deltaplane_tests::{
+    Database, Deltaplane, Envoy, Kind, Listener, Postgres, Upstream, Variant, server, service,
+    wait_until,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A folder for what is kept.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Place {
+        Place(tempfile::tempdir().expect("a folder for temporary files can be made"))
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.path().join("kept")
+    }
+
+    fn flags(&self) -> [String; 2] {
+        ["--last-known-good".to_owned(), self.file().to_string_lossy().into_owned()]
+    }
+
+    /// Waits until what is served is kept.
+    fn keeps(&self, server: &Deltaplane) {
+        let revision = server.ask("GET", "/healthz", None).json()["revision"].clone();
+        wait_until("it is kept", PATIENCE, || {
+            let kept = fs::read_to_string(self.file()).ok()?;
+            let body: Value = serde_json::from_str(kept.lines().nth(1)?).ok()?;
+            (body["revision"] == revision).then_some(())
+        });
+    }
+}
+
+fn updates(envoy: &Envoy) -> [u64; 2] {
+    ["cluster_manager.cds.update_success", "listener_manager.lds.update_success"]
+        .map(|name| envoy.stat(name))
+}
+
+fn connected(envoy: &Envoy, state: u64) {
+    wait_until("Envoy notices", PATIENCE, || {
+        (envoy.stat("control_plane.connected_state") == state).then_some(())
+    });
+}
+
+#[test]
+fn it_starts_without_its_database_and_catches_up() {
+    let (mut postgres, place) = (Postgres::start(), Place::new());
+    let database = postgres.create_database();
+    let flags = place.flags();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let mut server = Deltaplane::start_with(&postgres.url(&database), &flags);
+    let (a, b, shop) = (Upstream::start("a"), Upstream::start("b"), Listener::reserve());
+    let id = server.create(&service::http("shop", &shop, &a));
+    let shown = Certificate::make("shop.test");
+    let pair = json!({"certificate": shown.pem(), "key": shown.key()}).to_string();
+    assert_eq!(server.ask("PUT", "/api/v1/certificates/shop", Some(&pair)).status, 201);
+    let raw = json!({"scope": "cluster-1", "label": "extra", "upserts": [{"resource": {
+        "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster", "name": "extra",
+        "connect_timeout": "1s"}}]});
+    let stored = server.ask("POST", "/api/v1/xds/transactions", Some(&raw.to_string()));
+    assert_eq!(stored.status, 200, "{}", stored.body);
+    let envoy = Envoy::start(&server.bootstrap("envoy-1", "cluster-1", Variant::Delta));
+    shop.reaches("/", &a);
+    wait_until("it has both clusters", PATIENCE, || (envoy.clusters().len() == 2).then_some(()));
+    place.keeps(&server);
+    let mode = fs::metadata(place.file()).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let kept = fs::read_to_string(place.file()).expect("it is text");
+    assert!(!kept.contains("PRIVATE KEY") && !kept.contains(&shown.key()[40..80]));
+
+    // Without the database it serves what it had, and says that it does.
+    let before = updates(&envoy);
+    server.stop();
+    postgres.stop();
+    connected(&envoy, 0);
+    server.resume();
+    connected(&envoy, 1);
+    assert!(server.log_line(&["WARN", "last known good"]).is_some(), "{}", server.log());
+    let ready = server.ask("GET", "/readyz", None);
+    let errors = ready.json()["errors"].clone();
+    assert_eq!((ready.status, &errors[0]["field"]), (503, &json!("database")), "{errors}");
+    assert_eq!(errors[1]["field"], "last_known_good", "{errors}");
+    let health = server.ask("GET", "/healthz", None).json();
+    assert_eq!((&health["status"], &health["last_known_good"]), (&json!("degraded"), &json!(true)));
+    let metrics = server.ask("GET", "/metrics", None).body;
+    assert!(metrics.contains("deltaplane_last_known_good_served 1"), "{metrics}");
+    let late = Envoy::start(&server.bootstrap("envoy-2", "cluster-1", Variant::Sotw));
+    wait_until("one that comes now is served", PATIENCE, || {
+        (late.clusters().len() == 2 && late.listeners().len() == 1).then_some(())
+    });
+    drop(late);
+
+    // It catches up, and what is as it was is not sent again.
+    postgres.resume();
+    let port = b.port();
+    postgres
+        .psql(&database, &format!("UPDATE services SET upstream_port = {port} WHERE id = {id}"));
+    shop.moves_within("/", &a, &b, PATIENCE);
+    wait_until("it is ready", PATIENCE, || {
+        (server.ask("GET", "/readyz", None).status == 200).then_some(())
+    });
+    assert_eq!(updates(&envoy), before);
+    server.patch(id, &json!({"upstream_port": a.port()}));
+    shop.moves("/", &b, &a);
+    let health = server.ask("GET", "/healthz", None).json();
+    assert_eq!(health["last_known_good"], false);
+    place.keeps(&server);
+}
+
+#[test]
+fn what_is_not_as_it_was_written_is_refused() {
+    let (database, place) = (Database::create(Kind::Sqlite), Place::new());
+    let flags = place.flags();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let mut server = Deltaplane::start_with(&database.url(), &flags);
+    let (upstream, shop) = (Upstream::start("a"), Listener::reserve());
+    server.create(&service::http("shop", &shop, &upstream));
+    place.keeps(&server);
+    server.stop();
+    let kept = fs::read(place.file()).expect("it was written");
+
+    let nowhere = "postgres://nobody@127.0.0.1:1/none";
+    let mut flipped = kept.clone();
+    let last = flipped.len() - 2;
+    flipped[last] ^= 1;
+    let another = [b"deltaplane last known good 2", &kept[28..]].concat();
+    let bad = [&flipped[..], &kept[..kept.len() / 2], b"", b"nonsense\n", &another];
+    for bad in bad {
+        fs::write(place.file(), bad).expect("a file can be written to");
+        let said = server::refusal_with(nowhere, &flags);
+        assert!(said.contains("is not used") && said.contains("--database-url"), "{said}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+    // While the database is well, nobody needs it; and the next good one takes its place.
+    server.resume();
+    place.keeps(&server);
+    drop(server);
+    fs::remove_file(place.file()).expect("it is there");
+    assert!(server::refusal_with(nowhere, &flags).contains("--database-url"));
+}

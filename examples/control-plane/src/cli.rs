@@ -52,7 +52,7 @@ pub enum LogFormat {
 #[allow(clippy::exhaustive_enums)] // only `main` asks
 pub enum Command {
     /// Serve the services of a database to Envoys.
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Print the configuration with which an Envoy starts.
     Bootstrap(Bootstrap),
     /// Bring the tables of a database up to date, and end.
@@ -163,6 +163,28 @@ pub struct Serve {
     /// A file with its key.
     #[arg(long, env = "HTTP_TLS_KEY", value_name = "FILE")]
     pub http_tls_key: Option<PathBuf>,
+    /// How old, in seconds, Envoys' connections get, give or take a tenth, so that they
+    /// spread over several servers; 0 for as old as they like.
+    #[arg(long, env = "CONNECTION_AGE_S", default_value_t = 0)]
+    pub connection_age_s: u64,
+    /// How many connections Envoys may have; the others wait. 0 for as many as come.
+    #[arg(long, env = "CONNECTIONS_MAX", default_value_t = 0)]
+    pub connections_max: usize,
+    /// How many connections of Envoys are accepted in a second; the others wait. 0 for as
+    /// many as come.
+    #[arg(long, env = "ACCEPTS_PER_SECOND", default_value_t = 0)]
+    pub accepts_per_second: u32,
+    /// How many streams Envoys may have; the others are refused. 0 for as many as come.
+    #[arg(long, env = "STREAMS_MAX", default_value_t = 0)]
+    pub streams_max: usize,
+    /// Above how many megabytes in use new connections wait and new streams are refused,
+    /// while those that are there are served; 0 for never.
+    #[arg(long, env = "MEMORY_MAX_MB", default_value_t = 0)]
+    pub memory_max_mb: u64,
+    /// How many seconds the end takes at most, once it is asked for by SIGTERM or SIGINT:
+    /// so long clients have to take notice.
+    #[arg(long, env = "SHUTDOWN_S", default_value_t = 5)]
+    pub shutdown_s: u64,
     /// A file in which is kept what the database held last: the server starts from it
     /// while the database is down.
     #[arg(long, env = "LAST_KNOWN_GOOD", value_name = "FILE")]

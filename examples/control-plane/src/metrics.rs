@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::{Duration, UNIX_EPOCH};
 
-use deltaplane_server::HowMany;
+use deltaplane_server::{HowMany, Occupancy};
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
@@ -290,6 +290,13 @@ fn clients(page: &Page, running: &Running) -> Result<(), Error> {
     for (client, fate) in running.server.delivery(running.cache.revision()).clients {
         *clients.entry([variant(&client), State::of(&fate).word()]).or_default() += 1;
     }
+    let Occupancy { connections, refused, aged, shed, .. } = running.server.occupancy();
+    page.gauge("deltaplane_xds_connections", "Connections of clients", float(connections as u64))?;
+    let help = "Streams that were refused, since there were too many or too little memory was left";
+    page.counter("deltaplane_xds_streams_refused_total", help, refused)?;
+    let ended = [(["age"], aged), (["fair_share"], shed)];
+    let help = "Connections that the server ended for others' sake";
+    page.counters("deltaplane_xds_connections_ended_total", help, ["reason"], ended)?;
     let clients = clients.into_iter().map(|(labels, count)| (labels, float(count)));
     let help = "Streams of discovery, by variant and by how far their clients are";
     page.gauges("deltaplane_xds_streams", help, ["variant", "state"], clients)

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deltaplane_server::{
-    Cache, Client, ClientEvent, LoadReporting, Observer, Order, Tls, XdsServer,
+    Aging, Cache, Client, ClientEvent, Drain, Limits, LoadReporting, Observer, Order, Tls,
+    XdsServer,
 };
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -31,8 +32,8 @@ use crate::token::TokenError;
 use crate::traffic::Traffic;
 use crate::{audit, delivery, reload, rest, retention, scope};
 
-/// How long connections may take to end once they were told to.
-const DRAIN: Duration = Duration::from_secs(3);
+/// How long what is left may take to end when clients had their time to.
+const LATE: Duration = Duration::from_secs(1);
 
 /// Why the server does not run.
 #[derive(Debug, Error)]
@@ -146,7 +147,7 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     let faces = async { tokio::try_join!(xds, async { http.await.map_err(ServeError::from) }) };
     tokio::select! {
         result = faces => result.map(drop)?,
-        () = late(stop.clone()) => tracing::warn!("some connections did not end in time"),
+        () = late(stop.clone(), seconds(arguments.shutdown_s)) => tracing::warn!("some connections did not end in time"),
     }
     running.store.close().await;
     tracing::info!("stopped");
@@ -309,7 +310,13 @@ fn xds_server(
     let server = XdsServer::builder(cache)
         .order(Order::default().with_drain(drain))
         .view(move |node, cache| scope::choose(node, fallback.as_deref(), &fleets, cache))
+        .limits(limits(arguments))
+        .drain(Drain::within(seconds(arguments.shutdown_s)))
         .observer(Arc::new(Observers(ClientLog, traffic)));
+    let server = match arguments.connection_age_s {
+        0 => server,
+        age => server.aging(Aging::after(seconds(age))),
+    };
     let server = match identities {
         Some(identities) => server.authorizer(identities.authorizer()),
         None => server,
@@ -322,6 +329,28 @@ fn xds_server(
             server.load_reports(reporting, |_, _| {}).build()
         }
     }
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// What clients may take; where nothing is said, as the library has it.
+fn limits(arguments: &Serve) -> Limits {
+    let mut limits = Limits::default();
+    if arguments.connections_max > 0 {
+        limits.connections = arguments.connections_max;
+    }
+    if arguments.accepts_per_second > 0 {
+        limits.accepts_per_second = arguments.accepts_per_second;
+    }
+    if arguments.streams_max > 0 {
+        limits.streams = arguments.streams_max;
+    }
+    if arguments.memory_max_mb > 0 {
+        limits.memory = arguments.memory_max_mb << 20;
+    }
+    limits
 }
 
 /// Who hears what happens to clients: the log, and who counts.
@@ -361,7 +390,7 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-async fn late(stop: watch::Receiver<bool>) {
+async fn late(stop: watch::Receiver<bool>, shutdown: Duration) {
     stopped(stop).await;
-    tokio::time::sleep(DRAIN).await;
+    tokio::time::sleep(shutdown + LATE).await;
 }

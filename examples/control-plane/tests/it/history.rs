@@ -9,10 +9,13 @@ use base64::engine::general_purpose::STANDARD;
 use deltaplane::retention::Retention;
 use deltaplane::rollback::{Rollback, roll_back};
 use deltaplane::running::Running;
+use deltaplane::token::Rights;
 use deltaplane::write::Origin;
 use serde_json::{Value, json};
+use sqlx::SqlSafeStr as _;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
 
-use crate::database::{Postgres, Sqlite, execute};
+use crate::database::{Postgres, Sqlite, connect, execute};
 use crate::rest::{answer, router_of, running, send};
 
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
@@ -418,6 +421,82 @@ async fn replaced_rows() {
     assert_eq!(server.get("/api/v1/services/").await.as_array().unwrap().len(), 1);
     server.back(200, then, "").await;
     assert_eq!(server.stored().await, before);
+}
+
+/// What there was before the history began is what it begins with.
+async fn begins(url: &str, steps: [&'static str; 5], bytes: &str) {
+    let step = |(version, sql): (i64, &'static str)| {
+        Migration::new(version, "".into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    let mut before = Migrator::with_migrations((1..).zip(steps).map(step).collect());
+    before.dangerous_set_table_name("deltaplane_migrations");
+    before.run(&mut connect(url).await).await.unwrap();
+    for sql in [
+        "INSERT INTO services (name, listener_port, upstream_host, upstream_port, upstreams) \
+         VALUES ('shop', 80, 'h', 1, '[{\"host\": \"a\", \"port\": 2}]')",
+        "INSERT INTO objects (kind, name, definition) VALUES ('fleet', 'edge', '{\"rank\": 7}')",
+        "INSERT INTO objects (kind, name, definition) VALUES \
+         ('route', 'r', '{\"listener_port\": 80, \"prefix\": \"/r\", \"targets\": [{\"service\": \"shop\"}]}')",
+    ] {
+        execute(url, sql).await;
+    }
+    let columns = "(scope, type_url, name, version, value)";
+    let raw =
+        format!("INSERT INTO raw_resources {columns} VALUES ('edge', 'x/y', 'n', 'v', {bytes})");
+    execute(url, &raw).await;
+
+    let server = Server::start(url).await;
+    let (first, stored) = (server.revision().await, server.stored().await);
+    assert_eq!(server.last().await["changes"], json!([]), "nobody changed anything");
+    for table in ["services", "objects", "raw_resources"] {
+        server.execute(&format!("DELETE FROM {table}")).await;
+    }
+    server.back(200, first, "").await;
+    assert_eq!(server.stored().await, stored);
+    assert_eq!(stored["services"][0]["upstreams"][0]["port"], 2);
+    assert_eq!(stored["resources of edge"][0]["version"], "v");
+}
+
+#[tokio::test]
+async fn the_history_of_sqlite_begins_with_what_is_there() {
+    let steps = [
+        include_str!("../../migrations/sqlite/0001_services.sql"),
+        include_str!("../../migrations/sqlite/0002_raw_resources.sql"),
+        include_str!("../../migrations/sqlite/0003_services_in_full.sql"),
+        include_str!("../../migrations/sqlite/0004_objects.sql"),
+        include_str!("../../migrations/sqlite/0005_access.sql"),
+    ];
+    let sqlite = Sqlite::new();
+    std::fs::File::create(sqlite.file()).unwrap();
+    begins(&sqlite.url(), steps, "X'0001'").await;
+}
+
+#[tokio::test]
+async fn the_history_of_postgres_begins_with_what_is_there() {
+    let steps = [
+        include_str!("../../migrations/postgres/0001_services.sql"),
+        include_str!("../../migrations/postgres/0002_raw_resources.sql"),
+        include_str!("../../migrations/postgres/0003_services_in_full.sql"),
+        include_str!("../../migrations/postgres/0004_objects.sql"),
+        include_str!("../../migrations/postgres/0005_access.sql"),
+    ];
+    begins(&Postgres::start().url(), steps, r"'\x0001'").await;
+}
+
+/// Who shows a token is the author by its name, whatever he says.
+#[tokio::test]
+async fn a_token_names_the_author() {
+    let sqlite = Sqlite::new();
+    let server = Server::start(&sqlite.url()).await;
+    let rights = Rights { write: ["*".to_owned()].into(), ..Rights::default() };
+    let token = server.running.store.create_token("ci", &rights, None).await.unwrap();
+    let request = Request::builder().method("PUT").uri("/api/v1/fleets/edge");
+    let request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    let request = request.header(header::CONTENT_TYPE, "application/json");
+    let request = request.header("X-Deltaplane-Author", "somebody else");
+    let (status, _) = answer(&server.router, request.body("{}".into()).unwrap()).await;
+    assert_eq!(status, StatusCode::CREATED);
+    assert_eq!(server.last().await["author"], "ci");
 }
 
 #[tokio::test]

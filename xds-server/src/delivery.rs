@@ -63,10 +63,21 @@ impl Delivery {
         revision: Revision,
         who: impl Fn(&Client) -> bool,
     ) -> Self {
+        Self::since(cache, clients, (Revision(0), revision), who)
+    }
+
+    /// The same, but for rejections of what was sent before another revision.
+    pub(crate) fn since(
+        cache: &Cache,
+        clients: &Clients,
+        (since, revision): (Revision, Revision),
+        who: impl Fn(&Client) -> bool,
+    ) -> Self {
         // Else a client may seem not to be concerned.
         cache.finish_waking();
         let asked = clients.all().into_iter().filter(|status| who(&status.client));
-        let fates = asked.map(|status| (Fate::of(cache, &status, revision), status.client));
+        let fates =
+            asked.map(|status| (Fate::of(cache, &status, (since, revision)), status.client));
         Self { revision, clients: fates.map(|(fate, client)| (client, fate)).collect() }
     }
 
@@ -116,7 +127,7 @@ impl Delivery {
 }
 
 impl Fate {
-    fn of(cache: &Cache, status: &ClientStatus, revision: Revision) -> Self {
+    fn of(cache: &Cache, status: &ClientStatus, (since, revision): (Revision, Revision)) -> Self {
         let is_by_then = |since: Option<Revision>| since.is_some_and(|since| since <= revision);
         let standing = &status.standing;
         let looked = standing.looked.unwrap_or_default();
@@ -126,9 +137,11 @@ impl Fate {
         // What it was not told yet may be what repairs what it rejected.
         if is_by_then(standing.rejected) && !is_unread {
             let rejected = status.types.values().filter(|of_type| of_type.is_rejected);
-            return Fate::Rejected(
-                rejected.filter_map(|of_type| of_type.rejection.clone()).collect(),
-            );
+            let rejections = rejected.filter_map(|of_type| of_type.rejection.clone());
+            let rejections: Vec<_> = rejections.filter(|it| it.revision >= since).collect();
+            if since == Revision(0) || !rejections.is_empty() {
+                return Fate::Rejected(rejections);
+            }
         }
         if is_by_then(standing.pending) || is_unread {
             return Fate::Pending { awaited: status.awaited.clone() };

@@ -26,6 +26,9 @@ use crate::{
     server::Shared,
 };
 
+/// What stands between the name of a scope and the number of the canary whose scope lies over it.
+const CANARY: &str = "~canary-";
+
 /// Whom a change goes to first, and for how long.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -33,6 +36,7 @@ pub struct Canary {
     members: Who,
     settled_for: Duration,
     timeout: Duration,
+    may_leave: bool,
 }
 
 enum Who {
@@ -70,13 +74,29 @@ impl Canary {
     }
 
     fn of(members: Who) -> Self {
-        Self { members, settled_for: Duration::ZERO, timeout: Duration::from_secs(60) }
+        let (settled_for, timeout) = (Duration::ZERO, Duration::from_secs(60));
+        Self { members, settled_for, timeout, may_leave: false }
+    }
+
+    /// The scope over which this one lies, if it is that of a canary.
+    #[must_use]
+    pub fn below(scope: &Scope) -> Option<Scope> {
+        let (below, id) = scope.as_str().rsplit_once(CANARY)?;
+        id.parse::<u64>().is_ok().then(|| below.into())
     }
 
     /// How long all of them must have settled before the others get the change. At once, unless set.
     #[must_use]
     pub fn settled_for(mut self, time: Duration) -> Self {
         self.settled_for = time;
+        self
+    }
+
+    /// Who of them disconnects is not waited for, as long as one is left: for canaries so large that some
+    /// always come and go.
+    #[must_use]
+    pub fn may_leave(mut self) -> Self {
+        self.may_leave = true;
         self
     }
 
@@ -194,6 +214,7 @@ struct UnderWay<'a> {
     shared: &'a Shared,
     active: Arc<Active>,
     revision: Revision,
+    may_leave: bool,
     is_over: bool,
 }
 
@@ -202,7 +223,9 @@ impl UnderWay<'_> {
     fn delivery(&self) -> Delivery {
         let Shared { cache, clients, .. } = self.shared;
         let is_member = |client: &Client| self.active.members.has(&client.node);
-        let mut delivery = Delivery::of(cache, clients, self.revision, is_member);
+        // What a member rejected before is not the fault of this.
+        let revisions = (self.revision, self.revision);
+        let mut delivery = Delivery::since(cache, clients, revisions, is_member);
         for (client, fate) in &mut delivery.clients {
             let sees = |(below, above): (&Scope, &Scope)| {
                 !client.scopes.contains(below) || client.scopes.contains(above)
@@ -222,7 +245,8 @@ impl UnderWay<'_> {
     }
 
     fn has_settled(&self, delivery: &Delivery) -> bool {
-        delivery.has_settled(HowMany::All) && self.gone(delivery).is_empty()
+        let is_anybody = self.may_leave && !delivery.clients.is_empty();
+        delivery.has_settled(HowMany::All) && (is_anybody || self.gone(delivery).is_empty())
     }
 
     /// Waits until all have settled, or one rejects it, for so long at most.
@@ -305,7 +329,8 @@ pub(crate) async fn roll_out(
     };
     let active = Arc::new(active);
     shared.canaries.begin(&active);
-    let mut under_way = UnderWay { shared, active, revision: Revision(0), is_over: false };
+    let (revision, may_leave) = (Revision(0), canary.may_leave);
+    let mut under_way = UnderWay { shared, active, revision, may_leave, is_over: false };
     under_way.revision = shared.cache.commit(trial)?.revision;
     let delivery = under_way.settles(canary.timeout).await;
     let is_undone = shared.cache.is_undone(under_way.revision);
@@ -342,7 +367,7 @@ fn begin(
     let mut all = Vec::new();
     for (scope, type_url, changes) in preview.changes() {
         all.push((scope.clone(), type_url.clone(), changes.to_vec()));
-        let lay = || Scope::from(format!("{scope}~canary-{id}"));
+        let lay = || Scope::from(format!("{scope}{CANARY}{id}"));
         let upper = over.entry(scope.clone()).or_insert_with(lay);
         for change in changes {
             match &change.after {

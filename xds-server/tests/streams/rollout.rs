@@ -299,3 +299,60 @@ async fn a_canary_whose_member_goes_away_is_withdrawn_and_others_changes_stay() 
     assert!(matches!(promoted, Rollout::Promoted(_)));
     assert_eq!(names(&content(&served)), "a3 b4 c4");
 }
+
+#[tokio::test]
+async fn what_a_member_rejected_before_is_not_the_fault_of_a_change() {
+    for variant in [Variant::Delta, Variant::Sotw] {
+        let served = serve().await;
+        put(&served, &[("a", 1)]);
+        let mut client = in_step(&served, "node-0", variant).await;
+        put(&served, &[("old", 9)]);
+        let update = client.expect(CDS).await;
+        client.nack(&update, "old: no");
+        client.silence().await;
+        let server = served.server.clone();
+        let good = tokio::spawn(async move {
+            server.roll_out(change(&[("a", 2)], &[]), Canary::share(1.0)).await
+        });
+        let update = client.expect(CDS).await;
+        assert!(update.resources.iter().any(|r| number(&r.value) == 2), "{update:?}");
+        client.ack(&update);
+        let promoted = good.await.unwrap().unwrap();
+        assert!(matches!(promoted, Rollout::Promoted(_)), "{variant:?}: {promoted:?}");
+        // What it rejects now is.
+        let server = served.server.clone();
+        let bad = tokio::spawn(async move {
+            server.roll_out(change(&[("a", 3)], &[]), Canary::share(1.0)).await
+        });
+        let update = client.expect(CDS).await;
+        client.nack(&update, "a: no");
+        let withdrawn = bad.await.unwrap().unwrap();
+        let Rollout::Withdrawn { delivery, .. } = withdrawn else { panic!("{withdrawn:?}") };
+        let (_, [rejection]) = delivery.rejected().next().unwrap() else { panic!("{delivery:?}") };
+        assert_eq!(rejection.error.message, "a: no");
+    }
+}
+
+#[tokio::test]
+async fn who_may_leave_is_not_waited_for_as_long_as_one_is_left() {
+    let served = serve().await;
+    put(&served, &[("a", 1)]);
+    let mut stays = in_step(&served, "node-0", Variant::Delta).await;
+    let leaves = in_step(&served, "node-1", Variant::Delta).await;
+    let server = served.server.clone();
+    let all = || Canary::share(1.0).may_leave();
+    let good = tokio::spawn(async move { server.roll_out(change(&[("a", 2)], &[]), all()).await });
+    are_members(&served).await;
+    drop(leaves);
+    let update = stays.expect(CDS).await;
+    stays.ack(&update);
+    assert!(matches!(good.await.unwrap().unwrap(), Rollout::Promoted(_)));
+    // What makes all of them go is no good.
+    let server = served.server.clone();
+    let all = Canary::share(1.0).may_leave().timeout(Duration::from_millis(300));
+    let bad = tokio::spawn(async move { server.roll_out(change(&[("a", 3)], &[]), all).await });
+    stays.expect(CDS).await;
+    drop(stays);
+    let Rollout::Withdrawn { gone, .. } = bad.await.unwrap().unwrap() else { panic!("all went") };
+    assert_eq!(gone, ["node-0"]);
+}

@@ -209,6 +209,15 @@ fn prometheus_is_told(server: &Deltaplane, port: &Listener) {
         let name = "deltaplane_certificate_not_after_timestamp_seconds{name=\"ca\"}";
         (value(name) > 1.7e9).then_some(())
     });
+    let fleet = json!({"rollout": {"canary": {"share": 1}}}).to_string();
+    assert_eq!(server.ask("PUT", "/api/v1/fleets/solo", Some(&fleet)).status, 201);
+    let resource = json!({"type_url": "x/y", "name": "z", "value": ""});
+    let change = json!({"scope": "solo", "upserts": [resource]}).to_string();
+    assert_eq!(server.ask("POST", "/api/v1/xds/transactions", Some(&change)).status, 200);
+    wait_until("what became of a rollout is counted", PATIENCE, || {
+        let name = "deltaplane_rollouts_total{fleet=\"solo\",outcome=\"promoted\"}";
+        (value(name) >= 1.0).then_some(())
+    });
     let metrics = metrics();
     let (told, shown) = (told(&metrics), shown());
     let missing: Vec<&String> = shown.difference(&told).collect();

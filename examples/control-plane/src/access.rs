@@ -23,12 +23,14 @@ use crate::write::Origin;
 const OPEN: [&str; 4] = ["/healthz", "/readyz", "/openapi.json", "/docs"];
 
 /// What looks itself for which fleets a token is good. All else is for tokens that are good for every fleet.
-const BY_FLEET: [&str; 15] = [
+const BY_FLEET: [&str; 17] = [
     "/api/v1/services",
+    "/api/v1/services/import",
     "/api/v1/services/{id}",
     "/api/v1/services/{id}/reload-xds",
     "/api/v1/fleets",
     "/api/v1/fleets/{name}",
+    "/api/v1/fleets/{name}/rollout",
     "/api/v1/fleets/{name}/services",
     "/api/v1/routes",
     "/api/v1/routes/{name}",

@@ -60,7 +60,7 @@ pub enum Command {
     /// Make, list and revoke tokens for the HTTP API, in the database itself.
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Store resources from files, all of them or none.
+    /// Store resources or services from files, all of them or none.
     Apply(Apply),
     /// Show how resources in files differ from what is stored.
     Diff(Diff),
@@ -454,7 +454,7 @@ pub struct Apply {
     /// What people call the change; clients show it behind version_info.
     #[arg(long)]
     pub label: Option<String>,
-    /// Wait until the clients of the scope have acknowledged it, and tell
+    /// Wait until the clients that see it have acknowledged it, and tell
     /// meanwhile how many have.
     #[arg(long)]
     pub wait: bool,

@@ -7,7 +7,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{self, Path, Query};
 use axum::http::StatusCode;
 use deltaplane_server::{
-    Client, ClientResource, ClientStatus, Fate, Reception, Rejection, TypeStatus, Variant,
+    Canary, Client, ClientResource, ClientStatus, Fate, Reception, Rejection, TypeStatus, Variant,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -18,8 +18,8 @@ use crate::access::Caller;
 use crate::openapi::both;
 use crate::problem::Problem;
 use crate::running::Running;
-use crate::scope;
 use crate::token::ALL;
+use crate::{rollout_rest, scope};
 
 pub(crate) fn router() -> OpenApiRouter<Running> {
     let router = both(OpenApiRouter::new(), routes!(stats));
@@ -36,6 +36,12 @@ struct Stats {
     last_update: Option<String>,
     /// How often something was published.
     update_count: u64,
+    /// The revision up to which the database was read.
+    read: i64,
+    /// The fleets that are not served all of that yet.
+    behind: Vec<Behind>,
+    /// Of each fleet that has a canary, the last change that went to it first.
+    rollouts: Vec<rollout_rest::Shown>,
     /// Who is connected now.
     clients: Vec<Fleet>,
     /// Responses that clients acknowledged.
@@ -44,6 +50,16 @@ struct Stats {
     nacks: u64,
     /// What was sent and said, by type.
     types: BTreeMap<String, OfType>,
+}
+
+/// A fleet that is not served all that is stored yet.
+#[derive(Serialize, ToSchema)]
+struct Behind {
+    fleet: String,
+    /// The scopes of it.
+    scopes: Vec<String>,
+    /// What it is served.
+    revision: i64,
 }
 
 /// The clients of a scope that speak one variant.
@@ -85,10 +101,18 @@ async fn stats(extract::State(running): extract::State<Running>, caller: Caller)
         (name, OfType { responses, bytes, acks: counts.acks, nacks: counts.nacks })
     });
     let types: BTreeMap<String, OfType> = types.collect();
+    let behind = status.behind.into_iter().filter(|(fleet, _)| caller.reads(fleet));
+    let behind = behind.map(|(fleet, revision)| {
+        let scopes = running.fleets.own_scopes(&fleet);
+        Behind { fleet, scopes, revision }
+    });
     Json(Stats {
         revision: status.revision,
         last_update: status.published.map(|published| time(published.at)),
         update_count: status.publications,
+        read: status.read,
+        behind: behind.collect(),
+        rollouts: rollout_rest::all(&running, &caller),
         clients: fleets(&running, &caller),
         acks: types.values().map(|of_type| of_type.acks).sum(),
         nacks: types.values().map(|of_type| of_type.nacks).sum(),
@@ -132,6 +156,8 @@ struct Connected {
     since: String,
     /// How far it is.
     state: State,
+    /// Whether it has something that the others do not have yet.
+    canary: bool,
     /// What it asked for, by type.
     types: BTreeMap<String, Asked>,
 }
@@ -292,6 +318,7 @@ impl Connected {
             cluster: client.node.cluster.clone(),
             scope: scope::name(&client.scopes).map(str::to_owned),
             scopes: scope::names(&client.scopes).into_iter().map(str::to_owned).collect(),
+            canary: client.scopes.iter().any(|scope| Canary::below(scope).is_some()),
             variant: variant(client),
             peer: client.peer.address.map(|peer| peer.to_string()),
             user_agent: client.node.user_agent_name.clone(),

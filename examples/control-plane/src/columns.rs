@@ -2,9 +2,10 @@
 
 use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::Query;
-use sqlx::{Any, Row as _};
+use sqlx::{Any, AssertSqlSafe, Row as _};
 
 use crate::changes::Change;
+use crate::raw_columns::places;
 use crate::service::{Definition, Row};
 use crate::upstream::Place;
 
@@ -25,46 +26,63 @@ macro_rules! columns {
 }
 pub(crate) use columns;
 
-/// Stores a new row of what [`bound`] binds.
-pub(crate) const INSERT: &str = "INSERT INTO services (name, cluster_id, listener_port, \
-    upstream_host, upstream_port, protocol, health_check_path, domains, prefix, upstreams, \
-    timeout_ms, connect_timeout_ms, retries, http2, websocket, upstream_tls, tls_verify, tls_sni, \
-    tls_ca, health_check_interval_ms, is_active, collection, certificate) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
-    $20, $21, $22, $23) RETURNING id";
+/// The columns that somebody chooses, in the order in which they are bound.
+const FIELDS: [&str; 23] = [
+    "name",
+    "cluster_id",
+    "listener_port",
+    "upstream_host",
+    "upstream_port",
+    "protocol",
+    "health_check_path",
+    "domains",
+    "prefix",
+    "upstreams",
+    "timeout_ms",
+    "connect_timeout_ms",
+    "retries",
+    "http2",
+    "websocket",
+    "upstream_tls",
+    "tls_verify",
+    "tls_sni",
+    "tls_ca",
+    "health_check_interval_ms",
+    "is_active",
+    "collection",
+    "certificate",
+];
 
-/// Replaces the row of an id.
-pub(crate) const UPDATE: &str = "UPDATE services SET name = $1, cluster_id = $2, \
-    listener_port = $3, upstream_host = $4, upstream_port = $5, protocol = $6, \
-    health_check_path = $7, domains = $8, prefix = $9, upstreams = $10, timeout_ms = $11, \
-    connect_timeout_ms = $12, retries = $13, http2 = $14, websocket = $15, upstream_tls = $16, \
-    tls_verify = $17, tls_sni = $18, tls_ca = $19, health_check_interval_ms = $20, \
-    is_active = $21, collection = $22, certificate = $23 WHERE id = $24 RETURNING id";
+/// Stores new rows, whose fields [`bind`] binds one after the other.
+pub(crate) fn insert(rows: usize) -> String {
+    let places = places(1, rows, FIELDS.len());
+    format!("INSERT INTO services ({}) VALUES {places}", FIELDS.join(", "))
+}
 
-/// Stores a row under the id that it had before.
-const RESTORE: &str = "INSERT INTO services (name, cluster_id, listener_port, \
-    upstream_host, upstream_port, protocol, health_check_path, domains, prefix, upstreams, \
-    timeout_ms, connect_timeout_ms, retries, http2, websocket, upstream_tls, tls_verify, tls_sni, \
-    tls_ca, health_check_interval_ms, is_active, collection, certificate, id) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
-    $20, $21, $22, $23, $24)";
-
-/// Stores a new row, or replaces that of an id.
-pub(crate) fn bound<'q>(id: Option<i64>, d: &Definition) -> Query<'q, Any, AnyArguments> {
-    match id {
-        Some(id) => fields(UPDATE, d).bind(id),
-        None => fields(INSERT, d),
-    }
+/// Replaces rows: of each, the id is bound, and then what [`bind`] binds.
+pub(crate) fn update(rows: usize) -> String {
+    let places = places(1, rows, 1 + FIELDS.len());
+    let set: Vec<_> = FIELDS.iter().map(|field| format!("{field} = given.{field}")).collect();
+    format!(
+        "WITH given (id, {}) AS (VALUES {places}) UPDATE services SET {} FROM given \
+         WHERE services.id = given.id",
+        FIELDS.join(", "),
+        set.join(", ")
+    )
 }
 
 /// Stores a row under the id that it had before.
-pub(crate) fn restored<'q>(id: i64, d: &Definition) -> Query<'q, Any, AnyArguments> {
-    fields(RESTORE, d).bind(id)
+pub(crate) fn restored<'q>(id: i64, d: &Definition) -> Bound<'q> {
+    let places = places(1, 1, FIELDS.len() + 1);
+    let sql = format!("INSERT INTO services ({}, id) VALUES {places}", FIELDS.join(", "));
+    bind(sqlx::query(AssertSqlSafe(sql)), d).bind(id)
 }
 
-/// Binds `$1` to `$23`.
-fn fields<'q>(sql: &'static str, d: &Definition) -> Query<'q, Any, AnyArguments> {
-    sqlx::query(sql)
+type Bound<'q> = Query<'q, Any, AnyArguments>;
+
+/// Binds the fields of a row.
+pub(crate) fn bind<'q>(query: Bound<'q>, d: &Definition) -> Bound<'q> {
+    query
         .bind(d.name.clone())
         .bind(d.cluster_id)
         .bind(d.listener_port)
@@ -110,7 +128,7 @@ pub(crate) fn row(r: &AnyRow) -> Result<Row, sqlx::Error> {
         // check of the row then says so with the text that stands there.
         domains: serde_json::from_str(&domains).unwrap_or_else(|_| vec![domains]),
         prefix: r.try_get("prefix")?,
-        upstreams: places(r.try_get("upstreams")?),
+        upstreams: upstreams(r.try_get("upstreams")?),
         timeout_ms: r.try_get("timeout_ms")?,
         connect_timeout_ms: r.try_get("connect_timeout_ms")?,
         retries: r.try_get("retries")?,
@@ -133,7 +151,7 @@ pub(crate) fn row(r: &AnyRow) -> Result<Row, sqlx::Error> {
 }
 
 /// What is no list of places is one place, and no valid one.
-fn places(json: String) -> Vec<Place> {
+fn upstreams(json: String) -> Vec<Place> {
     serde_json::from_str(&json).unwrap_or_else(|_| vec![Place::new(json, 0)])
 }
 

@@ -1,5 +1,6 @@
 //! What the command line does at a server, and how that ended.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use thiserror::Error;
 use crate::cli::{Apply, Diff, Get, Output, StatusOptions, What};
 use crate::diff::Difference;
 use crate::remote::{Remote, RemoteError, escape};
-use crate::sources::{self, SourceError};
+use crate::scope;
+use crate::sources::{self, Change, SourceError};
 use crate::table;
 
 /// How often one looks how far clients are.
@@ -59,37 +61,26 @@ impl CommandError {
 
 pub(crate) type Done = Result<(), CommandError>;
 
-/// Stores the resources of files, and waits for clients if it is told to.
+/// Stores what files say, and waits for clients if it is told to.
 pub fn apply(arguments: &Apply) -> Done {
-    let mut transaction = sources::transaction(&arguments.sources)?;
-    if let Some(label) = &arguments.label {
-        transaction["label"] = label.as_str().into();
-    }
-    let scope = transaction["scope"].as_str().unwrap_or_default().to_owned();
     let remote = Remote::new(&arguments.remote)?.by(arguments.author.name());
-    let stored = remote.post("/api/v1/xds/transactions", &transaction)?;
-    for warning in stored["warnings"].as_array().into_iter().flatten() {
-        let text = |field: &str| warning[field].as_str().unwrap_or_default();
-        writeln!(io::stderr(), "warning: {}: {}", text("field"), text("message"))?;
-    }
-    let revision = stored["revision"].clone();
-    let stored = format!("stored in scope {scope} at revision {revision}");
+    let stored = match sources::change(&arguments.sources)? {
+        Change::Transaction(transaction) => transact(&remote, arguments, transaction)?,
+        Change::Import(import) => store_services(&remote, arguments, &import)?,
+    };
     if !arguments.wait {
-        let json = json!({"scope": scope, "revision": revision});
-        return print(arguments.remote.output, &stored, &json);
+        return print(arguments.remote.output, &stored.text, &stored.json);
     }
-    writeln!(io::stderr(), "{stored}")?;
-    let done = json!({"scope": scope, "revision": revision});
+    writeln!(io::stderr(), "{}", stored.text)?;
     let (settled, timeout) = (arguments.settled, arguments.timeout);
-    let waiting = Waiting { scope: Some(scope), settled, timeout };
-    let revision = revision.as_i64().unwrap_or_default();
-    await_clients(&remote, &waiting, revision, arguments.remote.output, done)
+    let waiting = Waiting { scopes: stored.scopes, settled, timeout };
+    await_clients(&remote, &waiting, stored.revision, arguments.remote.output, stored.json)
 }
 
 /// For which clients one waits.
 pub(crate) struct Waiting {
-    /// Those that see this scope; without one, all.
-    pub(crate) scope: Option<String>,
+    /// Those that see one of these scopes; without any, all.
+    pub(crate) scopes: BTreeSet<String>,
     /// This share of them.
     pub(crate) settled: f64,
     /// For so long.
@@ -115,10 +106,62 @@ pub(crate) fn await_clients(
     }
 }
 
-/// How far the clients of a scope are with a revision.
+/// What was stored.
+struct Stored {
+    text: String,
+    json: Value,
+    revision: i64,
+    scopes: BTreeSet<String>,
+}
+
+fn transact(
+    remote: &Remote,
+    arguments: &Apply,
+    mut transaction: Value,
+) -> Result<Stored, CommandError> {
+    if let Some(label) = &arguments.label {
+        transaction["label"] = label.as_str().into();
+    }
+    let scope = transaction["scope"].as_str().unwrap_or_default().to_owned();
+    let stored = remote.post("/api/v1/xds/transactions", &transaction)?;
+    for warning in stored["warnings"].as_array().into_iter().flatten() {
+        let text = |field: &str| warning[field].as_str().unwrap_or_default();
+        writeln!(io::stderr(), "warning: {}: {}", text("field"), text("message"))?;
+    }
+    let revision = stored["revision"].as_i64().unwrap_or_default();
+    let text = format!("stored in scope {scope} at revision {revision}");
+    let json = json!({"scope": scope, "revision": revision});
+    Ok(Stored { text, json, revision, scopes: BTreeSet::from([scope]) })
+}
+
+fn store_services(
+    remote: &Remote,
+    arguments: &Apply,
+    import: &Value,
+) -> Result<Stored, CommandError> {
+    let json = remote.called(arguments.label.clone()).post("/api/v1/services/import", import)?;
+    let revision = json["revision"].as_i64().unwrap_or_default();
+    let count = |field: &str| json[field].as_u64().unwrap_or_default();
+    let text = format!(
+        "services: {} created, {} replaced, {} unchanged at revision {revision}",
+        count("created"),
+        count("replaced"),
+        count("unchanged")
+    );
+    let services = import["services"].as_array().into_iter().flatten();
+    let scopes = services.map(|service| {
+        let id = service["cluster_id"].as_i64();
+        id.map_or_else(|| "cluster-1".to_owned(), |id| scope::of_cluster(id).to_string())
+    });
+    Ok(Stored { text, revision, scopes: scopes.collect(), json })
+}
+
+/// How far clients are with what was stored.
 struct Progress {
     revision: i64,
     is_published: bool,
+    /// Those of it that go to some of a fleet first, as `/xds/stats` lists them.
+    rollouts: Vec<Value>,
     /// As `/xds/clients` lists them.
     clients: Vec<Value>,
     /// So many have to settle.
@@ -127,10 +170,33 @@ struct Progress {
 
 impl Progress {
     fn look(remote: &Remote, waiting: &Waiting, revision: i64) -> Result<Progress, RemoteError> {
-        let at = remote.get("/healthz")?["revision"].as_i64().unwrap_or_default();
-        let of = waiting.scope.as_deref().map(|scope| format!("?scope={}", escape(scope)));
-        let clients = remote.get(&format!("/xds/clients{}", of.unwrap_or_default()))?;
-        let clients = clients.as_array().cloned().unwrap_or_default();
+        let stats = remote.get("/xds/stats")?;
+        let is_concerned = |of: &Value| {
+            let scopes = of["scopes"].as_array().into_iter().flatten();
+            let is_one =
+                |scope: &Value| scope.as_str().is_some_and(|it| waiting.scopes.contains(it));
+            waiting.scopes.is_empty() || scopes.into_iter().any(is_one)
+        };
+        let list = |name: &str| {
+            let list = stats[name].as_array().into_iter().flatten();
+            list.filter(|of| is_concerned(of)).cloned().collect::<Vec<_>>()
+        };
+        let at = |of: &Value| of["revision"].as_i64().unwrap_or_default();
+        let is_published = stats["read"].as_i64().unwrap_or_default() >= revision
+            && list("behind").iter().all(|fleet| at(fleet) >= revision);
+        let mut rollouts = list("rollouts");
+        rollouts.retain(|rollout| at(rollout) >= revision);
+        let mut clients: Vec<Value> = Vec::new();
+        let of = waiting.scopes.iter().map(|scope| format!("?scope={}", escape(scope)));
+        let all = waiting.scopes.is_empty().then(String::new);
+        for of in of.chain(all) {
+            let seeing = remote.get(&format!("/xds/clients{of}"))?;
+            for client in seeing.as_array().into_iter().flatten() {
+                if !clients.contains(client) {
+                    clients.push(client.clone());
+                }
+            }
+        }
         #[allow(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
@@ -138,7 +204,7 @@ impl Progress {
             reason = "a number of clients, and a share of it that is neither negative nor larger"
         )]
         let wanted = (waiting.settled * clients.len() as f64).ceil() as usize;
-        Ok(Progress { revision, is_published: at >= revision, clients, wanted })
+        Ok(Progress { revision, is_published, rollouts, clients, wanted })
     }
 
     fn count(&self, states: &[&str]) -> usize {
@@ -148,11 +214,19 @@ impl Progress {
 
     /// Whether nothing is left to wait for.
     fn is_over(&self) -> bool {
-        self.is_published && (self.outcome() == "settled" || self.count(&["pending"]) == 0)
+        self.withdrawn().is_some()
+            || self.is_published && (self.outcome() == "settled" || self.count(&["pending"]) == 0)
+    }
+
+    /// A rollout that was taken back.
+    fn withdrawn(&self) -> Option<&Value> {
+        self.rollouts.iter().find(|rollout| rollout["stage"] == "withdrawn")
     }
 
     fn outcome(&self) -> &'static str {
-        if self.is_published && self.count(&["settled", "draining"]) >= self.wanted {
+        if self.withdrawn().is_some() {
+            "rejected"
+        } else if self.is_published && self.count(&["settled", "draining"]) >= self.wanted {
             "settled"
         } else if self.count(&["rejected"]) > 0 {
             "rejected"
@@ -165,6 +239,23 @@ impl Progress {
 impl std::fmt::Display for Progress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (revision, all) = (self.revision, self.clients.len());
+        let list = |of: &Value| {
+            let texts = of.as_array().into_iter().flatten().filter_map(Value::as_str);
+            texts.collect::<Vec<_>>().join("; ")
+        };
+        if let Some(rollout) = self.withdrawn() {
+            write!(f, "revision {revision}: withdrawn: {}", list(&rollout["reasons"]))?;
+            return match rollout["rolled_back"].as_i64() {
+                Some(back) => write!(f, "\nrolled back at revision {back}"),
+                None => Ok(()),
+            };
+        }
+        if let Some(rollout) = self.rollouts.iter().find(|it| it["stage"] == "in_canary") {
+            return match &*list(&rollout["canary"]) {
+                "" => write!(f, "revision {revision}: on its way to the canary"),
+                canary => write!(f, "revision {revision}: in the canary: {canary}"),
+            };
+        }
         if !self.is_published {
             return write!(f, "revision {revision}: not published yet");
         }
@@ -266,7 +357,9 @@ fn show_status(remote: &Remote, arguments: &StatusOptions) -> Done {
     let stats = remote.get("/xds/stats")?;
     let text = table::status(&stats, &clients);
     let (revision, update) = (&stats["revision"], &stats["last_update"]);
-    let json = json!({"revision": revision, "last_update": update, "clients": clients});
+    let rollouts = &stats["rollouts"];
+    let json = json!({"revision": revision, "last_update": update, "rollouts": rollouts,
+                      "clients": clients});
     print(arguments.remote.output, &text, &json)
 }
 

@@ -137,6 +137,7 @@ impl Database {
                 include_str!("../migrations/sqlite/0004_objects.sql"),
                 include_str!("../migrations/sqlite/0005_access.sql"),
                 include_str!("../migrations/sqlite/0006_history.sql"),
+                include_str!("../migrations/sqlite/0007_rollouts.sql"),
             ],
             Driver::Postgres(_) => [
                 include_str!("../migrations/postgres/0001_services.sql"),
@@ -145,10 +146,18 @@ impl Database {
                 include_str!("../migrations/postgres/0004_objects.sql"),
                 include_str!("../migrations/postgres/0005_access.sql"),
                 include_str!("../migrations/postgres/0006_history.sql"),
+                include_str!("../migrations/postgres/0007_rollouts.sql"),
             ],
         };
-        let names =
-            ["services", "raw resources", "services in full", "objects", "access", "history"];
+        let names = [
+            "services",
+            "raw resources",
+            "services in full",
+            "objects",
+            "access",
+            "history",
+            "rollouts",
+        ];
         let steps = (1..).zip(names).zip(sql);
         let migration = |((version, name), sql): ((i64, &'static str), &'static str)| {
             Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

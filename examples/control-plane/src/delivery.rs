@@ -1,6 +1,7 @@
 //! Who has what was stored: asked for once, and noted for each revision.
 
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use deltaplane_server::{Client, Delivery, Fate, HowMany, Revision};
@@ -12,6 +13,7 @@ use utoipa::ToSchema;
 use crate::database::PATIENCE as DATABASE_PATIENCE;
 use crate::health::Status;
 use crate::problem::Fault;
+use crate::rollouts::Fault as Withdrawn;
 use crate::running::Running;
 use crate::scope;
 use crate::store::{Store, StoreError, within};
@@ -99,7 +101,21 @@ impl Wait {
     /// Waits until clients that see a scope have settled at a revision of the database.
     pub(crate) async fn for_scope(&self, app: &Running, scope: &str, revision: i64) -> Report {
         let end = tokio::time::Instant::now() + Duration::from_millis(self.timeout_ms);
-        let is_published = tokio::time::timeout_at(end, app.health.reaches(revision)).await.is_ok();
+        let (fleet, _) = app.fleets.owner(scope);
+        let reaches = async {
+            tokio::select! {
+                () = app.health.reaches(&fleet, revision) => None,
+                fault = app.rollouts.withdrawn(&fleet, revision) => Some(fault),
+            }
+        };
+        let is_published = match tokio::time::timeout_at(end, reaches).await {
+            Ok(None) => true,
+            Ok(Some(fault)) => {
+                let clients = fault.delivery.as_ref().map(|delivery| told(delivery, true));
+                return Report { settled: false, clients: clients.unwrap_or_default() };
+            }
+            Err(_) => false,
+        };
         let sees = |client: &Client| client.scopes.contains(&scope::of_raw(scope));
         let left = end.saturating_duration_since(tokio::time::Instant::now());
         let how_many = HowMany::Share(self.settled);
@@ -114,8 +130,7 @@ impl Wait {
 }
 
 fn told(delivery: &Delivery, is_published: bool) -> Vec<Told> {
-    let one =
-        |(client, fate): &(std::sync::Arc<Client>, Fate)| Told::of(client, fate, is_published);
+    let one = |(client, fate): &(Arc<Client>, Fate)| Told::of(client, fate, is_published);
     delivery.clients.iter().map(one).collect()
 }
 
@@ -167,34 +182,50 @@ pub(crate) struct Outcome {
     settled: usize,
     /// The others; of very many, the first ones.
     others: Vec<Told>,
+    /// The fleet from the canary of which it was withdrawn, if it was: these are the clients that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    withdrawn_from: Option<String>,
+    /// Why: who rejected it in which words, who did not settle in time, who went away.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reasons: Vec<String>,
 }
 
 impl Outcome {
-    fn of(delivery: &Delivery) -> Outcome {
+    fn of(clients: &[(Arc<Client>, Fate)]) -> Outcome {
         let has_settled = |fate: &Fate| matches!(fate, Fate::Settled | Fate::Draining);
-        let settled = delivery.clients.iter().filter(|(_, fate)| has_settled(fate)).count();
-        let others = delivery.clients.iter().filter(|(_, fate)| !has_settled(fate));
+        let settled = clients.iter().filter(|(_, fate)| has_settled(fate)).count();
+        let others = clients.iter().filter(|(_, fate)| !has_settled(fate));
         let others = others.map(|(client, fate)| Told::of(client, fate, true));
         Outcome {
             at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
-            clients: delivery.clients.len(),
+            clients: clients.len(),
             settled,
             others: others.take(NAMED_MAX).collect(),
+            withdrawn_from: None,
+            reasons: Vec::new(),
         }
+    }
+
+    /// What became of a revision that only the canary of a fleet had.
+    fn withdrawn(fleet: &str, fault: &Withdrawn) -> Outcome {
+        let clients = fault.delivery.as_ref().map_or(&[][..], |delivery| &delivery.clients);
+        let outcome = Outcome::of(clients);
+        Outcome { withdrawn_from: Some(fleet.to_owned()), reasons: fault.reasons(), ..outcome }
     }
 
     /// How it is with a revision that was published, at this moment.
     pub(crate) fn now(app: &Running, revision: i64) -> Option<Outcome> {
         let status = app.health.status();
         let published = status.published.filter(|_| status.revision >= revision)?;
-        Some(Outcome::of(&app.server.delivery(published.revision)))
+        Some(Outcome::of(&app.server.delivery(published.revision).clients))
     }
 }
 
 /// Notes what becomes of each revision, for ever. Of revisions that follow each other
 /// faster than clients answer, it is the same.
 pub(crate) async fn note(app: Running) {
-    let server = format!("{:016x}", RandomState::new().hash_one(std::process::id()));
+    let server = server();
     let mut health = app.health.watch();
     let Some(loaded) = when(&mut health, |status| status.is_loaded).await else { return };
     let mut since = loaded.revision;
@@ -202,12 +233,30 @@ pub(crate) async fn note(app: Running) {
         let revision = status.revision;
         let published = status.published.map(|published| published.revision).unwrap_or_default();
         let delivery = app.server.wait(published, |_| true, HowMany::All, PATIENCE).await;
-        let outcome = serde_json::json!(Outcome::of(&delivery)).to_string();
+        let outcome = serde_json::json!(Outcome::of(&delivery.clients)).to_string();
         if let Err(error) = app.store.note(&server, since, revision, outcome).await {
             tracing::warn!(%error, revision, "what became of a revision cannot be noted");
         }
         since = revision;
     }
+}
+
+/// Notes why the revisions after `since` up to another one were withdrawn from the canary of a fleet.
+pub(crate) async fn note_withdrawn(
+    app: &Running,
+    fleet: &str,
+    (since, revision): (i64, i64),
+    fault: &Withdrawn,
+) {
+    let outcome = serde_json::json!(Outcome::withdrawn(fleet, fault)).to_string();
+    if let Err(error) = app.store.note(&server(), since, revision, outcome).await {
+        tracing::warn!(%error, revision, "what became of a revision cannot be noted");
+    }
+}
+
+/// What tells a server's notes from those of others.
+fn server() -> String {
+    format!("{:016x}", RandomState::new().hash_one(std::process::id()))
 }
 
 /// Waits until the server is so; nothing, if it ended.

@@ -108,6 +108,16 @@ impl Draft {
 
     /// Fills in the defaults. `id` is that of the path, if it has one.
     pub(crate) fn define(self, id: Option<i64>) -> Result<Definition, Problem> {
+        let defined = self.fill(id);
+        defined.map_err(|errors| Problem::of_fields(StatusCode::UNPROCESSABLE_ENTITY, errors))
+    }
+
+    /// The same for one that is known by its name: its id, where it was read, plays no part.
+    pub(crate) fn define_by_name(self) -> Result<Definition, Vec<FieldError>> {
+        Draft { id: None, ..self }.fill(None)
+    }
+
+    fn fill(self, id: Option<i64>) -> Result<Definition, Vec<FieldError>> {
         let mut errors = Vec::new();
         if self.id.is_some() && self.id != id {
             let why = "is chosen by the server and never changes; leave it out";
@@ -149,10 +159,7 @@ impl Draft {
             certificate: self.certificate,
             ..usual
         };
-        if errors.is_empty() {
-            return Ok(definition);
-        }
-        Err(Problem::of_fields(StatusCode::UNPROCESSABLE_ENTITY, errors))
+        if errors.is_empty() { Ok(definition) } else { Err(errors) }
     }
 }
 

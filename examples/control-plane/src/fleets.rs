@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use crate::document::Document;
 use crate::objects::{Kind, NAME_MAX};
+use crate::rollout::{OnRejection, Plan, Rollout};
 use crate::scope;
 use crate::service::FieldError;
 
@@ -48,6 +49,10 @@ pub struct Fleet {
     pub validation: Validation,
     /// How soon and how often it is told what changed.
     pub pace: Pace,
+    /// Who of it is told first, before all are.
+    pub rollout: Option<Rollout>,
+    /// What becomes of a change that its clients reject.
+    pub on_rejection: OnRejection,
 }
 
 /// Which nodes belong to a fleet: those that all of this is true of.
@@ -134,7 +139,7 @@ impl Fleet {
 }
 
 impl Nodes {
-    fn select(&self, node: &Node) -> bool {
+    pub(crate) fn select(&self, node: &Node) -> bool {
         let fits = |pattern: &Option<String>, text: &str| {
             pattern.as_deref().is_none_or(|pattern| is_like(text, pattern))
         };
@@ -228,6 +233,7 @@ impl Kind for Fleet {
         }
         errors.extend(check_identity(&self.identity));
         errors.extend(self.pace.check());
+        errors.extend(self.rollout.iter().flat_map(Rollout::check));
         errors
     }
 
@@ -308,6 +314,13 @@ impl Document for Fleet {
             "source" => "write \"ads\", \"grpc\" or \"delta_grpc\"",
             "validation" => "write \"all\", \"errors\" or \"none\"",
             "pace" => "write an object with quiet_ms, longest_ms or per_second",
+            "on_rejection" => "write \"keep\" or \"rollback\"",
+            "rollout" => "write an object with canary, settled_for_ms and timeout_ms",
+            "rollout.canary" => "write an object with share or nodes",
+            "rollout.canary.share" => "write a number above 0, up to 1",
+            "rollout.canary.nodes" => "write an object with cluster, id or metadata",
+            "rollout.canary.nodes.metadata" => "write an object",
+            "rollout.settled_for_ms" | "rollout.timeout_ms" => "write a whole number",
             path if path.starts_with("pace.") => "write a whole number from 0 upwards",
             _ => "write a string",
         }
@@ -392,6 +405,13 @@ impl Directory {
         let owner = fleets.iter().find(owns);
         owner
             .map_or((scope.to_owned(), Pace::default()), |(name, fleet)| (name.clone(), fleet.pace))
+    }
+
+    /// How changes go to a fleet, if that depends on what clients say.
+    pub(crate) fn plan(&self, fleet: &str) -> Option<Plan> {
+        let fleets = self.fleets();
+        let fleet = fleets.get(fleet)?;
+        Plan::of(fleet.rollout.as_ref(), fleet.on_rejection)
     }
 
     /// The fleet whose the services of a number are.

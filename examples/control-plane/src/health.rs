@@ -22,8 +22,12 @@ pub struct Status {
     /// Since the database has not been read yet, clients are served what was kept of it at
     /// this revision.
     pub last_known_good: Option<i64>,
-    /// The revision of the database that clients are served.
+    /// The revision of the database that clients are served: that of the fleet that is behind most.
     pub revision: i64,
+    /// The revision up to which the database was read.
+    pub read: i64,
+    /// The fleets that are not served all of that yet, with the revision that they are served.
+    pub behind: BTreeMap<String, i64>,
     /// How often something was published since the start.
     pub publications: u64,
     /// The last time that something was, and what.
@@ -81,10 +85,14 @@ impl Health {
         self.0.subscribe()
     }
 
-    /// Waits until clients are served this revision of the database.
-    pub(crate) async fn reaches(&self, revision: i64) {
+    /// Waits until a fleet is served this revision of the database.
+    pub(crate) async fn reaches(&self, fleet: &str, revision: i64) {
+        let has = |status: &Status| {
+            let behind = status.behind.get(fleet);
+            status.read >= revision && behind.is_none_or(|served| *served >= revision)
+        };
         // An error says that nobody is left who could publish it.
-        let _ = self.0.subscribe().wait_for(|status| status.revision >= revision).await;
+        let _ = self.0.subscribe().wait_for(has).await;
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {

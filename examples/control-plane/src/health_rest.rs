@@ -26,6 +26,8 @@ struct Alive {
     revision: i64,
     /// Whether that is from the file of the last known good state, since the database has not been read yet.
     last_known_good: bool,
+    /// How many fleets are not served all that is stored yet: `/xds/stats` says which.
+    behind: usize,
     /// How often what changed was told to a fleet together with what waited already.
     coalesced: u64,
     /// How many rows were translated since the start.
@@ -56,6 +58,7 @@ async fn healthz(State(health): State<Health>) -> Json<Alive> {
         database: status.trouble.clone().unwrap_or_else(|| "ok".to_owned()),
         revision: status.revision,
         last_known_good: status.last_known_good.is_some(),
+        behind: status.behind.len(),
         coalesced: status.coalesced,
         rows_translated: status.rows_translated,
         resources_built: status.resources_built,

@@ -107,8 +107,8 @@ pub fn rollback(arguments: &Rollback) -> Done {
         return print(output, text.trim_end(), &done);
     }
     writeln!(io::stderr(), "{text}")?;
-    let scope = arguments.fleet.clone();
-    let waiting = Waiting { scope, settled: arguments.settled, timeout: arguments.timeout };
+    let scopes = arguments.fleet.iter().cloned().collect();
+    let waiting = Waiting { scopes, settled: arguments.settled, timeout: arguments.timeout };
     await_clients(&remote, &waiting, revision, output, done)
 }
 
@@ -129,6 +129,9 @@ fn in_full(whole: &Value) -> String {
         let (settled, clients) = (&outcome["settled"], &outcome["clients"]);
         let at = text(&outcome["at"]);
         said += &format!("settled at {settled} of {clients} clients at {at}\n");
+        if let Some(fleet) = outcome["withdrawn_from"].as_str() {
+            said += &format!("withdrawn from those of {fleet} who were first\n");
+        }
         for other in list(&outcome["others"]) {
             let node = text(&other["node"]);
             match list(&other["rejections"]) {

@@ -4,14 +4,14 @@
 //! ```text
 //!  REST ──> store (SQLite, PostgreSQL) ──> publisher ──> Cache ──> XdsServer ──> Envoy
 //!  psql ──────┘          watch ──────────────┘  ├ translate, raw
-//!                                               └ pending
+//!                                               └ pending, rollouts
 //! ```
 //!
 //! It is thin on purpose: what it does not take from
 //! [`deltaplane_server`] is the table of services ([`store`]), what a service
 //! means to Envoy ([`translate`]), resources of any type that lie over these
 //! ([`raw`]), and what has a name and is said in JSON ([`objects`]): who belongs
-//! to which fleet and how it is told ([`fleets`]), routes beside those of services
+//! to which fleet and how it is told ([`fleets`], [`rollouts`]), routes beside those of services
 //! ([`routes`]), and certificates ([`certificates`], sealed by the [`vault`]).
 //!
 //! Who runs what is told by REST, to Prometheus ([`metrics`]), and on the command
@@ -45,6 +45,7 @@ mod history_rest;
 pub mod host;
 mod http_listener;
 mod identity;
+mod import;
 mod last_known_good;
 pub mod message;
 pub mod metrics;
@@ -70,6 +71,9 @@ pub mod remote;
 pub mod rest;
 pub mod retention;
 pub mod rollback;
+pub mod rollout;
+mod rollout_rest;
+pub mod rollouts;
 mod route_message;
 pub mod routes;
 pub mod running;
@@ -86,6 +90,7 @@ pub mod token;
 pub mod tokens;
 pub mod traffic;
 pub mod translate;
+mod unserved;
 pub mod upstream;
 pub mod validate;
 pub mod vault;

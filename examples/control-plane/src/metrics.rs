@@ -18,6 +18,7 @@ use prometheus::{
 
 use crate::client_rest::{State, variant};
 use crate::health::Published;
+use crate::rollouts::Ended;
 use crate::running::Running;
 use crate::tls::TlsStatus;
 
@@ -149,6 +150,7 @@ impl Metrics {
         let page = Page(Registry::new());
         server(&page, running)?;
         clients(&page, running)?;
+        rollouts(&page, running)?;
         traffic(&page, running)?;
         loads(&page, running)?;
         families.extend(page.0.gather());
@@ -283,6 +285,31 @@ fn tls(page: &Page, faces: &BTreeMap<&'static str, TlsStatus>) -> Result<(), Err
     let help =
         "Whether what is in the files now cannot be used, so that the old ones stay in force";
     page.gauges("deltaplane_tls_reload_failing", help, ["face"], failing)
+}
+
+/// Changes that go to some of a fleet first.
+fn rollouts(page: &Page, running: &Running) -> Result<(), Error> {
+    let all = running.rollouts.all();
+    let ended = all.iter().flat_map(|(fleet, progress)| {
+        let Ended { promoted, withdrawn, .. } = progress.ended;
+        [([fleet.as_str(), "promoted"], promoted), ([fleet, "withdrawn"], withdrawn)]
+    });
+    let name = "deltaplane_rollouts_total";
+    let help = "Changes that went to a canary first, by fleet and by what became of them";
+    page.counters(name, help, ["fleet", "outcome"], ended)?;
+    let rolled_back = all.iter();
+    let rolled_back =
+        rolled_back.map(|(fleet, progress)| ([fleet.as_str()], progress.ended.rolled_back));
+    let name = "deltaplane_rollbacks_total";
+    let help = "Changes that clients rejected and that were rolled back by themselves, by fleet";
+    page.counters(name, help, ["fleet"], rolled_back)?;
+    let stages = ["in_canary", "promoted", "withdrawn"];
+    let stages = all.iter().flat_map(|(fleet, progress)| {
+        let is = |stage| float(u64::from(progress.stage.word() == stage));
+        stages.map(|stage| ([fleet.as_str(), stage], is(stage)))
+    });
+    let name = "deltaplane_rollout_stage";
+    page.gauges(name, "Where the last change of a fleet is: 1", ["fleet", "stage"], stages)
 }
 
 fn clients(page: &Page, running: &Running) -> Result<(), Error> {

@@ -26,14 +26,15 @@ pub(crate) struct Batch {
     raw: BTreeMap<(String, RawKey), RawChange>,
 }
 
+/// What waits for a fleet.
 #[derive(Debug)]
-struct Waiting {
-    batch: Batch,
+pub(crate) struct Waiting {
+    pub(crate) batch: Batch,
     pace: Pace,
     first: Instant,
     last: Instant,
     /// The revision that this fleet was told last.
-    behind: i64,
+    pub(crate) behind: i64,
 }
 
 impl Batch {
@@ -52,7 +53,7 @@ impl Batch {
         self.raw.insert((change.scope.clone(), change.key.clone()), change);
     }
 
-    fn merge(&mut self, newer: Batch) {
+    pub(crate) fn merge(&mut self, newer: Batch) {
         self.services.extend(newer.services);
         self.raw_scopes.extend(newer.raw_scopes);
         self.raw.extend(newer.raw);
@@ -78,31 +79,36 @@ impl Pending {
         }
     }
 
-    /// When something is due next, if anything waits.
-    pub(crate) fn due(&self) -> Option<Instant> {
-        self.fleets.iter().map(|(fleet, waiting)| self.due_of(fleet, waiting)).min()
+    /// When something is due next, if anything waits but for what is held.
+    pub(crate) fn due(&self, is_held: impl Fn(&str) -> bool) -> Option<Instant> {
+        let waiting = self.fleets.iter().filter(|(fleet, _)| !is_held(fleet));
+        waiting.map(|(fleet, waiting)| self.due_of(fleet, waiting)).min()
     }
 
-    /// What is due by now, of all fleets together.
-    pub(crate) fn release(&mut self) -> Batch {
+    /// What is due by now and not held, by fleet.
+    pub(crate) fn release(&mut self, is_held: impl Fn(&str) -> bool) -> Vec<(String, Waiting)> {
         let now = Instant::now();
-        let is_due = |(fleet, waiting): &(&String, &Waiting)| self.due_of(fleet, waiting) <= now;
-        let due: Vec<String> =
-            self.fleets.iter().filter(is_due).map(|(fleet, _)| fleet.clone()).collect();
-        let mut released = Batch::default();
+        let is_due = |fleet: &str, waiting: &Waiting| self.due_of(fleet, waiting) <= now;
+        let due: Vec<String> = self
+            .fleets
+            .iter()
+            .filter(|(fleet, waiting)| !is_held(fleet) && is_due(fleet, waiting))
+            .map(|(fleet, _)| fleet.clone())
+            .collect();
+        let mut released = Vec::new();
         for fleet in due {
             let Some(waiting) = self.fleets.remove(&fleet) else { continue };
-            released.merge(waiting.batch);
             if waiting.pace.apart() > Duration::ZERO {
-                self.told.insert(fleet, now);
+                self.told.insert(fleet.clone(), now);
             }
+            released.push((fleet, waiting));
         }
         released
     }
 
-    /// The revision up to which all is published, of what was read up to `revision`.
-    pub(crate) fn published(&self, revision: i64) -> i64 {
-        self.fleets.values().map(|waiting| waiting.behind).min().unwrap_or(revision)
+    /// Each fleet that waits, with the revision that it was told last.
+    pub(crate) fn behind(&self) -> impl Iterator<Item = (&String, i64)> {
+        self.fleets.iter().map(|(fleet, waiting)| (fleet, waiting.behind))
     }
 
     /// All was read anew.
@@ -135,18 +141,27 @@ mod tests {
         batch
     }
 
+    fn due(pending: &Pending) -> Option<Instant> {
+        pending.due(|fleet| fleet == "held")
+    }
+
     fn released(pending: &mut Pending) -> Vec<i64> {
-        pending.release().services.into_keys().map(|(_, id)| id).collect()
+        let released = pending.release(|fleet| fleet == "held");
+        let services = released.into_iter().flat_map(|(_, waiting)| waiting.batch.services);
+        services.map(|((_, id), _)| id).collect()
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_a_pace_all_is_due_at_once() {
         let mut pending = Pending::default();
-        assert_eq!((pending.due(), pending.published(7)), (None, 7));
+        assert_eq!((due(&pending), pending.behind().next()), (None, None));
         assert!(!pending.add("a".into(), Pace::default(), change(1), 6));
-        assert_eq!(pending.published(7), 6);
+        assert_eq!(pending.behind().next(), Some((&"a".to_owned(), 6)));
         assert_eq!(released(&mut pending), [1]);
-        assert_eq!((pending.due(), pending.published(7)), (None, 7));
+        assert_eq!((due(&pending), pending.behind().next()), (None, None));
+        pending.add("held".into(), Pace::default(), change(1), 6);
+        assert_eq!(due(&pending), None);
+        assert!(released(&mut pending).is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -159,11 +174,11 @@ mod tests {
             assert!(pending.add("a".into(), pace, change(id), id));
             assert!(released(&mut pending).is_empty());
         }
-        assert_eq!(pending.due(), Some(start + ms(25)));
+        assert_eq!(due(&pending), Some(start + ms(25)));
         pending.add("b".into(), Pace::default(), change(9), 4);
         assert_eq!(released(&mut pending), [9], "another fleet does not wait for it");
         tokio::time::advance(ms(9)).await;
-        assert_eq!(pending.published(9), 1);
+        assert_eq!(pending.behind().next(), Some((&"a".to_owned(), 1)));
         assert_eq!(released(&mut pending), [1, 2, 3]);
     }
 
@@ -175,7 +190,7 @@ mod tests {
         assert_eq!(released(&mut pending), [1]);
         tokio::time::advance(ms(1)).await;
         pending.add("a".into(), pace, change(2), 2);
-        assert_eq!(pending.due(), Some(start + ms(100)));
+        assert_eq!(due(&pending), Some(start + ms(100)));
         assert!(released(&mut pending).is_empty());
         tokio::time::advance(ms(99)).await;
         assert_eq!(released(&mut pending), [2]);

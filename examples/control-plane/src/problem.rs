@@ -86,10 +86,15 @@ impl Problem {
         Problem { errors, ..problem }
     }
 
-    /// A document whose content is wrong. Of very many faults, the first ones.
-    pub(crate) fn unprocessable(mut faults: Vec<Fault>) -> Problem {
+    /// Of very many faults, the first ones.
+    pub(crate) fn of_many(status: StatusCode, mut faults: Vec<Fault>) -> Problem {
         faults.truncate(FAULTS_MAX);
-        Problem::of_fields(StatusCode::UNPROCESSABLE_ENTITY, faults)
+        Problem::of_fields(status, faults)
+    }
+
+    /// A document whose content is wrong.
+    pub(crate) fn unprocessable(faults: Vec<Fault>) -> Problem {
+        Problem::of_many(StatusCode::UNPROCESSABLE_ENTITY, faults)
     }
 
     /// What is wrong, and what to change.

@@ -20,12 +20,14 @@ use crate::pending::{Batch, Pending};
 use crate::raw::RawChange;
 use crate::raw_layers::{RawLayer, RawLayers};
 use crate::reload::{self, Reloaded, Reloads};
+use crate::rollouts::Lanes;
 use crate::routes::Route;
 use crate::running::Running;
 use crate::scope;
 use crate::service::{Row, Service};
 use crate::store::{Store, StoreError};
 use crate::translate::{Difference, Fleet, Removal, Surroundings};
+use crate::unserved::{self, Unserved};
 use crate::vault::Vault;
 use crate::watch::Watch;
 
@@ -69,7 +71,19 @@ pub struct Publisher {
     /// Up to which all was read.
     revision: i64,
     pending: Pending,
+    lanes: Lanes,
     reloads: Reloads,
+}
+
+/// What is to be published.
+#[derive(Default)]
+struct Publication {
+    at_once: Transaction,
+    /// By fleet, what goes through its canary, and the revision that the fleet had before.
+    through: BTreeMap<String, (Transaction, i64)>,
+    /// What goes there when this is published.
+    unserved: Vec<Unserved>,
+    cost: Cost,
 }
 
 /// The cost of one publication, for its line in the log.
@@ -93,6 +107,7 @@ impl Publisher {
     }
 
     fn new(running: Running, reloads: Reloads, listener_address: IpAddr) -> Publisher {
+        let lanes = Lanes::new(running.clone());
         let Running { store, cache, health, fleets: directory, vault, .. } = running;
         let raw = RawLayers::new(cache.clone());
         let (fleets, pending) = (BTreeMap::new(), Pending::default());
@@ -110,6 +125,7 @@ impl Publisher {
             raw,
             revision: 0,
             pending,
+            lanes,
             reloads,
         }
     }
@@ -123,8 +139,8 @@ impl Publisher {
         why: String,
     ) -> Result<Publisher, PublishError> {
         let mut publisher = Publisher::new(running, reloads, listener_address);
-        let (transaction, cost) = publisher.prepare(kept)?;
-        publisher.commit(transaction, &cost)?;
+        let publication = publisher.prepare(kept)?;
+        publisher.publish(publication)?;
         publisher.health.update(|status| {
             status.trouble = Some(why);
             status.last_known_good = Some(kept.revision);
@@ -154,7 +170,7 @@ impl Publisher {
     async fn follow(&mut self) -> Result<(), PublishError> {
         loop {
             let Some(watch) = &mut self.watch else { return Ok(()) };
-            let due = self.pending.due();
+            let due = self.pending.due(|fleet| self.lanes.is_busy(fleet));
             tokio::select! {
                 changed = watch.changed() => {
                     changed?;
@@ -167,7 +183,15 @@ impl Publisher {
                     let _ = asked.answer.send(said);
                     done?;
                 }
-                () = until(due) => self.release(Transaction::new(), Cost::default())?,
+                ended = self.lanes.ended() => {
+                    if let Some(commit) = ended? {
+                        self.record(&Cost::default(), &commit);
+                    }
+                    // What waited for that is next, with what was rolled back.
+                    self.read_changes().await?;
+                    self.release(Publication::default())?;
+                }
+                () = until(due) => self.release(Publication::default())?,
             }
         }
     }
@@ -197,39 +221,54 @@ impl Publisher {
 
     /// Reads again, and publishes what is not as the database has it.
     async fn reload(&mut self, service: Option<i64>) -> Result<Reloaded, PublishError> {
-        let (transaction, cost) = match service {
+        let publication = match service {
             None => self.prepare_all().await?,
             Some(id) => {
                 self.read_changes().await?;
-                let mut transaction = Transaction::new();
-                for (cluster, fleet) in &self.fleets {
-                    let scope = scope::of_cluster(*cluster);
-                    for message in fleet.messages_of(id) {
+                let mut publication = Publication::default();
+                publication.cost.rows = 1;
+                let built =
+                    self.fleets.iter().map(|(cluster, fleet)| (*cluster, fleet.messages_of(id)));
+                let built: Vec<_> = built.filter(|(_, messages)| !messages.is_empty()).collect();
+                for (cluster, messages) in built {
+                    let scope = scope::of_cluster(cluster);
+                    let transaction = self.to(&mut publication, scope.as_str());
+                    for message in messages {
                         transaction.upsert(scope.clone(), resource(&message));
                     }
                 }
-                (transaction, Cost { rows: 1, resources: 0 })
+                publication
             }
         };
-        let changes = reload::changes(&self.cache, &transaction)?;
-        self.commit(transaction, &cost)?;
+        let mut changes = Vec::new();
+        for transaction in publication.transactions() {
+            changes.extend(reload::changes(&self.cache, transaction)?);
+        }
+        self.publish(publication)?;
         Ok(Reloaded { revision: self.revision, changes })
     }
 
     async fn read_all(&mut self) -> Result<(), PublishError> {
-        let (transaction, cost) = self.prepare_all().await?;
-        self.commit(transaction, &cost)
+        let publication = self.prepare_all().await?;
+        self.publish(publication)
     }
 
-    /// All that the database holds, as a transaction.
-    async fn prepare_all(&mut self) -> Result<(Transaction, Cost), PublishError> {
-        let snapshot = self.store.snapshot().await?;
-        self.prepare(&snapshot)
+    /// All that the database holds.
+    async fn prepare_all(&mut self) -> Result<Publication, PublishError> {
+        let mut snapshot = self.store.snapshot().await?;
+        let mut unserved = Vec::new();
+        if self.revision == 0 {
+            self.learn(&snapshot.objects);
+            unserved = unserved::set_aside(&self.store, &self.directory, &mut snapshot).await?;
+        }
+        let publication = self.prepare(&snapshot)?;
+        Ok(Publication { unserved, ..publication })
     }
 
     /// All of that, to be published.
-    fn prepare(&mut self, snapshot: &Snapshot) -> Result<(Transaction, Cost), PublishError> {
+    fn prepare(&mut self, snapshot: &Snapshot) -> Result<Publication, PublishError> {
         self.learn(&snapshot.objects);
+        let mut publication = Publication::default();
         let mut changes: BTreeMap<i64, Vec<(i64, Option<Service>)>> = BTreeMap::new();
         // A fleet that is known stays known, even if the database forgot it.
         let known = self.fleets.keys().chain(&snapshot.clusters).chain(self.routes.keys());
@@ -240,18 +279,20 @@ impl Publisher {
         }
         self.fleets.clear();
         self.pending.clear();
+        self.lanes.clear();
         let layers = self.raw.all(snapshot);
         if self.revision == 0 {
             self.publish_labels(snapshot.revision, &layers)?;
         }
-        let mut transaction = Transaction::new();
-        layers.iter().for_each(|layer| layer.replace(&mut transaction));
-        let mut cost = Cost { rows: 0, resources: layers.iter().map(RawLayer::len).sum() };
-        self.revision = snapshot.revision;
-        for (cluster, services) in changes {
-            self.change(&mut transaction, &mut cost, cluster, services);
+        for layer in &layers {
+            layer.replace(self.to(&mut publication, layer.scope()));
         }
-        Ok((transaction, cost))
+        publication.cost.resources = layers.iter().map(RawLayer::len).sum();
+        for (cluster, services) in changes {
+            self.change(&mut publication, cluster, services);
+        }
+        self.revision = snapshot.revision;
+        Ok(publication)
     }
 
     /// At the start, when nobody is connected, each layer that has a label is
@@ -272,9 +313,9 @@ impl Publisher {
             Changes::None => Ok(()),
             Changes::TooOld => self.read_all().await,
             Changes::Some { revision, changes, raw_scopes, raw, objects } => {
-                let (mut transaction, mut cost) = (Transaction::new(), Cost::default());
+                let mut publication = Publication::default();
                 if let Some(objects) = objects {
-                    self.configure(&objects, &mut transaction, &mut cost);
+                    self.configure(&objects, &mut publication);
                 }
                 let batches = self.by_fleet(changes, raw_scopes, raw);
                 let behind = std::mem::replace(&mut self.revision, revision);
@@ -282,13 +323,24 @@ impl Publisher {
                     let is_coalesced = self.pending.add(fleet, pace, batch, behind);
                     self.health.update(|status| status.coalesced += u64::from(is_coalesced));
                 }
-                self.release(transaction, cost)
+                self.release(publication)
             }
         }
     }
 
+    /// Where what changes in a scope is written: to what all are told at once, or to what goes through the
+    /// canary of its fleet.
+    fn to<'a>(&mut self, publication: &'a mut Publication, scope: &str) -> &'a mut Transaction {
+        let (fleet, _) = self.directory.owner(scope);
+        if self.lanes.has(&fleet) {
+            publication.lane(&mut self.lanes, &fleet, self.revision)
+        } else {
+            &mut publication.at_once
+        }
+    }
+
     /// Takes over the settings of fleets, and rebuilds what they change.
-    fn configure(&mut self, objects: &[Object], transaction: &mut Transaction, cost: &mut Cost) {
+    fn configure(&mut self, objects: &[Object], publication: &mut Publication) {
         self.learn(objects);
         let clusters: BTreeSet<i64> =
             self.fleets.keys().chain(self.routes.keys()).copied().collect();
@@ -297,10 +349,13 @@ impl Publisher {
             match self.fleets.get_mut(&cluster) {
                 Some(fleet) => {
                     let difference = fleet.surround(surroundings);
-                    cost.add(cluster, &difference);
-                    change(transaction, cluster, &difference);
+                    publication.cost.add(cluster, &difference);
+                    if !difference.is_empty() {
+                        let scope = scope::of_cluster(cluster);
+                        change(self.to(publication, scope.as_str()), cluster, &difference);
+                    }
                 }
-                None => self.change(transaction, cost, cluster, Vec::new()),
+                None => self.change(publication, cluster, Vec::new()),
             }
         }
     }
@@ -356,47 +411,84 @@ impl Publisher {
         batch
     }
 
-    /// Publishes what is due, with what the transaction has already: one
-    /// transaction, so that no client ever sees half of it.
-    fn release(
-        &mut self,
-        mut transaction: Transaction,
-        mut cost: Cost,
-    ) -> Result<(), PublishError> {
-        let batch = self.pending.release();
+    /// Publishes what is due, with what there is already: what all are told at once in one transaction, so
+    /// that no client ever sees half of it.
+    fn release(&mut self, mut publication: Publication) -> Result<(), PublishError> {
+        let mut at_once = Batch::default();
+        for (fleet, waiting) in self.pending.release(|fleet| self.lanes.is_busy(fleet)) {
+            if self.lanes.has(&fleet) {
+                let _ = publication.lane(&mut self.lanes, &fleet, waiting.behind);
+                self.translate(&mut publication, waiting.batch);
+            } else {
+                at_once.merge(waiting.batch);
+            }
+        }
+        self.translate(&mut publication, at_once);
+        self.publish(publication)
+    }
+
+    /// Adds a batch, all of which goes one way.
+    fn translate(&mut self, publication: &mut Publication, batch: Batch) {
         let raw = batch.raw();
-        cost.resources += self.raw.change(&mut transaction, &batch.raw_scopes, &raw);
+        let mut scopes = batch.raw_scopes.iter().chain(raw.iter().map(|change| &change.scope));
+        if let Some(scope) = scopes.next() {
+            let (fleet, _) = self.directory.owner(scope);
+            let transaction = match publication.through.get_mut(&fleet) {
+                Some((transaction, _)) => transaction,
+                None => &mut publication.at_once,
+            };
+            publication.cost.resources += self.raw.change(transaction, &batch.raw_scopes, &raw);
+        }
         let mut services: BTreeMap<i64, Vec<(i64, Option<Service>)>> = BTreeMap::new();
         for ((cluster, id), row) in batch.services {
             let fleet = services.entry(cluster).or_default();
             fleet.push((id, row.as_ref().and_then(valid)));
         }
         for (cluster, services) in services {
-            self.change(&mut transaction, &mut cost, cluster, services);
+            self.change(publication, cluster, services);
         }
-        self.commit(transaction, &cost)
     }
 
     /// Translates changed services of a fleet.
     fn change(
         &mut self,
-        transaction: &mut Transaction,
-        cost: &mut Cost,
+        publication: &mut Publication,
         cluster: i64,
         services: Vec<(i64, Option<Service>)>,
     ) {
+        let scope = scope::of_cluster(cluster);
         if let Some(fleet) = self.fleets.get_mut(&cluster) {
             let difference = fleet.apply(services);
-            cost.add(cluster, &difference);
-            change(transaction, cluster, &difference);
+            publication.cost.add(cluster, &difference);
+            change(self.to(publication, scope.as_str()), cluster, &difference);
             return;
         }
         let mut fleet = Fleet::new(self.listener_address);
         let mut difference = fleet.surround(self.surroundings(cluster));
         difference.follow(fleet.apply(services));
-        cost.add(cluster, &difference);
-        fill(transaction, cluster, &difference);
+        publication.cost.add(cluster, &difference);
+        fill(self.to(publication, scope.as_str()), cluster, &difference);
         self.fleets.insert(cluster, fleet);
+    }
+
+    /// Tells all what they are told at once, and canaries what goes to them first.
+    fn publish(&mut self, publication: Publication) -> Result<(), PublishError> {
+        let Publication { at_once, through, unserved, cost } = publication;
+        for (fleet, (transaction, behind)) in through {
+            self.lanes.put(&fleet, transaction, behind, self.revision);
+        }
+        self.commit(at_once, &cost)?;
+        for transaction in self.lanes.start()? {
+            self.commit(transaction, &Cost::default())?;
+        }
+        if unserved.is_empty() {
+            return Ok(());
+        }
+        for Unserved { fleet, revision, batch } in unserved {
+            self.lanes.await_clients(&fleet, revision, self.revision);
+            self.pending.add(fleet, Pace::default(), batch, revision);
+        }
+        self.release(Publication::default())
     }
 
     fn commit(&mut self, mut transaction: Transaction, cost: &Cost) -> Result<(), PublishError> {
@@ -418,7 +510,13 @@ impl Publisher {
             status.trouble = None;
             status.last_known_good = None;
             status.is_loaded = true;
-            status.revision = self.pending.published(self.revision);
+            status.read = self.revision;
+            status.behind.clear();
+            for (fleet, revision) in self.pending.behind().chain(self.lanes.behind()) {
+                let behind = status.behind.entry(fleet.clone()).or_insert(revision);
+                *behind = revision.min(*behind);
+            }
+            status.revision = status.behind.values().copied().min().unwrap_or(self.revision);
             if commit.changes > 0 {
                 status.publications += 1;
                 status.published = Some(Published::now(commit.revision));
@@ -432,6 +530,19 @@ impl Publisher {
 impl From<sqlx::Error> for PublishError {
     fn from(error: sqlx::Error) -> PublishError {
         StoreError::from(error).into()
+    }
+}
+
+impl Publication {
+    /// What goes through the canary of a fleet that has this revision, if it lacks nothing yet.
+    fn lane(&mut self, lanes: &mut Lanes, fleet: &str, behind: i64) -> &mut Transaction {
+        let through = self.through.entry(fleet.to_owned());
+        &mut through.or_insert_with(|| (lanes.take(fleet), behind)).0
+    }
+
+    fn transactions(&self) -> impl Iterator<Item = &Transaction> {
+        let through = self.through.values().map(|(transaction, _)| transaction);
+        std::iter::once(&self.at_once).chain(through)
     }
 }
 

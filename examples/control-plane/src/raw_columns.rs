@@ -13,10 +13,10 @@ pub(crate) const SELECT: &str = "SELECT c.scope, c.type_url, c.name, c.revision,
      ON r.scope = c.scope AND r.type_url = c.type_url \
      AND substr(r.name, 1, 256) = substr(c.name, 1, 256) AND r.name = c.name";
 
-/// `($2, $3), ($4, $5)`: the places of `rows` rows of `columns`, behind `$1`.
-pub(crate) fn places(rows: usize, columns: usize) -> String {
+/// `($2, $3), ($4, $5)`: the places of `rows` rows of `columns`, from the `first` on.
+pub(crate) fn places(first: usize, rows: usize, columns: usize) -> String {
     let row = |row: usize| {
-        let first = 2 + row * columns;
+        let first = first + row * columns;
         let places = (first..first + columns).map(|place| format!("${place}"));
         format!("({})", places.collect::<Vec<_>>().join(", "))
     };

@@ -126,6 +126,11 @@ impl RawLayer {
         self.resources.len()
     }
 
+    /// The scope whose layer it is.
+    pub(crate) fn scope(&self) -> &str {
+        scope::name(std::slice::from_ref(&self.scope)).unwrap_or_default()
+    }
+
     pub(crate) fn label(&self) -> Option<&str> {
         self.label.as_deref()
     }

@@ -76,7 +76,8 @@ async fn transact(
     if strictness == Validation::All {
         // What was stored before is there, if it is not held back for long.
         let revision = app.store.revision().await?;
-        let _ = tokio::time::timeout(PATIENCE, app.health.reaches(revision)).await;
+        let (fleet, _) = fleets.owner(draft.scope());
+        let _ = tokio::time::timeout(PATIENCE, app.health.reaches(&fleet, revision)).await;
     }
     // Megabytes take a while, in which others want to be answered.
     let judged = aside(move || {

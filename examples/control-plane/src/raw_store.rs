@@ -161,7 +161,7 @@ pub(crate) async fn write(
             "WITH wanted (type_url, name) AS (VALUES {}) DELETE FROM raw_resources \
              WHERE scope = $1 AND (type_url, substr(name, 1, 256), name) IN \
              (SELECT type_url, substr(name, 1, 256), name FROM wanted)",
-            places(keys.len(), 2)
+            places(2, keys.len(), 2)
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(transaction.scope.clone());
         keys.iter().fold(query, |query, key| bind_key(query, key)).execute(&mut **tx).await?;
@@ -171,7 +171,7 @@ pub(crate) async fn write(
             "WITH given (type_url, name, version, value) AS (VALUES {}) \
              INSERT INTO raw_resources (scope, type_url, name, version, value) \
              SELECT $1, type_url, name, version, value FROM given",
-            places(resources.len(), 4)
+            places(2, resources.len(), 4)
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(transaction.scope.clone());
         let bind = |query, resource: &&RawResource| {
@@ -195,7 +195,7 @@ async fn stored(
              SELECT r.type_url, r.name, r.version, r.value FROM wanted w JOIN raw_resources r \
              ON r.scope = $1 AND r.type_url = w.type_url \
              AND substr(r.name, 1, 256) = substr(w.name, 1, 256) AND r.name = w.name",
-            places(chunk.len(), 2)
+            places(2, chunk.len(), 2)
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(transaction.scope.clone());
         let query = chunk.iter().fold(query, |query, resource| bind_key(query, &resource.key));

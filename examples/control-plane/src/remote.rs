@@ -13,7 +13,7 @@ use ureq::Agent;
 use ureq::http::{Request, Uri};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use crate::author::AUTHOR;
+use crate::author::{AUTHOR, LABEL};
 use crate::cli;
 
 /// How long an answer may take.
@@ -59,11 +59,13 @@ pub enum RemoteError {
 }
 
 /// A server's REST face.
+#[derive(Clone)]
 pub struct Remote {
     agent: Agent,
     server: String,
     token: Option<String>,
     author: Option<String>,
+    label: Option<String>,
 }
 
 /// Never shows the token.
@@ -91,13 +93,19 @@ impl Remote {
         } else if server.starts_with("https://") {
             return Err(RemoteError::NoAuthority);
         }
-        Ok(Remote { agent: config.build().new_agent(), server, token, author: None })
+        Ok(Remote { agent: config.build().new_agent(), server, token, author: None, label: None })
     }
 
     /// The same, in somebody's name.
     #[must_use]
     pub fn by(self, author: Option<String>) -> Remote {
         Remote { author, ..self }
+    }
+
+    /// The same, by what somebody calls his changes.
+    #[must_use]
+    pub fn called(&self, label: Option<String>) -> Remote {
+        Remote { label, ..self.clone() }
     }
 
     /// What is at a path.
@@ -119,6 +127,9 @@ impl Remote {
         }
         if let Some(author) = &self.author {
             request = request.header(AUTHOR, author.as_bytes());
+        }
+        if let Some(label) = &self.label {
+            request = request.header(LABEL, label.as_bytes());
         }
         let response = match body {
             None => request.body(()).map_err(Into::into).and_then(|it| self.agent.run(it)),

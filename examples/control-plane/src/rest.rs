@@ -14,8 +14,8 @@ use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::running::Running;
 use crate::{
-    access, audit_rest, client_rest, health_rest, history_rest, object_rest, openapi, raw_rest,
-    service_rest,
+    access, audit_rest, client_rest, health_rest, history_rest, import, object_rest, openapi,
+    raw_rest, rollout_rest, service_rest,
 };
 
 /// A service is some hundred bytes; 64 domains of 253 characters fit as well.
@@ -28,7 +28,9 @@ const POLL_MAX: usize = 4 * 1024 * 1024;
 pub fn router(running: Running, metrics: Metrics) -> Router {
     let router = openapi::router()
         .merge(service_rest::router())
+        .merge(import::router())
         .merge(object_rest::router())
+        .merge(rollout_rest::router())
         .merge(raw_rest::router())
         .merge(audit_rest::router())
         .merge(history_rest::router())

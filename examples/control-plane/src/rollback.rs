@@ -39,7 +39,7 @@ pub struct Rollback {
     /// certificates, stays as it is then.
     pub fleet: Option<String>,
     /// Only what changed up to this revision, and not since: what others wrote later
-    /// stays.
+    /// stays. So do the settings of fleets, which no client can reject.
     pub until: Option<i64>,
     /// Nothing is written: it is only told what would be.
     pub dry_run: bool,
@@ -107,7 +107,8 @@ impl Rollback {
         let mut records = between(write, self.to, self.until.unwrap_or(i64::MAX)).await?;
         if let Some(until) = self.until {
             let later = changed_since(write, until).await?;
-            records.retain(|record| !later.contains(&record.key));
+            let is_served = |record: &Record| record.key.kind != Fleet::KIND;
+            records.retain(|record| is_served(record) && !later.contains(&record.key));
         }
         if let Some(fleet) = &self.fleet {
             let scopes = app.fleets.own_scopes(fleet);

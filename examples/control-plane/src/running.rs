@@ -7,6 +7,7 @@ use crate::access::Access;
 use crate::fleets::Directory;
 use crate::health::Health;
 use crate::reload::Reloader;
+use crate::rollouts::Rollouts;
 use crate::store::Store;
 use crate::traffic::Traffic;
 use crate::vault::Vault;
@@ -27,6 +28,8 @@ pub struct Running {
     pub traffic: Traffic,
     /// Who belongs to which fleet.
     pub fleets: Directory,
+    /// How changes stand that go to some of a fleet first.
+    pub rollouts: Rollouts,
     /// What encrypts what is secret.
     pub vault: Vault,
     /// What has the database read again.

@@ -1,7 +1,7 @@
 //! Which fleet a client belongs to, and what it sees.
 
 use deltaplane_server::envoy_types::pb::envoy::config::core::v3::Node;
-use deltaplane_server::{Cache, Scope};
+use deltaplane_server::{Cache, Canary, Scope};
 
 use crate::fleets::Directory;
 
@@ -68,7 +68,7 @@ fn seen(scopes: &[String]) -> Vec<Scope> {
 
 /// The layer that is not filled yet stands there already: when it is, a client
 /// that sees it need not move.
-fn layers(name: &str) -> Vec<Scope> {
+pub(crate) fn layers(name: &str) -> Vec<Scope> {
     // A raw layer is nobody's scope, or one could be seen without the other.
     let services = (!name.starts_with(RAW)).then(|| Scope::from(name));
     std::iter::once(of_raw(name)).chain(services).collect()
@@ -76,13 +76,18 @@ fn layers(name: &str) -> Vec<Scope> {
 
 /// The scopes whose layers these are, the first over the others.
 pub(crate) fn names(layers: &[Scope]) -> Vec<&str> {
-    let mut names: Vec<&str> = layers.chunks(1).filter_map(name).collect();
-    names.dedup();
+    let mut names: Vec<&str> = Vec::new();
+    for name in layers.chunks(1).filter_map(name) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
     names
 }
 
 /// The scope whose layers these are: what people call what a client sees.
 pub fn name(layers: &[Scope]) -> Option<&str> {
-    let first = layers.first()?.as_str();
+    // Those of canaries lie over those that people have names for.
+    let first = layers.iter().find(|layer| Canary::below(layer).is_none())?.as_str();
     Some(first.strip_prefix(RAW).unwrap_or(first))
 }

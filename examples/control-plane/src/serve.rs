@@ -25,6 +25,7 @@ use crate::identity::Identities;
 use crate::last_known_good::Keeper;
 use crate::metrics::Metrics;
 use crate::publisher::{PublishError, Publisher};
+use crate::rollouts::Rollouts;
 use crate::running::Running;
 use crate::store::Store;
 use crate::tls::{Files, TlsError};
@@ -102,8 +103,19 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     let health = Health::default();
     let access = access(arguments.http_tokens, http.local_addr()?).with_pass(pass);
     secured.complain(xds.local_addr()?, http.local_addr()?, &access);
-    let running =
-        Running { store, cache, health, server, traffic, fleets, vault, reloader, access };
+    let rollouts = Rollouts::default();
+    let running = Running {
+        store,
+        cache,
+        health,
+        server,
+        traffic,
+        fleets,
+        rollouts,
+        vault,
+        reloader,
+        access,
+    };
     let metrics = Metrics::new().map_err(io::Error::other)?;
     tokio::spawn(metrics.clone().measure(running.clone()));
     tokio::spawn(delivery::note(running.clone()));

@@ -1,4 +1,4 @@
-//! Resources in files, made one transaction.
+//! Resources or services in files, made one change.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -39,9 +39,29 @@ pub enum SourceError {
     },
 }
 
-/// Reads all documents of all files into one transaction, as the REST face
-/// takes it.
+/// What files say, as the REST face takes it.
+#[derive(Debug, PartialEq)]
+#[allow(clippy::exhaustive_enums)] // each goes to a door of its own
+pub enum Change {
+    /// Resources of one scope.
+    Transaction(Value),
+    /// Services.
+    Import(Value),
+}
+
+/// Reads all documents of all files into one transaction.
 pub fn transaction(sources: &Sources) -> Result<Value, SourceError> {
+    match change(sources)? {
+        Change::Transaction(transaction) => Ok(transaction),
+        Change::Import(_) => {
+            let why = "are not compared; write resources".to_owned();
+            Err(SourceError::Document { place: "\"services\"".to_owned(), why })
+        }
+    }
+}
+
+/// Reads all documents of all files into one change.
+pub fn change(sources: &Sources) -> Result<Change, SourceError> {
     let mut whole = Whole { scope: sources.scope.clone(), ..Whole::default() };
     for file in &sources.files {
         let name = file.display().to_string();
@@ -74,6 +94,7 @@ struct Whole {
     label: Option<Value>,
     upserts: Vec<Value>,
     removes: Vec<Value>,
+    services: Vec<Value>,
 }
 
 impl Whole {
@@ -87,10 +108,20 @@ impl Whole {
             self.upserts.push(json!({"resource": document}));
             return Ok(());
         }
+        if let Some(services) = document.get("services") {
+            let Value::Array(services) = services else {
+                return Err("\"services\" is no list; write one".to_owned());
+            };
+            if let Some(other) = document.keys().find(|key| *key != "services") {
+                return Err(format!("{other:?} has no place beside \"services\"; leave it out"));
+            }
+            self.services.extend(services.iter().cloned());
+            return Ok(());
+        }
         if !["scope", "upserts", "removes"].iter().any(|key| document.contains_key(*key)) {
             return Err(
                 "has neither \"@type\", as a resource, nor \"upserts\" or \"removes\", as a \
-                        transaction; write one of them"
+                        transaction, nor \"services\"; write one of them"
                     .to_owned(),
             );
         }
@@ -125,7 +156,10 @@ impl Whole {
         }
     }
 
-    fn finish(self) -> Result<Value, SourceError> {
+    fn finish(self) -> Result<Change, SourceError> {
+        if !self.services.is_empty() {
+            return self.services();
+        }
         let place = "the transaction".to_owned();
         let Some(scope) = self.scope else {
             let why = "has no scope; give --scope, or \"scope\" in a document".to_owned();
@@ -135,6 +169,16 @@ impl Whole {
         if let Some(label) = self.label {
             whole["label"] = label;
         }
-        Ok(whole)
+        Ok(Change::Transaction(whole))
+    }
+
+    fn services(self) -> Result<Change, SourceError> {
+        if self.scope.is_some() || !self.upserts.is_empty() || !self.removes.is_empty() {
+            let why = "have no scope, and are not stored together with resources; apply these by \
+                       themselves, without --scope";
+            let place = "\"services\"".to_owned();
+            return Err(SourceError::Document { place, why: why.to_owned() });
+        }
+        Ok(Change::Import(json!({"services": self.services})))
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use sqlx::{Any, AnyPool, Row as _, Transaction};
+use sqlx::{Any, AnyPool, AssertSqlSafe, Row as _, Transaction};
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 
 use crate::certificates::Certificate;
 use crate::changes::{Changes, Snapshot};
-use crate::columns::{bound, change, columns, row, rows};
+use crate::columns::{bind, change, columns, insert, row, rows, update};
 use crate::database::{BULK_PATIENCE, Database, Driver, OpenError, PATIENCE};
 use crate::objects::{self, Kind as _};
 use crate::page::{Filter, Page};
@@ -212,8 +212,18 @@ impl Store {
             if let Some(missing) = missing(&mut tx, &row.definition).await? {
                 return Ok(Err(WriteError::Invalid(vec![missing])));
             }
-            let stored = bound(id, &row.definition).fetch_one(&mut **tx).await?;
-            let id: i64 = stored.try_get(0)?;
+            let sql = match id {
+                Some(_) => update(1),
+                None => format!("{} RETURNING id", insert(1)),
+            };
+            let query = sqlx::query(AssertSqlSafe(sql));
+            let id: i64 = match id {
+                Some(id) => {
+                    bind(query.bind(id), &row.definition).execute(&mut **tx).await?;
+                    id
+                }
+                None => bind(query, &row.definition).fetch_one(&mut **tx).await?.try_get(0)?,
+            };
             let revision = sqlx::query_scalar("SELECT revision FROM services WHERE id = $1");
             let revision: i64 = revision.bind(id).fetch_one(&mut **tx).await?;
             tx.commit().await?;

@@ -58,11 +58,31 @@ pub(crate) fn status(stats: &Value, clients: &Value) -> String {
     let all = clients.len();
     let mut lines =
         vec![format!("revision {revision}{updated}: settled at {settled} of {all} clients")];
+    lines.extend(stats["rollouts"].as_array().into_iter().flatten().filter_map(rollout));
     if !clients.is_empty() {
         lines.push(table(&CLIENTS, clients));
     }
     lines.extend(clients.iter().flat_map(rejections));
     lines.join("\n")
+}
+
+/// A change that not all of a fleet have.
+fn rollout(rollout: &Value) -> Option<String> {
+    let (fleet, revision) = (text(&rollout["fleet"]), &rollout["revision"]);
+    let list = |of: &Value| of.as_array().into_iter().flatten().map(text).collect::<Vec<_>>();
+    match rollout["stage"].as_str()? {
+        "in_canary" => {
+            let canary = list(&rollout["canary"]).join(", ");
+            Some(format!("{fleet}: revision {revision} is in the canary: {canary}"))
+        }
+        "withdrawn" => {
+            let reasons = list(&rollout["reasons"]).join("; ");
+            let back = rollout["rolled_back"].as_i64();
+            let back = back.map(|back| format!(", and rolled back at {back}")).unwrap_or_default();
+            Some(format!("{fleet}: revision {revision} is withdrawn{back}: {reasons}"))
+        }
+        _ => None,
+    }
 }
 
 fn rejections(client: &Value) -> Vec<String> {

@@ -297,6 +297,11 @@ impl Difference {
         }
     }
 
+    /// Whether it changes nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.upserts.is_empty() && self.removals.is_empty()
+    }
+
     /// What comes after this one, which may take back what it says.
     pub(crate) fn follow(&mut self, later: Difference) {
         self.rows += later.rows;

@@ -1,12 +1,12 @@
 //! What the library finds wrong with what somebody wants to store.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use deltaplane_server::validation::{Policy, Problem, Report, Severity, Validator};
-use deltaplane_server::{Cache, Key, Scope, Transaction, TypeUrl};
+use deltaplane_server::{Cache, CommitError, Key, Scope, Transaction, TypeUrl};
 
 use crate::fleets::{Directory, Validation};
 use crate::problem::Fault;
@@ -18,21 +18,47 @@ use crate::translate::Fleet;
 
 /// What is wrong with what a service becomes, by the fields that it comes from.
 pub fn service(service: &Service) -> Vec<FieldError> {
-    let mut fleet = Fleet::new(Ipv4Addr::UNSPECIFIED.into());
-    let mut service = service.clone();
-    service.is_active = true;
-    let (cluster_id, id) = (service.cluster_id, service.id);
-    let difference = fleet.apply([(id, Some(service))]);
-    let mut transaction = Transaction::new();
-    publisher::fill(&mut transaction, cluster_id, &difference);
-    let report = match Cache::new().preview(&transaction) {
-        Ok(preview) => Validator::new(Policy::Refuse).check(&preview),
+    let report = match report(std::slice::from_ref(service)) {
+        Ok((report, _)) => report,
         Err(error) => return vec![FieldError::new("name", error.to_string())],
     };
     let error = |problem: &Problem| FieldError::new(field(problem), problem.to_string());
-    // What is not there may be in another layer.
-    let errors = report.problems().iter().filter(|one| one.severity() == Severity::Error);
-    errors.map(error).collect()
+    errors(&report).map(error).collect()
+}
+
+/// What is wrong with what each of many services becomes.
+pub(crate) fn services(services: &[Service]) -> Vec<Vec<FieldError>> {
+    // As a rule nothing is, and to find that together is a fraction of the work.
+    let unclear = match report(services) {
+        Ok((report, unclear)) if errors(&report).next().is_none() => Some(unclear),
+        _ => None,
+    };
+    let is_good = |one: &Service| unclear.as_ref().is_some_and(|names| !names.contains(&one.name));
+    let judge = |one| if is_good(one) { Vec::new() } else { service(one) };
+    services.iter().map(judge).collect()
+}
+
+/// What is wrong with what services become together, and of which it is not all of it, since they are in
+/// the way of each other.
+fn report(services: &[Service]) -> Result<(Report, BTreeSet<String>), CommitError> {
+    let mut fleets: BTreeMap<i64, Vec<(i64, Option<Service>)>> = BTreeMap::new();
+    for (id, service) in (1..).zip(services) {
+        let service = Service { id, is_active: true, ..service.clone() };
+        fleets.entry(service.cluster_id).or_default().push((id, Some(service)));
+    }
+    let (mut transaction, mut unclear) = (Transaction::new(), BTreeSet::new());
+    for (cluster_id, services) in fleets {
+        let difference = Fleet::new(Ipv4Addr::UNSPECIFIED.into()).apply(services);
+        publisher::fill(&mut transaction, cluster_id, &difference);
+        unclear.extend(difference.conflicts.into_iter().map(|conflict| conflict.name));
+    }
+    let preview = Cache::new().preview(&transaction)?;
+    Ok((Validator::new(Policy::Refuse).check(&preview), unclear))
+}
+
+/// What is not there may be in another layer.
+fn errors(report: &Report) -> impl Iterator<Item = &Problem> {
+    report.problems().iter().filter(|one| one.severity() == Severity::Error)
 }
 
 /// From which field of a service that comes in which there is a problem.

@@ -138,6 +138,24 @@ fn what_was_changed_is_shown_and_undone() {
 }
 
 #[test]
+fn services_in_files_are_stored_together() {
+    let at = At::start();
+    let yaml = "services:\n- {name: a, listener_port: 80, upstream_host: h, upstream_port: 1}\n---\n\
+                services:\n- {name: b, listener_port: 81, upstream_host: h, upstream_port: 1, cluster_id: 2}\n";
+    let file = at.file("services.yaml", yaml);
+    let said = at.says(0, &["apply", "-f", &file, "--wait", "--label", "first ones"]);
+    assert!(said.contains("services: 2 created, 0 replaced, 0 unchanged at revision"), "{said}");
+    assert!(said.contains("settled at 0 of 0 clients"), "{said}");
+    let again = at.json(0, &["apply", "-f", &file]);
+    assert_eq!(again["unchanged"], 2, "{again}");
+    assert!(at.says(1, &["apply", "-f", &file, "--scope", "edge"]).contains("without --scope"));
+    assert!(at.says(0, &["history"]).contains("first ones"));
+    assert!(at.says(1, &["diff", "-f", &file]).contains("are not compared"));
+    let wrong = at.file("wrong.yaml", "services: [{name: a}]");
+    assert!(at.says(1, &["apply", "-f", &wrong]).contains("services[0].listener_port: is missing"));
+}
+
+#[test]
 fn what_is_wrong_with_files_is_told() {
     let at = At::start();
     let cases = [

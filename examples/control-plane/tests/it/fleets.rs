@@ -139,6 +139,7 @@ async fn a_fleet_lives() {
         "name": "edge", "revision": 1, "cluster_id": null, "nodes": null, "rank": 0,
         "below": "base", "source": "ads", "validation": "errors",
         "pace": {"quiet_ms": 0, "longest_ms": 0, "per_second": 5},
+        "rollout": null, "on_rejection": "keep",
     });
     let body = json!({"below": "base", "pace": {"per_second": 5}}).to_string();
     let created = send(&router, "PUT", &edge, &body).await;
@@ -178,11 +179,26 @@ async fn what_is_wrong_with_a_fleet_is_named() {
         (json!({"validation": "some"}), "validation"),
         (json!({"pace": {"per_second": 1001}}), "pace.per_second"),
         (json!({"pace": {"quiet_ms": -1}}), "pace.quiet_ms"),
+        (json!({"on_rejection": "panic"}), "on_rejection"),
+        (json!({"rollout": {}}), "rollout"),
+        (json!({"rollout": {"canary": {}}}), "rollout.canary"),
+        (json!({"rollout": {"canary": {"share": 0.5, "nodes": {"id": "a"}}}}), "rollout.canary"),
+        (json!({"rollout": {"canary": {"share": 0}}}), "rollout.canary.share"),
+        (json!({"rollout": {"canary": {"share": 1.5}}}), "rollout.canary.share"),
+        (json!({"rollout": {"canary": {"share": "half"}}}), "rollout.canary.share"),
+        (json!({"rollout": {"canary": {"nodes": {}}}}), "rollout.canary.nodes"),
+        (json!({"rollout": {"canary": {"share": 1}, "timeout_ms": 0}}), "rollout.timeout_ms"),
+        (
+            json!({"rollout": {"canary": {"share": 1}, "settled_for_ms": 4_000_000}}),
+            "rollout.settled_for_ms",
+        ),
     ] {
         let (status, problem) = send(&router, "PUT", &edge, &body.to_string()).await;
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}: {problem}");
         assert_eq!(problem["errors"][0]["field"], field, "{problem}");
     }
+    let nothing = send(&router, "GET", &format!("{edge}/rollout"), "").await;
+    assert_eq!(nothing.0, StatusCode::NOT_FOUND);
     let one = json!({"cluster_id": 1}).to_string();
     assert_eq!(send(&router, "PUT", &edge, &one).await.0, StatusCode::CREATED);
     let (status, problem) = send(&router, "PUT", &format!("{FLEETS}/b"), &one).await;

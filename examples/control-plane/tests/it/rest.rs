@@ -7,6 +7,7 @@ use deltaplane::health::Health;
 use deltaplane::metrics::Metrics;
 use deltaplane::reload::{self, Reloads};
 use deltaplane::rest;
+use deltaplane::rollouts::Rollouts;
 use deltaplane::running::Running;
 use deltaplane::traffic::Traffic;
 use deltaplane::vault::Vault;
@@ -43,6 +44,7 @@ pub(crate) async fn running_with(url: &str) -> (Running, Reloads) {
         server,
         traffic: Traffic::default(),
         fleets: Directory::default(),
+        rollouts: Rollouts::default(),
         vault: Vault::default(),
         reloader,
         access: Access::default(),
@@ -425,4 +427,101 @@ async fn polls_and_client_status_are_beside_services() {
     let long = format!("{{\"unknown\": \"{}\"}}", "x".repeat(5 << 20));
     let (status, body) = send(&router, "POST", "/v3/discovery:clusters", &long).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{body}");
+}
+
+#[tokio::test]
+async fn many_at_once_are_stored_or_none() {
+    for url in [Sqlite::new().url(), Postgres::start().url()] {
+        let app = running(&url).await;
+        let router = rest::router(app.clone(), Metrics::new().unwrap());
+        send(&router, "POST", SERVICES, &shop().to_string()).await;
+        let before = app.store.revision().await.unwrap();
+        let import = |services: Value| json!({"services": services}).to_string();
+        let path = "/api/v1/services/import";
+        let service = |name: &str, prefix: &str| {
+            json!({"name": name, "listener_port": 80, "prefix": prefix, "upstream_host": "h",
+                   "upstream_port": 1})
+        };
+
+        // Each fault says where it is, and nothing is stored.
+        let wrong = json!([service("a", "/a"), {"name": "b"}, service("a", "/c"), service("d", "d"),
+                           {"name": "e", "retries": "many"}]);
+        let (status, body) = send(&router, "POST", path, &import(wrong)).await;
+        assert_eq!(
+            (status, &body["errors"][0]["field"]),
+            (StatusCode::UNPROCESSABLE_ENTITY, &json!("services[4].retries"))
+        );
+        let wrong =
+            json!([service("a", "/a"), {"name": "b"}, service("a", "/c"), service("d", "d")]);
+        let (status, body) = send(&router, "POST", path, &import(wrong)).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+        let fields: Vec<&str> = body["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| e["field"].as_str().unwrap())
+            .collect();
+        let expected = [
+            "services[1].listener_port",
+            "services[1].upstream_host",
+            "services[1].upstream_port",
+            "services[2].name",
+            "services[3].prefix",
+        ];
+        assert_eq!(fields, expected, "{body}");
+        let mut shown = service("a", "/a");
+        shown["certificate"] = "none".into();
+        let (status, body) = send(&router, "POST", path, &import(json!([shown]))).await;
+        assert_eq!(
+            (status, &body["errors"][0]["field"]),
+            (StatusCode::UNPROCESSABLE_ENTITY, &json!("services[0].certificate"))
+        );
+        // In the way of one that stays, of one that comes, and of a whole port.
+        let mut tcp =
+            json!({"name": "t", "protocol": "tcp", "upstream_host": "h", "upstream_port": 1});
+        tcp["listener_port"] = 80.into();
+        let wrong = json!([service("a", "/"), service("b", "/b"), service("c", "/b"), tcp]);
+        let (status, body) = send(&router, "POST", path, &import(wrong)).await;
+        assert_eq!(status, StatusCode::CONFLICT);
+        let fields: Vec<&str> = body["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| e["field"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            fields,
+            ["services[0].prefix", "services[2].prefix", "services[3].listener_port"]
+        );
+        assert_eq!(app.store.revision().await.unwrap(), before);
+
+        // One revision for all, and for the same again none. What is not named stays.
+        let many: Vec<Value> =
+            (0..120).map(|i| service(&format!("s{i}"), &format!("/{i}"))).collect();
+        let (status, body) = send(&router, "POST", path, &import(many.clone().into())).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        let done = json!({"revision": before + 1, "created": 120, "replaced": 0, "unchanged": 0});
+        assert_eq!(body, done);
+        let (_, rows) = send(&router, "GET", SERVICES, "").await;
+        assert_eq!(rows.as_array().unwrap().len(), 121);
+        let mut again = rows.clone();
+        for row in again.as_array_mut().unwrap().iter_mut().take(60) {
+            row["retries"] = 2.into();
+            row["collection"] = "web".into();
+            row["http2"] = true.into();
+        }
+        let (status, body) = send(&router, "POST", path, &import(again)).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        let done = json!({"revision": before + 2, "created": 0, "replaced": 60, "unchanged": 61});
+        assert_eq!(body, done);
+        let (_, rows) = send(&router, "GET", "/api/v1/services/?collection=web", "").await;
+        let row = &rows[59];
+        assert_eq!(
+            (row["name"].as_str(), &row["http2"], &row["retries"]),
+            (Some("s58"), &json!(true), &json!(2))
+        );
+        assert_eq!(row["revision"], before + 2);
+        let (status, body) = send(&router, "POST", path, &import(many[70..].to_vec().into())).await;
+        assert_eq!((status, &body["revision"]), (StatusCode::OK, &json!(before + 2)), "{body}");
+    }
 }

@@ -1,0 +1,138 @@
+//! What fleets with a canary were not served yet when a server ended. The next one serves them what they
+//! had, and has the rest go to the canary again.
+
+use std::collections::BTreeMap;
+
+use sqlx::Row as _;
+
+use crate::changes::{Change, Snapshot};
+use crate::database::{BULK_PATIENCE, PATIENCE};
+use crate::fleets::Directory;
+use crate::history::{between, exists};
+use crate::pending::Batch;
+use crate::raw::{RawChange, RawKey};
+use crate::record::{RESOURCE, Record, SERVICE};
+use crate::scope;
+use crate::service::Row;
+use crate::store::{Store, StoreError, within};
+
+/// What a fleet was not served.
+#[derive(Debug)]
+pub(crate) struct Unserved {
+    pub(crate) fleet: String,
+    /// The revision that it was served.
+    pub(crate) revision: i64,
+    pub(crate) batch: Batch,
+}
+
+impl Store {
+    /// Notes that a fleet has this revision, and is to get a later one.
+    pub(crate) async fn note_unserved(&self, fleet: &str, has: i64) -> Result<(), StoreError> {
+        let sql =
+            "INSERT INTO rollouts (fleet, has) VALUES ($1, $2) ON CONFLICT (fleet) DO NOTHING";
+        let query = sqlx::query(sql).bind(fleet.to_owned()).bind(has);
+        within(PATIENCE, async { query.execute(&self.pool).await }).await.map(drop)
+    }
+
+    /// Notes that a fleet has all that is stored, or will have it in any case.
+    pub(crate) async fn note_served(&self, fleet: &str) -> Result<(), StoreError> {
+        let query = sqlx::query("DELETE FROM rollouts WHERE fleet = $1").bind(fleet.to_owned());
+        within(PATIENCE, async { query.execute(&self.pool).await }).await.map(drop)
+    }
+
+    /// Each fleet that is noted, with what changed since the revision that it has.
+    async fn unserved(&self, until: i64) -> Result<Vec<(String, i64, Vec<Record>)>, StoreError> {
+        within(BULK_PATIENCE, async {
+            let mut tx = self.begin_read().await?;
+            let noted = sqlx::query("SELECT fleet, has FROM rollouts ORDER BY fleet");
+            let mut unserved = Vec::new();
+            for row in noted.fetch_all(&mut *tx).await? {
+                let (fleet, has): (String, i64) = (row.try_get("fleet")?, row.try_get("has")?);
+                if exists(&mut tx, has).await? {
+                    let records = between(&mut tx, has, until).await?;
+                    unserved.push((fleet, has, records));
+                } else {
+                    tracing::warn!(
+                        fleet,
+                        revision = has,
+                        "what the fleet was served is not in the history any more; it is served all"
+                    );
+                }
+            }
+            Ok(unserved)
+        })
+        .await
+    }
+}
+
+/// Puts into a snapshot what fleets were served in place of what is stored, which is returned.
+pub(crate) async fn set_aside(
+    store: &Store,
+    fleets: &Directory,
+    snapshot: &mut Snapshot,
+) -> Result<Vec<Unserved>, StoreError> {
+    let mut unserved = Vec::new();
+    for (fleet, revision, mut records) in store.unserved(snapshot.revision).await? {
+        if fleets.plan(&fleet).is_none() {
+            continue;
+        }
+        let scopes = fleets.own_scopes(&fleet);
+        records.retain(|record| record.scopes().all(|scope| scopes.iter().any(|own| own == scope)));
+        let mut batch = Batch::default();
+        services(snapshot, &mut batch, &records);
+        resources(snapshot, &mut batch, &records);
+        tracing::info!(fleet, revision, "what the fleet was not served yet goes to its canary");
+        unserved.push(Unserved { fleet, revision, batch });
+    }
+    Ok(unserved)
+}
+
+fn services(snapshot: &mut Snapshot, batch: &mut Batch, records: &[Record]) {
+    let mut rows: BTreeMap<i64, Row> = snapshot.rows.drain(..).map(|row| (row.id, row)).collect();
+    for record in records.iter().filter(|record| record.key.kind == SERVICE) {
+        let place = record.scopes().next().and_then(scope::cluster_of);
+        let (Some(id), Some(cluster_id)) = (record.key.id(), place) else { continue };
+        let row = rows.remove(&id);
+        let revision = row.as_ref().map(|row| row.revision).unwrap_or_default();
+        batch.add_service(Change { cluster_id, id, row });
+        if let Some(Ok(definition)) = record.was.as_ref().map(|was| was.service()) {
+            rows.insert(id, Row { id, revision, definition });
+        }
+    }
+    snapshot.rows = rows.into_values().collect();
+}
+
+fn resources(snapshot: &mut Snapshot, batch: &mut Batch, records: &[Record]) {
+    let records = records.iter().filter(|record| record.key.kind == RESOURCE);
+    let mut records: BTreeMap<(String, RawKey), &Record> =
+        records.map(|it| ((it.key.place.clone(), it.key.raw()), it)).collect();
+    let (mut before, revision) = (Vec::new(), snapshot.revision);
+    let mut add = |(scope, key): (String, RawKey), record: &Record, now: Option<RawChange>| {
+        let gone = || RawChange {
+            scope: scope.clone(),
+            key: key.clone(),
+            revision,
+            label: None,
+            resource: None,
+        };
+        let now = now.unwrap_or_else(gone);
+        if let Some(was) = &record.was {
+            let resource = Some(was.resource(&record.key));
+            before.push(RawChange { resource, label: None, ..now.clone() });
+        }
+        batch.add_raw(now);
+    };
+    let mut same = Vec::new();
+    for change in snapshot.raw.drain(..) {
+        let key = (change.scope.clone(), change.key.clone());
+        match records.remove(&key) {
+            Some(record) => add(key, record, Some(change)),
+            None => same.push(change),
+        }
+    }
+    for (key, record) in records {
+        add(key, record, None);
+    }
+    snapshot.raw = before;
+    snapshot.raw.append(&mut same);
+}

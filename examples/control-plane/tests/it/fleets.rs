@@ -139,7 +139,7 @@ async fn a_fleet_lives() {
         "name": "edge", "revision": 1, "cluster_id": null, "nodes": null, "rank": 0,
         "below": "base", "source": "ads", "validation": "errors",
         "pace": {"quiet_ms": 0, "longest_ms": 0, "per_second": 5},
-        "rollout": null, "on_rejection": "keep",
+        "rollout": null, "on_rejection": "keep", "identity": [],
     });
     let body = json!({"below": "base", "pace": {"per_second": 5}}).to_string();
     let created = send(&router, "PUT", &edge, &body).await;

@@ -103,9 +103,11 @@ impl Wait {
         let end = tokio::time::Instant::now() + Duration::from_millis(self.timeout_ms);
         let (fleet, _) = app.fleets.owner(scope);
         let reaches = async {
+            // What was rolled back reaches a later revision all the same.
             tokio::select! {
-                () = app.health.reaches(&fleet, revision) => None,
+                biased;
                 fault = app.rollouts.withdrawn(&fleet, revision) => Some(fault),
+                () = app.health.reaches(&fleet, revision) => None,
             }
         };
         let is_published = match tokio::time::timeout_at(end, reaches).await {

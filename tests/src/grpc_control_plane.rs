@@ -256,7 +256,18 @@ impl Story {
         rejections.collect()
     }
 
-    /// Waits for the first rejection of a type, and returns its names and words.
+    /// How many responses of a type were under way when the first of them was rejected.
+    pub fn sent_before_rejection(&self, type_url: &TypeUrl) -> usize {
+        let lines = self.lines();
+        let rejects =
+            |what: &What| matches!(what, What::Rejected { type_url: it, .. } if it == type_url);
+        let before = lines.iter().map(|line| &line.what).take_while(|what| !rejects(what));
+        before
+            .filter(|what| matches!(what, What::Sent { type_url: it, .. } if it == type_url))
+            .count()
+    }
+
+    /// Waits for a rejection of a type, and returns the names and words of the last.
     pub fn rejects(&self, type_url: &TypeUrl) -> (Vec<String>, String) {
         wait_until("the client rejects", PATIENCE, || self.rejections(type_url).pop())
     }

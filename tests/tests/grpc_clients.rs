@@ -407,7 +407,11 @@ fn rejected_endpoints_and_listener(language: Language) {
     assert_eq!(shop.call("A").as_deref(), Ok("one"));
     shop.plane.story().settles();
     let before = shop.responses();
-    assert_eq!(shop.plane.story().rejections(&EDS).len(), again - 2);
+    // Who asks for endpoints before clusters has them behind their clusters once more (O-04), and may
+    // have done so before it rejects the first.
+    let crossed = shop.plane.story().sent_before_rejection(&EDS) - 1;
+    assert!(crossed <= 1, "endpoints were sent {} times before an answer", crossed + 1);
+    assert_eq!(shop.plane.story().rejections(&EDS).len(), again - 2 + crossed);
     shop.plane.put([endpoints("b-1", shop.one)]);
     shop.moves("B", "two", "one");
     assert_eq!(shop.responses(), plus(before, [0, 0, 0, 1]));

@@ -72,6 +72,11 @@ impl Requests {
         Self { body, variant, type_url, limit, rest: Bytes::new(), begun: BytesMut::new() }
     }
 
+    /// Whether nothing came that is not decoded.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.rest.is_empty() && self.begun.is_empty()
+    }
+
     /// The next request, its node still encoded; nothing once the client has closed its half of the stream.
     pub(crate) fn poll_next(
         &mut self,

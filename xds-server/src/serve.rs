@@ -248,6 +248,8 @@ impl Port {
             }
         };
         let why = tokio::select! {
+            // What a client asked, and nobody read yet, is not silence.
+            biased;
             ended = &mut serving => {
                 if let Err(error) = ended {
                     tracing::debug!(peer = address.map(tracing::field::display), %error, "a connection broke");

@@ -123,8 +123,8 @@ pub struct Limits {
     pub memory: u64,
     /// How long a client may take to get through TLS, on `XdsServer::serve_tls`. 10 s unless set.
     pub handshake: Duration,
-    /// How long a connection may take until it asks for something, and a stream until its first request. 30 s
-    /// unless set.
+    /// How long a connection may take until it asks for something, and a stream until its first request
+    /// begins. 30 s unless set.
     pub first_request: Duration,
 }
 

@@ -240,9 +240,10 @@ impl XdsStream {
         Ok(())
     }
 
-    /// Whether the client said nothing yet.
+    /// Whether the client said nothing yet. A long first request may take its time: when thousands come back
+    /// at once, each with all that it holds, it is the server that is slow.
     fn is_unasked(&self) -> bool {
-        self.entry.is_none() && self.waiting.is_none()
+        self.entry.is_none() && self.waiting.is_none() && self.requests.is_silent()
     }
 
     /// What the client is served from.

@@ -15,12 +15,13 @@ use deltaplane_server::{
     envoy_types::pb::envoy::config::core::v3::Node,
     testing::{Connection, ModelClient},
 };
+use prost::Message as _;
 use tokio::{task::spawn_blocking, time::timeout};
 use tonic::{Code, Status};
 
 use crate::{
-    raw_http2::{HEADERS, RawClient},
-    served::{CDS, DELTA, Served, node, serve_with, until},
+    raw_http2::{HEADERS, RawClient, framed},
+    served::{CDS, DELTA, Served, node, serve_with, subscribe, until},
 };
 
 /// A client that has what there is.
@@ -157,4 +158,27 @@ async fn who_connects_and_asks_nothing_is_let_go() {
     silent.await.unwrap();
     served.put("c", "a", "2");
     asks.expect(CDS).await;
+}
+
+#[tokio::test]
+async fn who_takes_long_to_say_all_of_the_first_request_is_served() {
+    let served = limited(|limits| limits.first_request = Duration::from_millis(200)).await;
+    let address = served.address;
+    let node = Node { id: "slow".into(), cluster: "c".into(), ..Node::default() };
+    let request = framed(&subscribe(Some(node)).encode_to_vec());
+    let slow = spawn_blocking(move || {
+        let (begin, end) = request.split_at(request.len() / 2);
+        let mut slow = RawClient::connect(address);
+        slow.call_silently(DELTA);
+        slow.say(begin);
+        slow.ping(1);
+        // Whoever came later and says nothing is let go before it says the rest.
+        let mut silent = RawClient::connect(address);
+        silent.call_silently(DELTA);
+        silent.until(HEADERS);
+        silent.until(HEADERS);
+        slow.say(end);
+        slow.data()
+    });
+    assert!(!slow.await.unwrap().is_empty());
 }

@@ -17,6 +17,12 @@ pub const GOAWAY: u8 = 7;
 
 const ACK: u8 = 1;
 
+/// A message as it is on a gRPC stream.
+pub fn framed(message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[0], &length[..], message].concat()
+}
+
 pub struct RawClient {
     socket: TcpStream,
 }
@@ -34,10 +40,12 @@ impl RawClient {
     /// Opens a stream, and sends one message on it.
     pub fn call(&mut self, path: &str, message: &[u8]) {
         self.headers(path);
-        let mut data = vec![0];
-        data.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
-        data.extend(message);
-        self.write(DATA, 0, 1, &data);
+        self.say(&framed(message));
+    }
+
+    /// Sends a piece of what it says on its stream.
+    pub fn say(&mut self, piece: &[u8]) {
+        self.write(DATA, 0, 1, piece);
     }
 
     fn headers(&mut self, path: &str) {

@@ -31,16 +31,19 @@
 //! * `sent`: what a response said; `unsettled`: what was sent and is not accepted: in flight, rejected
 //! * `words`: what clients say of what they reject
 //! * `limits`: what a stream may ask for
-//! * `answer`: what goes into the next response
+//! * `answer`: the next response of a type; in `composing`, what goes into it
 //! * `gates`: what waits, and for what
-//! * `machine`: one stream: all its types, in order; in `gating`, what of them waits, and in `standing`, how
-//!   far its client is
+//! * `event`: what requests told
+//! * `machine`: one stream: all its types, in order; in `sending`, what goes out next, in `gating`, what of
+//!   it waits, in `searches`, what somebody looks for, in `settings`, what is set for it, and in `standing`,
+//!   how far its client is
 //!
 //! [`deltaplane-cache`]: https://docs.rs/deltaplane-cache
 //! [`deltaplane-server`]: https://docs.rs/deltaplane-server
 
 mod answer;
 mod collection;
+mod event;
 mod gates;
 mod limits;
 mod machine;
@@ -56,9 +59,10 @@ mod whole;
 mod wire;
 mod words;
 
+pub use event::Event;
 pub use gates::Order;
 pub use limits::{RequestError, StreamLimits};
-pub use machine::{Event, Machine, Standing, Variant};
+pub use machine::{Machine, Standing, Variant};
 pub use resource::{Key, Resource, ResourceBuilder};
 pub use schema::{Schema, SchemaError};
 pub use subscription::Subscription;

@@ -1,22 +1,20 @@
 //! The protocol machine of one stream.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
 mod gating;
+mod searches;
+mod sending;
+mod settings;
 mod standing;
 
 pub use self::standing::Standing;
 use crate::{
-    ErrorDetail, Key, LogTruncated, Nonce, Order, Request, RequestError, Resource, Response,
-    Revision, StreamLimits, Subscription, TypeUrl, View,
-    answer::Answer,
+    Event, LogTruncated, Nonce, Order, Request, RequestError, Response, Revision, StreamLimits,
+    Subscription, TypeUrl, View,
     gates::Arrivals,
-    type_stream::{Sought, Told, TypeStream},
-    unsettled::{InFlight, Settled},
+    type_stream::{Told, TypeStream},
+    unsettled::Settled,
 };
 
 /// Which of the two protocols a stream speaks. The method that the client called decides (B-01).
@@ -27,63 +25,6 @@ pub enum Variant {
     Sotw,
     /// Delta, also called incremental.
     Delta,
-}
-
-/// What a request told about its client.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// The client began to ask for a type, or what it subscribes to of it changed: from now on, the changes
-    /// of that concern this stream, and no others.
-    Subscribed {
-        /// The type.
-        type_url: TypeUrl,
-        /// It was the first request of this type.
-        is_first: bool,
-        /// It subscribes to everything.
-        wildcard: bool,
-        /// The names that it asked for, some of them perhaps again.
-        names: Vec<Arc<str>>,
-        /// The collections that it asked for, by their globs.
-        globs: Vec<Arc<str>>,
-        /// The names and globs that it no longer asks for.
-        given_up: Vec<Arc<str>>,
-    },
-    /// A response was acknowledged: the client accepts it, which does not yet mean that it uses it.
-    Acknowledged {
-        /// The type.
-        type_url: TypeUrl,
-        /// The response's nonce.
-        nonce: Nonce,
-        /// The revision from which it was built.
-        revision: Revision,
-    },
-    /// The client has a newer set than there is here, waited for that in vain, and is served what there is.
-    ServedOlder {
-        /// The type.
-        type_url: TypeUrl,
-        /// The source's revision that the client has seen.
-        claimed: u64,
-    },
-    /// A response was rejected.
-    Rejected {
-        /// The type.
-        type_url: TypeUrl,
-        /// The response's nonce.
-        nonce: Nonce,
-        /// What that response said something new about, or repeated although it was not accepted; nothing
-        /// is sent for these until they change. None, if it can have been rejected for what is no longer
-        /// there.
-        names: Vec<Arc<str>>,
-        /// Those of them that the client's words name.
-        blamed: Vec<Arc<str>>,
-        /// It was a first answer: the client had nothing before it.
-        is_first: bool,
-        /// The revision from which the response was built.
-        revision: Revision,
-        /// The client's words.
-        error: ErrorDetail,
-    },
 }
 
 /// The protocol machine of one stream, without IO: requests in, responses and events out.
@@ -160,26 +101,6 @@ impl<V: View> Machine<V> {
         }
     }
 
-    /// What the stream may ask for, from now on.
-    pub fn set_limits(&mut self, limits: StreamLimits) {
-        self.limits = limits;
-    }
-
-    /// In which order the client is told what changes, from now on.
-    pub fn set_order(&mut self, order: Order) {
-        self.order = order;
-        self.stirred = true;
-    }
-
-    /// Whether the good siblings of what the client rejects are sent again without it, which they are
-    /// unless this says otherwise. Envoy stops at the first bad one of an answer and may drop the others
-    /// (N-06). What is bad is found by the client's words, or else by halving what it rejected, a bounded
-    /// number of times. Of clusters, listeners and scoped routes it uses the good ones anyway.
-    pub fn set_isolation(&mut self, isolates: bool) {
-        self.isolates = isolates;
-        self.types.iter_mut().for_each(|stream| stream.isolates = isolates);
-    }
-
     /// Tells the time: how long the stream has been open. Call it before the other methods; what is sent
     /// and asked counts from then.
     pub fn handle_timeout(&mut self, now: Duration) {
@@ -196,28 +117,11 @@ impl<V: View> Machine<V> {
         }
     }
 
-    /// How long a client waits that comes back with something newer than there is here, as after it left a
-    /// replica that is ahead of this one; not at all, unless this says so.
-    ///
-    /// In State of the World the version of its set tells, where the source
-    /// [counts](crate::TypeVersion::revision): then nothing of that type is answered until this replica has
-    /// caught up. In delta nothing tells; there, clusters and listeners that this replica never heard of are
-    /// not removed before that time is over.
-    pub fn set_catch_up(&mut self, patience: Duration) {
-        self.catch_up = patience;
-    }
-
     /// When, by the time of [`handle_timeout`](Machine::handle_timeout), something that waits goes on
     /// without what it waits for. It is valid when [`poll_response`](Machine::poll_response) has nothing.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
         self.timeout
-    }
-
-    /// From now on, what first requests of these types say about what the client runs is not believed:
-    /// after a NACK it runs the good part of what it rejected, and reports the older version.
-    pub fn distrust(&mut self, types: impl IntoIterator<Item = TypeUrl>) {
-        self.distrusted.extend(types);
     }
 
     /// The types of which the client rejected something that has not been repaired since.
@@ -312,49 +216,6 @@ impl<V: View> Machine<V> {
                 globs: asked.globs,
                 given_up: asked.given_up,
             });
-        }
-    }
-
-    /// Whether the client reads `resource_errors`, by which it is then told what there is nothing of
-    /// (E-01). Envoy does not, and gRPC's clients only if they are told to; to others it is as if there were
-    /// none, but that a State of the World client is then answered also when there is nothing of what it
-    /// asked for (E-08), which for clusters and listeners it takes for their end.
-    pub fn set_resource_errors(&mut self, tells: bool) {
-        self.tells_errors = tells;
-        self.types.iter_mut().for_each(|stream| stream.tells_errors = tells);
-    }
-
-    /// Whether the client is told how long things are good that are so for some time only, and in time that
-    /// they still are. A client that does not know of it would drop what it should keep (T-01).
-    pub fn set_ttl(&mut self, bears: bool) {
-        self.bears_ttl = bears;
-        self.types
-            .iter_mut()
-            .for_each(|stream| stream.bears_ttl = bears && stream.policy.bears_ttl);
-    }
-
-    /// Waits with the answer that there is nothing of a name that the client just asked for, until
-    /// [`end_search`](Machine::end_search): somebody looks for it. What is there is not held up.
-    pub fn begin_search(&mut self, key: &Key) {
-        let stream = self.types.iter_mut().find(|stream| stream.type_url == key.type_url);
-        if let Some(stream) = stream.filter(|stream| stream.subscription.is_named(&key.name)) {
-            stream.aside.fill().sought.insert(key.name.clone(), Sought::Underway);
-        }
-    }
-
-    /// Waits no longer: if there is still nothing of the name, the client is told so, and why, if it reads
-    /// that. `NOT_FOUND` and `PERMISSION_DENIED` let it drop what it has of the name; `UNAVAILABLE`,
-    /// `INTERNAL` and `UNKNOWN` do not (E-05).
-    pub fn end_search(&mut self, key: &Key, failure: Option<ErrorDetail>) {
-        let stream = self.types.iter_mut().find(|stream| stream.type_url == key.type_url);
-        let Some(stream) = stream else { return };
-        let sought = stream.aside.get_mut().map(|aside| &mut aside.sought);
-        let Some(sought) = sought else { return };
-        if sought.remove(&key.name).is_some() {
-            if let Some(failure) = failure {
-                sought.insert(key.name.clone(), Sought::Failed(failure));
-            }
-            self.stirred = true;
         }
     }
 
@@ -501,121 +362,6 @@ impl<V: View> Machine<V> {
             }
             _ => {}
         }
-    }
-
-    fn next_answer(&mut self, view: &V) -> Option<(usize, Answer)> {
-        self.timeout = self.types.iter().filter_map(TypeStream::catches_up_until).min();
-        self.review_arrivals();
-        for at in 0..self.types.len() {
-            self.isolate(at);
-            let held = self.held_additions(at, view);
-            if let Some(answer) = self.types.get_mut(at)?.additions(view, &held) {
-                return Some((at, answer));
-            }
-        }
-        let drained = self.drained();
-        for place in 0..self.removal_order.len() {
-            let at = *self.removal_order.get(place)?;
-            let gone = self.types.get(at)?.gone(view);
-            if gone.is_empty() {
-                self.types.get_mut(at)?.hold_back(&BTreeSet::new());
-                continue;
-            }
-            let mut held = self.held_removals(at, view, &gone);
-            self.types.get_mut(at)?.hold_back(&held.names);
-            // Where everything is repeated, what is held would go out with a removal.
-            held.names.extend(self.held_additions(at, view).names);
-            let stream = self.types.get_mut(at)?;
-            if let Some(answer) = stream.removals(view, gone, &held, (self.now, drained)) {
-                return Some((at, answer));
-            }
-        }
-        self.next_heartbeat(view)
-    }
-
-    /// What is only to be told that it is still good.
-    fn next_heartbeat(&mut self, view: &V) -> Option<(usize, Answer)> {
-        let due = self.next_beat()?;
-        self.timeout = self.timeout.into_iter().chain([due]).min();
-        if due > self.now {
-            return None;
-        }
-        for at in 0..self.types.len() {
-            let held = self.held_additions(at, view);
-            if let Some(answer) = self.types.get_mut(at)?.beat(view, &held, self.now) {
-                return Some((at, answer));
-            }
-        }
-        None
-    }
-
-    /// When the client must hear that something is still good.
-    fn next_beat(&self) -> Option<Duration> {
-        self.types.iter().filter_map(TypeStream::beats_at).min()
-    }
-
-    fn send(&mut self, at: usize, mut answer: Answer, revision: Revision) -> Option<Response> {
-        let nonce = self.last_nonce.next();
-        self.last_nonce = nonce;
-        let type_url = self.types.get(at)?.type_url.clone();
-        let awaited = self.waited_for(&type_url, &answer);
-        if matches!(self.order, Order::Gated { .. }) {
-            self.note_arrivals(at, &answer);
-        }
-        self.owe_followers(at, &answer);
-        let stream = self.types.get_mut(at)?;
-        let response = Response {
-            type_url,
-            nonce,
-            revision,
-            resources: answer.resources(),
-            removals: answer.removals(),
-            body: answer.body(stream),
-        };
-        let in_flight = InFlight {
-            is_first: stream.is_first,
-            is_probe: answer.probe != 0,
-            since: answer.since(),
-            nonce,
-            sent_at: self.now,
-            revision,
-            version: std::mem::take(&mut answer.version),
-            beats: answer.beaten(),
-            sent: answer.into_news(),
-            awaited,
-            withheld: stream.unsettled.withheld(),
-            is_crossed: false,
-        };
-        stream.send(in_flight);
-        Some(response)
-    }
-
-    /// Owes again what is to follow this answer, if the client asks for such a type.
-    fn owe_followers(&mut self, at: usize, answer: &Answer) {
-        let policy = self.types.get(at).map(|stream| stream.policy);
-        let Some(type_url) = policy.and_then(|policy| policy.followed_by.as_ref()) else { return };
-        let follower = self.types.iter_mut().find(|stream| stream.type_url == *type_url);
-        if let Some(follower) = follower {
-            let references = answer.news().flat_map(Resource::references);
-            let names = references.filter(|key| key.type_url == *type_url).map(|key| &key.name);
-            names.for_each(|name| follower.follow(name));
-        }
-    }
-
-    /// The names of a type that the client waits for when this answer goes out: because a response that
-    /// refers to them is not yet answered, or because it asked and was told nothing yet.
-    fn waited_for(&self, type_url: &TypeUrl, answer: &Answer) -> Vec<Arc<str>> {
-        let is_followed =
-            |stream: &&TypeStream| stream.policy.followed_by.as_ref() == Some(type_url);
-        let followed = self.types.iter().filter(is_followed);
-        let seen = followed.flat_map(|stream| stream.unsettled.unanswered_references(type_url));
-        let waiting =
-            |stream: &&TypeStream| stream.type_url == *type_url && stream.policy.is_awaited_unseen;
-        let unseen = self.types.iter().filter(waiting).flat_map(|stream| {
-            let new = answer.sent().iter().filter(|sent| !stream.subscription.was_told(&sent.name));
-            new.map(|sent| sent.name.clone())
-        });
-        seen.chain(unseen).collect()
     }
 
     /// Whether a nonce was given out on this stream.

@@ -71,7 +71,8 @@
 //!
 //! # Layout
 //!
-//! * `server`: a cache, and the rule of who sees what
+//! * `server`: a cache, and the rule of who sees what; in `builder`, how it is made
+//! * `limits`: what clients may ask of it
 //! * `serve`: where connections are accepted
 //! * `connections`: how many there are, how long each lives, and how it ends
 //! * `memory`: how much of it there may be in use
@@ -82,7 +83,8 @@
 //! * `discovery`: the services, on these or on any tonic router
 //! * `body`: the body of a response, which drives a stream when HTTP/2 asks for more
 //! * `requests`: what a client says, read from the body of its request
-//! * `stream`: one stream
+//! * `stream`: one stream; in `admission`, who its client is and what it sees, in `searches`, what is looked
+//!   for because it asks, and in `telling`, what others are told of it
 //! * `gzip`: compression, behind the feature of that name
 //! * `pace`: how soon a client is told of a change; `rate`: how often it may ask
 //! * `on_demand`: what is looked for only when a client asks for it
@@ -126,6 +128,7 @@ mod delivery;
 mod discovery;
 pub mod envoy;
 mod gzip;
+mod limits;
 mod load;
 mod memory;
 mod on_demand;
@@ -163,6 +166,7 @@ pub use discovery::{
     LocalityEndpoints, RouteConfigurations, RuntimeLayers, ScopedRoutes, Secrets, VirtualHosts,
 };
 pub use envoy_types;
+pub use limits::Limits;
 pub use load::{Load, LoadKey, LoadReporting, LoadService, LocalityKey, LocalityLoad};
 pub use on_demand::{Found, OnDemand, Wanted};
 pub use pace::Pace;
@@ -172,8 +176,8 @@ pub use peer::{Certificate, UnreadableCertificate};
 pub use rollout::{Canary, Rollout};
 #[cfg(feature = "tls")]
 pub use rustls;
-pub use serve::Drain;
-pub use server::{Keepalive, Limits, XdsServer, XdsServerBuilder};
+pub use serve::{Drain, Keepalive};
+pub use server::{XdsServer, XdsServerBuilder};
 pub use status::{ClientResource, ClientStatus, Rejection, TypeStatus};
 #[cfg(feature = "tls")]
 pub use tls::Tls;

@@ -31,9 +31,11 @@ use crate::envoy::descriptors;
 use crate::{
     body::AnyBody,
     connections::{Connection, Presence, TICK, Why},
-    discovery, load,
+    discovery,
+    limits::Limits,
+    load,
     peer::Peer,
-    server::{Limits, Shared},
+    server::Shared,
     spread,
 };
 
@@ -69,6 +71,23 @@ impl Drain {
     #[must_use]
     pub fn spread(self, spread: Duration) -> Self {
         Self { spread, ..self }
+    }
+}
+
+/// How a connection whose client is gone without a word is noticed, on
+/// [`XdsServer::serve`](crate::XdsServer::serve) (K-02).
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Keepalive {
+    /// How often an HTTP/2 ping is sent. 30 s unless set.
+    pub interval: Duration,
+    /// How long it may take to answer one. 10 s unless set.
+    pub timeout: Duration,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(30), timeout: Duration::from_secs(10) }
     }
 }
 

@@ -9,18 +9,20 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use deltaplane_cache::{CacheView, Scope, Watch};
+use deltaplane_cache::{CacheView, Watch};
 use deltaplane_core::{
-    Event, Key, Machine, Order, Request, RequestError, Response, Revision, TypeUrl, Variant,
-    View as _,
+    Key, Machine, Order, Request, RequestError, Response, Revision, TypeUrl, Variant,
 };
 use envoy_types::pb::envoy::config::core::v3::Node;
-use prost::Message;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};
 
+mod admission;
+mod searches;
+mod telling;
+
 use crate::{
-    authorizer::{Admission, Admitted},
+    authorizer::Admission,
     body::Driver,
     client::{Client, ClientEvent},
     connections::Seat,
@@ -31,7 +33,7 @@ use crate::{
     rate::Rate,
     requests::{PREFIX, Requests},
     server::Shared,
-    status::{ClientResource, ClientStatus, Entry, Rejection},
+    status::Entry,
 };
 
 /// How many requests are read before responses are looked at again, so that a client that never stops
@@ -40,6 +42,9 @@ const REQUESTS_PER_TURN: usize = 32;
 
 /// Above this many bytes, gRPC clients refuse a message unless configured otherwise (K-05).
 const USUAL_LIMIT: usize = 4 << 20;
+
+/// Up to this many bytes, a body is copied behind what is the stream's own.
+const SMALL_BODY: usize = 2 << 10;
 
 /// What a method is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -261,54 +266,6 @@ impl XdsStream {
         paced.unwrap_or_else(|| self.shared.cache.revision())
     }
 
-    /// How each resource stands with the client.
-    pub(crate) fn report(&self) -> Vec<ClientResource> {
-        let view = self.shared.cache.view(&self.client.scopes);
-        let all = self.machine.report(&view).into_iter();
-        let all = all.map(|(resource, reception)| ClientResource {
-            committed: view.committed_at(resource.type_url(), resource.name()),
-            resource,
-            reception,
-        });
-        all.collect()
-    }
-
-    /// Shows others how far the client is.
-    fn show(&mut self) {
-        let Some(entry) = &self.entry else { return };
-        let standing = self.machine.standing();
-        let mut status = entry.status();
-        let before = std::mem::replace(&mut status.standing, standing);
-        // Together, lest it looks settled in scopes of which it was told nothing yet.
-        if !Arc::ptr_eq(&status.client, &self.client) {
-            status.client = self.client.clone();
-        }
-        status.awaited = self.machine.awaited();
-        let rejects = before.rejected.or(standing.rejected).is_some();
-        if std::mem::take(&mut self.is_new) || rejects {
-            self.show_types(&mut status);
-        }
-        drop(status);
-        if before != standing {
-            self.shared.clients.tell();
-        }
-    }
-
-    /// Shows others what the client asks for, and of which types it rejects something.
-    fn show_types(&self, status: &mut ClientStatus) {
-        for (type_url, subscription) in self.machine.subscriptions() {
-            let of_type = status.types.entry(type_url.clone()).or_default();
-            of_type.wildcard = subscription.is_wildcard();
-            of_type.names = subscription.names().len();
-            of_type.is_rejected = false;
-        }
-        for type_url in self.machine.rejected_types() {
-            if let Some(of_type) = status.types.get_mut(type_url) {
-                of_type.is_rejected = true;
-            }
-        }
-    }
-
     /// Whether something that waited goes on now; if not, the task is woken when it does.
     fn is_time(&mut self, cx: &mut Context<'_>) -> bool {
         let paced = self.pacing.as_ref().and_then(|pacing| pacing.due());
@@ -377,51 +334,6 @@ impl XdsStream {
         Ok(true)
     }
 
-    fn handle(&mut self, mut request: Request, driver: &Arc<Driver>) -> Result<(), Status> {
-        self.rate.count()?;
-        let node = request.take_node();
-        if self.entry.is_none() {
-            let node = read_node(node.unwrap_or_default())?;
-            if let Some(admission) = &mut self.admission {
-                admission.ask(&node);
-                self.waiting = Some(Box::new((node, request)));
-                return Ok(());
-            }
-            self.introduce(node, driver);
-        }
-        self.take(request)
-    }
-
-    /// Takes up what came of asking what the client may have, now and again; tells whether it was just let in.
-    fn admit(&mut self, cx: &mut Context<'_>, driver: &Arc<Driver>) -> Result<bool, Status> {
-        let Some(admission) = &mut self.admission else { return Ok(false) };
-        let now = self.opened.elapsed();
-        if self.entry.is_some() {
-            admission.ask_again(&self.client.node, now);
-        }
-        let Poll::Ready(answer) = admission.poll(cx, now) else { return Ok(false) };
-        match answer {
-            Admitted::Granted => {
-                if let Some(waiting) = self.waiting.take() {
-                    let (node, request) = *waiting;
-                    self.introduce(node, driver);
-                    self.take(request)?;
-                    return Ok(true);
-                }
-                self.view_generation = None;
-            }
-            Admitted::Refused(status) => {
-                if let Some(waiting) = self.waiting.take() {
-                    Arc::make_mut(&mut self.client).node = waiting.0;
-                    self.observe(&ClientEvent::Refused(&status));
-                }
-                return Err(status);
-            }
-            Admitted::Kept => {}
-        }
-        Ok(false)
-    }
-
     /// Takes up what a request says.
     fn take(&mut self, request: Request) -> Result<(), Status> {
         self.machine.handle_request(request).map_err(refuse)?;
@@ -429,125 +341,6 @@ impl XdsStream {
             self.machine.demand_answers();
         }
         self.tell_events();
-        Ok(())
-    }
-
-    /// Tells others what the machine found.
-    fn tell_events(&mut self) {
-        while let Some(event) = self.machine.poll_event() {
-            if let Event::Subscribed { type_url, wildcard, names, globs, given_up, .. } = &event {
-                self.is_new = true;
-                self.watch.set_wildcard(type_url, *wildcard);
-                self.watch.add_names(type_url, names);
-                self.watch.add_names(type_url, globs);
-                self.watch.remove_names(type_url, given_up);
-                self.begin_searches(type_url, names);
-            }
-            if let Some(entry) = &self.entry {
-                entry.told(&event);
-            }
-            if let (Some(withdrawing), Some(rejection)) =
-                (&self.shared.withdrawing, Rejection::of(&event))
-            {
-                let since = self.connected_at;
-                withdrawing.rejected(&self.shared.cache, &self.client, since, &rejection);
-            }
-            if let Event::ServedOlder { type_url, claimed } = &event {
-                tracing::warn!(
-                    node = self.client.node.id,
-                    %type_url,
-                    claimed,
-                    "a client has something newer, waited for it in vain, and is served what is here"
-                );
-            }
-            self.observe(&ClientEvent::Told(&event));
-        }
-    }
-
-    /// Has those names looked for that are not there.
-    fn begin_searches(&mut self, type_url: &TypeUrl, names: &[Arc<str>]) {
-        let Some(searches) = self.shared.searches.clone() else { return };
-        if self.kind == Kind::Fetch {
-            return;
-        }
-        let view = self.view();
-        for name in names.iter().filter(|name| view.resolve(type_url, name).is_none()) {
-            let key = Key::new(type_url.clone(), name.clone());
-            if let Some(outcome) = searches.begin(&self.client, &key) {
-                self.machine.begin_search(&key);
-                self.searches.insert(key, outcome);
-            }
-        }
-    }
-
-    /// Takes up what came of searches.
-    fn end_searches(&mut self) {
-        let machine = &mut self.machine;
-        self.searches.retain(|key, outcome| {
-            let failure = outcome.get();
-            failure.into_iter().for_each(|failure| machine.end_search(key, failure.clone()));
-            failure.is_none()
-        });
-    }
-
-    /// What the client sees.
-    fn scopes_of(&self, node: &Node) -> Arc<[Scope]> {
-        let grant = self.admission.as_ref().and_then(|admission| admission.grant());
-        self.shared.scopes_of(node, grant)
-    }
-
-    /// Learns who the client is, once (B-06, B-07).
-    fn introduce(&mut self, node: Node, driver: &Arc<Driver>) {
-        self.connected_at = self.shared.cache.revision();
-        self.view_generation = Some(self.shared.view_generation());
-        let scopes = self.scopes_of(&node);
-        let client = Arc::make_mut(&mut self.client);
-        (client.node, client.scopes) = (node, scopes);
-        self.watch.set_scopes(self.client.scopes.clone());
-        let concern = self.watch.concern();
-        self.entry = Some(self.shared.clients.enter(&self.client, concern, driver));
-        self.distrusted = self.shared.rejections.of(&self.client.node.id);
-        self.machine.distrust(self.distrusted.iter().cloned());
-        let node = &self.client.node;
-        self.machine.set_resource_errors(self.shared.tells_errors(node));
-        self.machine.set_ttl(self.shared.bears_ttl(node, self.client.variant));
-        self.observe(&ClientEvent::Connected);
-    }
-
-    /// Asks again what the client should see, if more is known than when it was asked last, it may see other
-    /// things, or a canary began or ended. The client moves once all that it would see is known, so that it is not shown less in
-    /// between.
-    fn choose_view(&mut self) -> Result<(), Status> {
-        let generation = Some(self.shared.view_generation());
-        // Nor before it is known what it may see.
-        let is_asking = self.admission.as_ref().is_some_and(|admission| admission.is_asking());
-        if generation == self.view_generation || is_asking {
-            return Ok(());
-        }
-        self.view_generation = generation;
-        let scopes = self.scopes_of(&self.client.node);
-        if scopes == self.client.scopes {
-            return Ok(());
-        }
-        self.watch.set_scopes(scopes.clone());
-        let old = self.shared.cache.view(&self.client.scopes);
-        let new = old.through(&scopes);
-        if !new.is_complete() {
-            self.watch.set_scopes(self.client.scopes.clone());
-            return Ok(());
-        }
-        self.machine.change_view(&old, &new).map_err(too_late)?;
-        let from = std::mem::replace(&mut Arc::make_mut(&mut self.client).scopes, scopes);
-        if let Some(pacing) = &mut self.pacing {
-            pacing.show(new);
-        }
-        self.observe(&ClientEvent::Moved { from });
-        // What it still waits for is looked for where it looks now.
-        for key in std::mem::take(&mut self.searches).into_keys() {
-            self.machine.end_search(&key, None);
-            self.begin_searches(&key.type_url, &[key.name]);
-        }
-        self.end_searches();
         Ok(())
     }
 
@@ -603,26 +396,11 @@ impl XdsStream {
             self.observe(&ClientEvent::Disconnected(failure));
         }
     }
-
-    fn observe(&self, event: &ClientEvent<'_>) {
-        self.shared.observer.observe(&self.client, event);
-    }
 }
-
-/// Up to this many bytes, a body is copied behind what is the stream's own.
-const SMALL_BODY: usize = 2 << 10;
 
 /// The end of a stream whose client is too far behind: its next one says what it holds.
 fn too_late(error: deltaplane_core::LogTruncated) -> Status {
     Status::aborted(format!("the client fell too far behind, and must reconnect: {error}"))
-}
-
-/// Reads a node, but for its list of extensions.
-fn read_node(node: Bytes) -> Result<Node, Status> {
-    let mut node = Node::decode(node)
-        .map_err(|error| Status::invalid_argument(format!("the node is malformed: {error}")))?;
-    node.extensions = Vec::new();
-    Ok(node)
 }
 
 impl Drop for XdsStream {

@@ -58,6 +58,7 @@ mod pending;
 pub mod precondition;
 pub mod problem;
 mod proto_json;
+mod publication;
 pub mod publisher;
 pub mod raw;
 mod raw_columns;

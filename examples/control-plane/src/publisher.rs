@@ -5,20 +5,22 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deltaplane_server::{Cache, Commit, CommitError, Resource, Transaction, TypeUrl, envoy};
+use deltaplane_server::{Cache, Commit, CommitError, Transaction};
 use thiserror::Error;
 use tokio::time::Instant;
+
+mod snapshot;
 
 use crate::certificates::{self, Secret};
 use crate::changes::{Change, Changes, Snapshot};
 use crate::database::OpenError;
 use crate::fleets::{Directory, Pace};
 use crate::health::{Health, Published};
-use crate::message::Message;
 use crate::objects::{self, Object};
 use crate::pending::{Batch, Pending};
+use crate::publication::{Cost, Publication, change, fill, resource};
 use crate::raw::RawChange;
-use crate::raw_layers::{RawLayer, RawLayers};
+use crate::raw_layers::RawLayers;
 use crate::reload::{self, Reloaded, Reloads};
 use crate::rollouts::Lanes;
 use crate::routes::Route;
@@ -26,14 +28,10 @@ use crate::running::Running;
 use crate::scope;
 use crate::service::{Row, Service};
 use crate::store::{Store, StoreError};
-use crate::translate::{Difference, Fleet, Removal, Surroundings};
-use crate::unserved::{self, Unserved};
+use crate::translate::{Fleet, Surroundings};
+use crate::unserved::Unserved;
 use crate::vault::Vault;
 use crate::watch::Watch;
-
-/// All that a service is translated to.
-const TYPES: [TypeUrl; 5] =
-    [TypeUrl::CLUSTER, TypeUrl::ENDPOINT, TypeUrl::LISTENER, TypeUrl::ROUTE, TypeUrl::SECRET];
 
 /// How long until a lost database is asked again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -73,24 +71,6 @@ pub struct Publisher {
     pending: Pending,
     lanes: Lanes,
     reloads: Reloads,
-}
-
-/// What is to be published.
-#[derive(Default)]
-struct Publication {
-    at_once: Transaction,
-    /// By fleet, what goes through its canary, and the revision that the fleet had before.
-    through: BTreeMap<String, (Transaction, i64)>,
-    /// What goes there when this is published.
-    unserved: Vec<Unserved>,
-    cost: Cost,
-}
-
-/// The cost of one publication, for its line in the log.
-#[derive(Default)]
-struct Cost {
-    rows: usize,
-    resources: usize,
 }
 
 impl Publisher {
@@ -246,66 +226,6 @@ impl Publisher {
         }
         self.publish(publication)?;
         Ok(Reloaded { revision: self.revision, changes })
-    }
-
-    async fn read_all(&mut self) -> Result<(), PublishError> {
-        let publication = self.prepare_all().await?;
-        self.publish(publication)
-    }
-
-    /// All that the database holds.
-    async fn prepare_all(&mut self) -> Result<Publication, PublishError> {
-        let mut snapshot = self.store.snapshot().await?;
-        let mut unserved = Vec::new();
-        if self.revision == 0 {
-            self.learn(&snapshot.objects);
-            unserved = unserved::set_aside(&self.store, &self.directory, &mut snapshot).await?;
-        }
-        let publication = self.prepare(&snapshot)?;
-        Ok(Publication { unserved, ..publication })
-    }
-
-    /// All of that, to be published.
-    fn prepare(&mut self, snapshot: &Snapshot) -> Result<Publication, PublishError> {
-        self.learn(&snapshot.objects);
-        let mut publication = Publication::default();
-        let mut changes: BTreeMap<i64, Vec<(i64, Option<Service>)>> = BTreeMap::new();
-        // A fleet that is known stays known, even if the database forgot it.
-        let known = self.fleets.keys().chain(&snapshot.clusters).chain(self.routes.keys());
-        changes.extend(known.map(|cluster| (*cluster, Vec::new())));
-        for row in &snapshot.rows {
-            let fleet = changes.entry(row.definition.cluster_id).or_default();
-            fleet.push((row.id, valid(row)));
-        }
-        self.fleets.clear();
-        self.pending.clear();
-        self.lanes.clear();
-        let layers = self.raw.all(snapshot);
-        if self.revision == 0 {
-            self.publish_labels(snapshot.revision, &layers)?;
-        }
-        for layer in &layers {
-            layer.replace(self.to(&mut publication, layer.scope()));
-        }
-        publication.cost.resources = layers.iter().map(RawLayer::len).sum();
-        for (cluster, services) in changes {
-            self.change(&mut publication, cluster, services);
-        }
-        self.revision = snapshot.revision;
-        Ok(publication)
-    }
-
-    /// At the start, when nobody is connected, each layer that has a label is
-    /// published by itself, since a transaction has one for all that changes.
-    fn publish_labels(&self, revision: i64, layers: &[RawLayer]) -> Result<(), PublishError> {
-        for layer in layers {
-            let Some(label) = layer.label() else { continue };
-            let mut transaction = Transaction::new();
-            transaction.source_revision(revision.unsigned_abs()).label(label);
-            layer.replace(&mut transaction);
-            let _ = self.cache.commit(transaction)?;
-        }
-        Ok(())
     }
 
     async fn read_changes(&mut self) -> Result<(), PublishError> {
@@ -533,35 +453,6 @@ impl From<sqlx::Error> for PublishError {
     }
 }
 
-impl Publication {
-    /// What goes through the canary of a fleet that has this revision, if it lacks nothing yet.
-    fn lane(&mut self, lanes: &mut Lanes, fleet: &str, behind: i64) -> &mut Transaction {
-        let through = self.through.entry(fleet.to_owned());
-        &mut through.or_insert_with(|| (lanes.take(fleet), behind)).0
-    }
-
-    fn transactions(&self) -> impl Iterator<Item = &Transaction> {
-        let through = self.through.values().map(|(transaction, _)| transaction);
-        std::iter::once(&self.at_once).chain(through)
-    }
-}
-
-impl Cost {
-    fn add(&mut self, cluster: i64, difference: &Difference) {
-        self.rows += difference.rows;
-        self.resources += difference.upserts.len();
-        for conflict in &difference.conflicts {
-            tracing::warn!(
-                cluster_id = cluster,
-                service = conflict.name,
-                field = &*conflict.error.field,
-                problem = conflict.error.message,
-                "what is stored is left out"
-            );
-        }
-    }
-}
-
 /// Waits until it is time, if it ever is.
 async fn until(due: Option<Instant>) {
     match due {
@@ -586,43 +477,4 @@ fn valid(row: &Row) -> Option<Service> {
         );
     }
     None
-}
-
-/// A scope that was not filled before: all its types become known, even if
-/// there is nothing of them.
-pub(crate) fn fill(transaction: &mut Transaction, cluster: i64, difference: &Difference) {
-    let resources: Vec<Resource> = difference.upserts.iter().map(resource).collect();
-    for kind in TYPES {
-        let of_kind = resources.iter().filter(|resource| *resource.type_url() == kind);
-        let of_kind = of_kind.cloned().collect::<Vec<_>>();
-        transaction.replace(scope::of_cluster(cluster), kind, of_kind);
-    }
-}
-
-fn change(transaction: &mut Transaction, cluster: i64, difference: &Difference) {
-    let scope = scope::of_cluster(cluster);
-    for message in &difference.upserts {
-        transaction.upsert(scope.clone(), resource(message));
-    }
-    for removal in &difference.removals {
-        let (kind, name) = match removal {
-            Removal::Cluster(name) => (TypeUrl::CLUSTER, name),
-            Removal::Endpoints(name) => (TypeUrl::ENDPOINT, name),
-            Removal::Listener(name) => (TypeUrl::LISTENER, name),
-            Removal::Routes(name) => (TypeUrl::ROUTE, name),
-            Removal::Secret(name) => (TypeUrl::SECRET, name),
-        };
-        transaction.remove(scope.clone(), kind, name.as_str());
-    }
-}
-
-/// The one place where a message is encoded and hashed.
-fn resource(message: &Message) -> Resource {
-    match message {
-        Message::Cluster(cluster) => envoy::resource(cluster.as_ref()),
-        Message::Endpoints(endpoints) => envoy::resource(endpoints.as_ref()),
-        Message::Listener(listener) => envoy::resource(listener.as_ref()),
-        Message::Routes(routes) => envoy::resource(routes.as_ref()),
-        Message::Secret(secret) => envoy::resource(secret.as_ref()),
-    }
 }

@@ -10,7 +10,7 @@ use deltaplane_server::{Cache, CommitError, Key, Scope, Transaction, TypeUrl};
 
 use crate::fleets::{Directory, Validation};
 use crate::problem::Fault;
-use crate::publisher;
+use crate::publication;
 use crate::raw::RawTransaction;
 use crate::scope;
 use crate::service::{FieldError, Service};
@@ -49,7 +49,7 @@ fn report(services: &[Service]) -> Result<(Report, BTreeSet<String>), CommitErro
     let (mut transaction, mut unclear) = (Transaction::new(), BTreeSet::new());
     for (cluster_id, services) in fleets {
         let difference = Fleet::new(Ipv4Addr::UNSPECIFIED.into()).apply(services);
-        publisher::fill(&mut transaction, cluster_id, &difference);
+        publication::fill(&mut transaction, cluster_id, &difference);
         unclear.extend(difference.conflicts.into_iter().map(|conflict| conflict.name));
     }
     let preview = Cache::new().preview(&transaction)?;

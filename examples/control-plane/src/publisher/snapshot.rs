@@ -1,0 +1,75 @@
+//! Everything at once: at the start, and when what changed cannot be told any more.
+
+use std::collections::BTreeMap;
+
+use deltaplane_server::Transaction;
+
+use super::{PublishError, Publisher, valid};
+use crate::changes::Snapshot;
+use crate::publication::Publication;
+use crate::raw_layers::RawLayer;
+use crate::service::Service;
+use crate::unserved;
+
+impl Publisher {
+    /// Reads all that the database holds, and publishes it.
+    pub(super) async fn read_all(&mut self) -> Result<(), PublishError> {
+        let publication = self.prepare_all().await?;
+        self.publish(publication)
+    }
+
+    /// All that the database holds.
+    pub(super) async fn prepare_all(&mut self) -> Result<Publication, PublishError> {
+        let mut snapshot = self.store.snapshot().await?;
+        let mut unserved = Vec::new();
+        if self.revision == 0 {
+            self.learn(&snapshot.objects);
+            unserved = unserved::set_aside(&self.store, &self.directory, &mut snapshot).await?;
+        }
+        let publication = self.prepare(&snapshot)?;
+        Ok(Publication { unserved, ..publication })
+    }
+
+    /// All of that, to be published.
+    pub(super) fn prepare(&mut self, snapshot: &Snapshot) -> Result<Publication, PublishError> {
+        self.learn(&snapshot.objects);
+        let mut publication = Publication::default();
+        let mut changes: BTreeMap<i64, Vec<(i64, Option<Service>)>> = BTreeMap::new();
+        // A fleet that is known stays known, even if the database forgot it.
+        let known = self.fleets.keys().chain(&snapshot.clusters).chain(self.routes.keys());
+        changes.extend(known.map(|cluster| (*cluster, Vec::new())));
+        for row in &snapshot.rows {
+            let fleet = changes.entry(row.definition.cluster_id).or_default();
+            fleet.push((row.id, valid(row)));
+        }
+        self.fleets.clear();
+        self.pending.clear();
+        self.lanes.clear();
+        let layers = self.raw.all(snapshot);
+        if self.revision == 0 {
+            self.publish_labels(snapshot.revision, &layers)?;
+        }
+        for layer in &layers {
+            layer.replace(self.to(&mut publication, layer.scope()));
+        }
+        publication.cost.resources = layers.iter().map(RawLayer::len).sum();
+        for (cluster, services) in changes {
+            self.change(&mut publication, cluster, services);
+        }
+        self.revision = snapshot.revision;
+        Ok(publication)
+    }
+
+    /// At the start, when nobody is connected, each layer that has a label is
+    /// published by itself, since a transaction has one for all that changes.
+    fn publish_labels(&self, revision: i64, layers: &[RawLayer]) -> Result<(), PublishError> {
+        for layer in layers {
+            let Some(label) = layer.label() else { continue };
+            let mut transaction = Transaction::new();
+            transaction.source_revision(revision.unsigned_abs()).label(label);
+            layer.replace(&mut transaction);
+            let _ = self.cache.commit(transaction)?;
+        }
+        Ok(())
+    }
+}

@@ -20,10 +20,10 @@
 //! * `type_url`: the types, and what the protocol demands of each, as one table
 //! * `collection`: names that say to which collection they belong
 //! * `schema`: which fields are maps, so that equal messages hash alike
-//! * `resource`: a resource, encoded once for both variants
+//! * `resource`: a resource; in `builder`, how it is encoded, once for both variants
 //! * `view`: what a stream reads from, implemented by a cache
 //! * `whole`: all of a type at a view, encoded once for every stream that is owed all of it
-//! * `wire`: the messages
+//! * `wire`: the messages; `field`: what of them is encoded by hand
 //! * `subscription`: what a client subscribes to
 //! * `type_stream`: one type on one stream: what it subscribes to, and what it is owed; in `changes`, what
 //!   changed of it, in `claim`, what a client has from before, in `usage`, what it may use,
@@ -44,6 +44,7 @@
 mod answer;
 mod collection;
 mod event;
+mod field;
 mod gates;
 mod limits;
 mod machine;

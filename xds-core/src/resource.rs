@@ -2,15 +2,15 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
-use prost::{
-    Message, Name,
-    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
-};
+use bytes::Bytes;
+use prost::{Message, Name};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+mod builder;
+
+pub use self::builder::ResourceBuilder;
 use crate::{
-    Any, DeltaResource, Schema, TypeUrl, Variant,
+    TypeUrl, Variant,
     collection::{self, collection_of, normal},
 };
 
@@ -102,27 +102,13 @@ impl Resource {
         name: impl Into<Arc<str>>,
         value: impl Into<Bytes>,
     ) -> ResourceBuilder<'static> {
-        ResourceBuilder {
-            type_url: type_url.into(),
-            name: normal(name),
-            value: value.into(),
-            aliases: Vec::new(),
-            ttl: None,
-            is_on_demand: false,
-            version: None,
-            schema: None,
-            references: Vec::new(),
-            warms_unseen: false,
-            is_absent: false,
-        }
+        ResourceBuilder::new(type_url.into(), name, value.into())
     }
 
     /// That there is nothing of this name, to hide what would otherwise be seen. It never reaches a client.
     #[must_use]
     pub fn absent(type_url: impl Into<TypeUrl>, name: impl Into<Arc<str>>) -> Resource {
-        let mut builder = Resource::raw(type_url, name, Bytes::new());
-        builder.is_absent = true;
-        builder.build()
+        Resource::raw(type_url, name, Bytes::new()).absent().build()
     }
 
     /// Whether this says that there is nothing of its name.
@@ -268,191 +254,15 @@ impl fmt::Debug for Resource {
     }
 }
 
-/// A resource that is being made; see [`Resource::of`] and [`Resource::raw`].
-#[derive(Debug, Clone)]
-#[must_use = "a resource comes into being by `build`"]
-pub struct ResourceBuilder<'a> {
-    type_url: TypeUrl,
-    name: Arc<str>,
-    value: Bytes,
-    aliases: Vec<Arc<str>>,
-    version: Option<String>,
-    schema: Option<&'a Schema>,
-    references: Vec<Key>,
-    warms_unseen: bool,
-    is_absent: bool,
-    ttl: Option<Duration>,
-    is_on_demand: bool,
-}
-
-impl<'a> ResourceBuilder<'a> {
-    /// Hashes by this schema, so that equal messages have equal versions although protobuf encodes maps
-    /// in any order. Without one, a resource is hashed as it is encoded.
-    pub fn schema<'b>(self, schema: &'b Schema) -> ResourceBuilder<'b>
-    where
-        'a: 'b,
-    {
-        ResourceBuilder { schema: Some(schema), ..self }
-    }
-
-    /// What the resource refers to.
-    pub fn references(mut self, references: impl IntoIterator<Item = Key>) -> Self {
-        self.references.extend(references);
-        self
-    }
-
-    /// A client needs more than what the resource refers to before it can use it: see
-    /// [`Resource::warms_unseen`].
-    pub fn warming_unseen(mut self, warms_unseen: bool) -> Self {
-        self.warms_unseen = warms_unseen;
-        self
-    }
-
-    /// Other names that it goes by: a delta subscription to one of them is one to it (D-17). An alias
-    /// should belong to one resource only; a name goes before an alias.
-    pub fn aliases<N: Into<Arc<str>>>(mut self, aliases: impl IntoIterator<Item = N>) -> Self {
-        self.aliases.extend(aliases.into_iter().map(Into::into));
-        self.aliases.sort_unstable();
-        self.aliases.dedup();
-        self
-    }
-
-    /// Keeps the resource out of what a wildcard or a glob covers: only those get it who ask for it by name
-    /// (V-09).
-    pub fn on_demand(mut self) -> Self {
-        self.is_on_demand = true;
-        self
-    }
-
-    /// For how long the resource is good, unless it is sent again: a client then drops it by itself, should
-    /// this server be gone (T-01). It is told in time that it is still good, as long as the resource is
-    /// there.
-    ///
-    /// Only those clients are told for which the server's own rule says so, and never about endpoints,
-    /// virtual hosts and the like, where it does nothing, or harm: see [`TypePolicy::bears_ttl`].
-    ///
-    /// [`TypePolicy::bears_ttl`]: crate::TypePolicy::bears_ttl
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = Some(ttl);
-        self
-    }
-
-    /// The version that clients see, in place of the content's hash.
-    pub fn version(mut self, version: impl Into<String>) -> Self {
-        self.version = Some(version.into());
-        self
-    }
-
-    /// Hashes and encodes the resource, once for all clients. Costs two passes over its bytes.
-    #[must_use]
-    pub fn build(self) -> Resource {
-        let hash = match self.schema {
-            Some(schema) => schema.hash(self.type_url.message_name(), &self.value),
-            None => xxh3_64_with_seed(&self.value, 0),
-        };
-        // Clients are told of aliases, so another set of them is another content.
-        let hash = self
-            .aliases
-            .iter()
-            .fold(hash, |hash, alias| xxh3_64_with_seed(alias.as_bytes(), hash.rotate_left(1)));
-        let hash = self.ttl.map_or(hash, |ttl| {
-            xxh3_64_with_seed(&ttl.as_nanos().to_le_bytes(), hash.rotate_left(1))
-        });
-        let version = self.version.clone().unwrap_or_else(|| format!("{hash:016x}"));
-        let (entry, any_at) = self.encode_entry(&version);
-        let lease = self.ttl.map(|ttl| Box::new(self.lease(&version, ttl)));
-        Resource(Arc::new(Inner {
-            value_at: entry.len() - self.value.len(),
-            collection: collection_of(&self.type_url, &self.name),
-            is_on_demand: self.is_on_demand,
-            lease,
-            type_url: self.type_url,
-            name: self.name,
-            aliases: self.aliases.into(),
-            has_own_version: self.version.is_some(),
-            version,
-            hash,
-            entry,
-            any_at,
-            references: self.references.into(),
-            warms_unseen: self.warms_unseen,
-            is_absent: self.is_absent,
-        }))
-    }
-
-    fn lease(&self, version: &str, ttl: Duration) -> Lease {
-        let any = Any { type_url: self.type_url.as_str().to_owned(), value: self.value.clone() };
-        let heartbeat = DeltaResource {
-            version: version.to_owned(),
-            name: self.name.to_string(),
-            ttl: Some(ttl.into()),
-            ..DeltaResource::default()
-        };
-        let aliases = self.aliases.iter().map(ToString::to_string).collect();
-        let whole = DeltaResource { resource: Some(any), aliases, ..heartbeat.clone() };
-        let type_url = TypeUrl::of::<DeltaResource>().as_str().to_owned();
-        let wrapped = Any { type_url, value: whole.encode_to_vec().into() };
-        let field = |message: &[u8]| {
-            let mut field = BytesMut::with_capacity(field_len(RESOURCES, message.len()));
-            put_field(RESOURCES, message, &mut field);
-            field.freeze()
-        };
-        Lease {
-            ttl,
-            delta: field(&whole.encode_to_vec()),
-            sotw: field(&wrapped.encode_to_vec()),
-            heartbeat: field(&heartbeat.encode_to_vec()),
-        }
-    }
-
-    /// Encodes a field `resources = Resource { name, version, aliases, resource: Any }` with the `Any`
-    /// last, and says where the field that holds the `Any` begins.
-    fn encode_entry(&self, version: &str) -> (Bytes, usize) {
-        let any_len = field_len(1, self.type_url.len()) + field_len(2, self.value.len());
-        let aliases: usize = self.aliases.iter().map(|alias| field_len(4, alias.len())).sum();
-        let resource_len = field_len(3, self.name.len())
-            + field_len(1, version.len())
-            + aliases
-            + field_len(RESOURCES, any_len);
-        let mut entry = BytesMut::with_capacity(field_len(RESOURCES, resource_len));
-        encode_key(RESOURCES, WireType::LengthDelimited, &mut entry);
-        encode_varint(resource_len as u64, &mut entry);
-        put_field(3, self.name.as_bytes(), &mut entry);
-        put_field(1, version.as_bytes(), &mut entry);
-        self.aliases.iter().for_each(|alias| put_field(4, alias.as_bytes(), &mut entry));
-        let any_at = entry.len();
-        encode_key(RESOURCES, WireType::LengthDelimited, &mut entry);
-        encode_varint(any_len as u64, &mut entry);
-        put_field(1, self.type_url.as_bytes(), &mut entry);
-        put_field(2, &self.value, &mut entry);
-        (entry.freeze(), any_at)
-    }
-}
-
-/// The tag of `resources` in both responses, and of `Resource.resource`: that they agree is what lets
-/// one buffer be all of them.
-pub(crate) const RESOURCES: u32 = 2;
-
-/// The encoded length of a length-delimited field.
-pub(crate) fn field_len(tag: u32, len: usize) -> usize {
-    key_len(tag) + encoded_len_varint(len as u64) + len
-}
-
-/// Encodes a length-delimited field.
-pub(crate) fn put_field(tag: u32, value: &[u8], buffer: &mut BytesMut) {
-    put_head(tag, value.len(), buffer);
-    buffer.extend_from_slice(value);
-}
-
-/// Encodes what comes before the value of a length-delimited field.
-pub(crate) fn put_head(tag: u32, len: usize, buffer: &mut BytesMut) {
-    encode_key(tag, WireType::LengthDelimited, buffer);
-    encode_varint(len as u64, buffer);
-}
-
 #[cfg(test)]
 mod tests {
+    use prost::encoding::WireType;
+
     use super::*;
+    use crate::{
+        Any, DeltaResource,
+        field::{RESOURCES, field_len},
+    };
 
     #[test]
     fn one_buffer_is_the_entry_of_both_variants() {

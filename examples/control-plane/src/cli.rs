@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::history_commands::{History, Rollback};
 use crate::retention::Retention;
@@ -167,6 +167,10 @@ pub struct Serve {
     /// spread over several servers; 0 for as old as they like.
     #[arg(long, env = "CONNECTION_AGE_S", default_value_t = 0)]
     pub connection_age_s: u64,
+    /// Whether, of several servers on one PostgreSQL, one that has more streams than its
+    /// share ends some, so that they come back at others.
+    #[arg(long, env = "FAIR_SHARE", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    pub fair_share: bool,
     /// How many connections Envoys may have; the others wait. 0 for as many as come.
     #[arg(long, env = "CONNECTIONS_MAX", default_value_t = 0)]
     pub connections_max: usize,

@@ -138,6 +138,7 @@ impl Database {
                 include_str!("../migrations/sqlite/0005_access.sql"),
                 include_str!("../migrations/sqlite/0006_history.sql"),
                 include_str!("../migrations/sqlite/0007_rollouts.sql"),
+                include_str!("../migrations/sqlite/0008_replicas.sql"),
             ],
             Driver::Postgres(_) => [
                 include_str!("../migrations/postgres/0001_services.sql"),
@@ -147,6 +148,7 @@ impl Database {
                 include_str!("../migrations/postgres/0005_access.sql"),
                 include_str!("../migrations/postgres/0006_history.sql"),
                 include_str!("../migrations/postgres/0007_rollouts.sql"),
+                include_str!("../migrations/postgres/0008_replicas.sql"),
             ],
         };
         let names = [
@@ -157,6 +159,7 @@ impl Database {
             "access",
             "history",
             "rollouts",
+            "replicas",
         ];
         let steps = (1..).zip(names).zip(sql);
         let migration = |((version, name), sql): ((i64, &'static str), &'static str)| {

@@ -257,7 +257,7 @@ pub(crate) async fn note_withdrawn(
 }
 
 /// What tells a server's notes from those of others.
-fn server() -> String {
+pub(crate) fn server() -> String {
     format!("{:016x}", RandomState::new().hash_one(std::process::id()))
 }
 

@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 use deltaplane_server::Revision;
 use tokio::sync::watch;
 
+use crate::replicas::Replicas;
 use crate::tls::TlsStatus;
 
 /// The state of the server at one moment.
@@ -42,6 +43,8 @@ pub struct Status {
     pub rows_translated: u64,
     /// How many resources were built, encoded and hashed since the start.
     pub resources_built: u64,
+    /// The servers on the database, if that is known.
+    pub replicas: Option<Replicas>,
 }
 
 /// A change that clients are told of.

@@ -69,6 +69,7 @@ pub mod raw_store;
 pub mod record;
 pub mod reload;
 pub mod remote;
+pub mod replicas;
 pub mod rest;
 pub mod retention;
 pub mod rollback;

@@ -317,6 +317,7 @@ fn clients(page: &Page, running: &Running) -> Result<(), Error> {
     for (client, fate) in running.server.delivery(running.cache.revision()).clients {
         *clients.entry([variant(&client), State::of(&fate).word()]).or_default() += 1;
     }
+    replicas(page, running)?;
     let Occupancy { connections, refused, aged, shed, .. } = running.server.occupancy();
     page.gauge("deltaplane_xds_connections", "Connections of clients", float(connections as u64))?;
     let help = "Streams that were refused, since there were too many or too little memory was left";
@@ -327,6 +328,17 @@ fn clients(page: &Page, running: &Running) -> Result<(), Error> {
     let clients = clients.into_iter().map(|(labels, count)| (labels, float(count)));
     let help = "Streams of discovery, by variant and by how far their clients are";
     page.gauges("deltaplane_xds_streams", help, ["variant", "state"], clients)
+}
+
+/// The servers on one database, over which clients spread.
+fn replicas(page: &Page, running: &Running) -> Result<(), Error> {
+    let replicas = running.health.status().replicas;
+    let servers = replicas.map_or(0, |replicas| replicas.servers);
+    let help = "Servers on the database, this one included; 0 if that is not known";
+    page.gauge("deltaplane_replicas", help, float(servers))?;
+    let share = replicas.and_then(|replicas| replicas.share).unwrap_or_default();
+    let help = "How many streams should stay while some are ended, since other servers have less; 0 if none is";
+    page.gauge("deltaplane_xds_streams_fair_share", help, float(share))
 }
 
 fn traffic(page: &Page, running: &Running) -> Result<(), Error> {

@@ -31,7 +31,7 @@ use crate::store::Store;
 use crate::tls::{Files, TlsError};
 use crate::token::TokenError;
 use crate::traffic::Traffic;
-use crate::{audit, delivery, reload, rest, retention, scope};
+use crate::{audit, delivery, reload, replicas, rest, retention, scope};
 
 /// How long what is left may take to end when clients had their time to.
 const LATE: Duration = Duration::from_secs(1);
@@ -122,6 +122,8 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     let (kept, log) = (arguments.retention(), running.health.clone());
     tokio::spawn(retention::run(running.store.clone(), log, kept));
     tokio::spawn(audit::keep(running.store.clone(), days(arguments.audit_days)));
+    let spread = replicas::spread(running.clone(), arguments.fair_share, stopped(stop.clone()));
+    let spread = tokio::spawn(spread);
 
     let (xds_address, http_address) = (xds.local_addr()?, http.local_addr()?);
     let router = rest::router(running.clone(), metrics);
@@ -161,6 +163,8 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
         result = faces => result.map(drop)?,
         () = late(stop.clone(), seconds(arguments.shutdown_s)) => tracing::warn!("some connections did not end in time"),
     }
+    // Long since done, but where nobody was connected.
+    let _ = tokio::time::timeout(LATE, spread).await;
     running.store.close().await;
     tracing::info!("stopped");
     Ok(())

@@ -24,7 +24,7 @@ use crate::service::{Definition, FieldError, Row, Service};
 use crate::upstream::is_pem;
 use crate::watch::Watch;
 use crate::write::Origin;
-use crate::{metrics, raw_store, validate};
+use crate::{delivery, metrics, raw_store, validate};
 
 /// The triggers keep the changes of this many revisions.
 const LOG_REVISIONS: i64 = 10_000;
@@ -78,6 +78,8 @@ pub struct Store {
     /// Whether its tables are up to date.
     is_prepared: Arc<AtomicBool>,
     origin: Origin,
+    /// What tells this server from others on the same database.
+    pub(crate) server: Arc<str>,
 }
 
 impl Store {
@@ -92,7 +94,8 @@ impl Store {
     /// The same for one that cannot be reached yet: nothing is asked of it.
     pub(crate) fn unprepared(database: Database) -> Store {
         let (pool, written) = (database.pool(), Arc::new(Notify::new()));
-        Store { database, pool, written, origin: Origin::default(), is_prepared: Arc::default() }
+        let (origin, server) = (Origin::default(), delivery::server().into());
+        Store { database, pool, written, origin, is_prepared: Arc::default(), server }
     }
 
     /// Brings the tables up to date, if that was not done yet.
@@ -116,6 +119,11 @@ impl Store {
     /// Whose writes these are.
     pub(crate) fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    /// Whether other servers may be on the same database.
+    pub(crate) fn has_others(&self) -> bool {
+        matches!(self.database.driver, Driver::Postgres(_))
     }
 
     /// How many connections to the database are idle, and how many there are.

@@ -26,25 +26,37 @@ pub(crate) struct Unserved {
 }
 
 impl Store {
-    /// Notes that a fleet has this revision, and is to get a later one.
+    /// Notes that a fleet has this revision at this server, and is to get a later one.
     pub(crate) async fn note_unserved(&self, fleet: &str, has: i64) -> Result<(), StoreError> {
-        let sql =
-            "INSERT INTO rollouts (fleet, has) VALUES ($1, $2) ON CONFLICT (fleet) DO NOTHING";
+        let sql = "INSERT INTO rollouts (fleet, has, server) VALUES ($1, $2, $3) \
+                   ON CONFLICT (fleet, server) DO NOTHING";
         let query = sqlx::query(sql).bind(fleet.to_owned()).bind(has);
+        let query = query.bind(self.server.to_string());
         within(PATIENCE, async { query.execute(&self.pool).await }).await.map(drop)
     }
 
-    /// Notes that a fleet has all that is stored, or will have it in any case.
+    /// Notes that a fleet has all that is stored at this server, or will have it in any case. What servers noted
+    /// that are there no more, is no more as well.
     pub(crate) async fn note_served(&self, fleet: &str) -> Result<(), StoreError> {
-        let query = sqlx::query("DELETE FROM rollouts WHERE fleet = $1").bind(fleet.to_owned());
+        let query = match self.has_others() {
+            true => sqlx::query(
+                "DELETE FROM rollouts WHERE fleet = $1 AND (server = $2 OR server NOT IN (SELECT server \
+                 FROM replicas WHERE seen > clock_timestamp() - INTERVAL '10 seconds'))",
+            )
+            .bind(fleet.to_owned())
+            .bind(self.server.to_string()),
+            false => sqlx::query("DELETE FROM rollouts WHERE fleet = $1").bind(fleet.to_owned()),
+        };
         within(PATIENCE, async { query.execute(&self.pool).await }).await.map(drop)
     }
 
-    /// Each fleet that is noted, with what changed since the revision that it has.
+    /// Each fleet that is noted, with what changed since the revision that it has wherever it is.
     async fn unserved(&self, until: i64) -> Result<Vec<(String, i64, Vec<Record>)>, StoreError> {
         within(BULK_PATIENCE, async {
             let mut tx = self.begin_read().await?;
-            let noted = sqlx::query("SELECT fleet, has FROM rollouts ORDER BY fleet");
+            let noted = sqlx::query(
+                "SELECT fleet, min(has) AS has FROM rollouts GROUP BY fleet ORDER BY fleet",
+            );
             let mut unserved = Vec::new();
             for row in noted.fetch_all(&mut *tx).await? {
                 let (fleet, has): (String, i64) = (row.try_get("fleet")?, row.try_get("has")?);

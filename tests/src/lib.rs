@@ -16,6 +16,7 @@
 //! * [`proxy`]: the network before a database, which can fail
 //! * [`service`], [`listener`]: what is told to the server, and what Envoy's users see of it
 //! * [`load`]: thousands of requests in a second, none of which may fail
+//! * [`member`]: one of those who share what some of them are told first
 //! * [`witness`]: somebody who is served while others misbehave
 
 #![allow(
@@ -53,6 +54,7 @@ pub mod http;
 pub mod listener;
 pub mod load;
 pub mod machine;
+pub mod member;
 pub mod port;
 pub mod postgres;
 pub mod process;

@@ -5,70 +5,11 @@
 use std::time::Duration;
 
 use deltaplane_tests::load::{self, Load, Plan};
-use deltaplane_tests::{
-    Database, Deltaplane, Envoy, Kind, Listener, Upstream, Variant, wait_until,
-};
+use deltaplane_tests::member::{Member, cluster, put, stored, transact, web};
+use deltaplane_tests::{Database, Deltaplane, Kind, Upstream, Variant, wait_until};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
-
-/// Each Envoy has a listener of its own, and below it what both share.
-struct Member {
-    envoy: Envoy,
-    port: Listener,
-}
-
-impl Member {
-    fn join(server: &Deltaplane, node: &str, variant: Variant) -> Member {
-        let port = Listener::reserve();
-        put(server, node, &json!({"nodes": {"id": node}, "below": "shared"}));
-        let router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
-        let manager = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-        let routes = json!([{"match": {"prefix": "/"}, "route": {"cluster": "web"}}]);
-        let hosts = json!([{"name": "all", "domains": ["*"], "routes": routes}]);
-        let listener = json!({
-            "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
-            "name": "front",
-            "address": {"socket_address": {"address": "127.0.0.1", "port_value": port.port()}},
-            "filter_chains": [{"filters": [{"name": "http", "typed_config": {
-                "@type": manager, "stat_prefix": "front", "route_config": {"virtual_hosts": hosts},
-                "http_filters": [{"name": "router", "typed_config": {"@type": router}}]}}]}],
-        });
-        transact(server, &json!({"scope": node, "upserts": [{"resource": listener}]}));
-        let envoy = Envoy::start(&server.bootstrap(node, "shop", variant));
-        Member { envoy, port }
-    }
-
-    fn rejections(&self) -> u64 {
-        self.envoy.stat("cluster_manager.cds.update_rejected")
-    }
-}
-
-fn put(server: &Deltaplane, fleet: &str, definition: &Value) {
-    let path = format!("/api/v1/fleets/{fleet}");
-    let answer = server.ask("PUT", &path, Some(&definition.to_string()));
-    assert!(matches!(answer.status, 200 | 201), "{}", answer.body);
-}
-
-fn transact(server: &Deltaplane, transaction: &Value) -> Value {
-    let answer = server.ask("POST", "/api/v1/xds/transactions", Some(&transaction.to_string()));
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    answer.json()
-}
-
-fn web(upstream: &Upstream) -> Value {
-    json!({"resource": {
-        "@type": CLUSTER, "name": "web", "type": "STATIC", "connect_timeout": "1s",
-        "load_assignment": {"cluster_name": "web", "endpoints": [{"lb_endpoints": [{"endpoint": {
-            "address": {"socket_address": {"address": "127.0.0.1", "port_value": upstream.port()}}}}]}]},
-    }})
-}
-
-fn cluster(name: &str, kind: &str) -> Value {
-    json!({"resource": {"@type": CLUSTER, "name": name, "type": kind, "connect_timeout": "1s"}})
-}
 
 fn rollout(server: &Deltaplane) -> Value {
     server.ask("GET", "/api/v1/fleets/shared/rollout", None).json()
@@ -209,14 +150,6 @@ fn bad(server: &mut Deltaplane, [first, other]: [&Member; 2], [a, b]: [&Upstream
     ] {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
-}
-
-/// What is stored in a scope, but for when it came to be so.
-fn stored(server: &Deltaplane, scope: &str) -> Vec<(Value, Value)> {
-    let path = format!("/api/v1/xds/scopes/{scope}/resources");
-    let resources = server.ask("GET", &path, None).json();
-    let resources = resources.as_array().into_iter().flatten();
-    resources.map(|it| (it["name"].clone(), it["version"].clone())).collect()
 }
 
 fn rolled_back(server: &Deltaplane, [first, other]: [&Member; 2], a: &Upstream) {

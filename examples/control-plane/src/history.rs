@@ -3,6 +3,8 @@
 //! The triggers note how each revision left each row. How a row was at a revision is
 //! what the last one up to it noted.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Row as _, Transaction};
@@ -10,6 +12,7 @@ use utoipa::IntoParams;
 
 use crate::database::{BULK_PATIENCE, PATIENCE};
 use crate::record::{Key, Record};
+use crate::rollback::ITSELF;
 use crate::store::{Store, StoreError, within};
 
 /// The most revisions that are listed at once.
@@ -172,11 +175,22 @@ pub(crate) async fn between(tx: &mut Tx, from: i64, to: i64) -> Result<Vec<Recor
     Ok(records.into_iter().filter(|record| record.was != record.is).collect())
 }
 
-/// The rows that changed after a revision.
-pub(crate) async fn changed_since(tx: &mut Tx, revision: i64) -> Result<Vec<Key>, sqlx::Error> {
-    let sql = "SELECT DISTINCT kind, place, type_url, name FROM history WHERE revision > $1";
-    let rows = sqlx::query(sql).bind(revision).fetch_all(&mut **tx).await?;
-    rows.iter().map(Key::read).collect()
+/// The rows that changed after a revision, up to another one; with the revision of the last change, if that was
+/// rolled back by itself.
+pub(crate) async fn changed(
+    tx: &mut Tx,
+    after: i64,
+    until: i64,
+) -> Result<BTreeMap<Key, Option<i64>>, sqlx::Error> {
+    let sql = "SELECT h.kind, h.place, h.type_url, h.name, r.revision AS back \
+               FROM (SELECT max(seq) AS seq FROM history WHERE revision > $1 AND revision <= $2 \
+                     GROUP BY kind, place, type_url, name) AS last \
+               JOIN history h ON h.seq = last.seq \
+               LEFT JOIN revisions r ON r.revision = h.revision AND r.author = $3 \
+                   AND r.back_to IS NOT NULL";
+    let query = sqlx::query(sql).bind(after).bind(until).bind(ITSELF.to_owned());
+    let rows = query.fetch_all(&mut **tx).await?;
+    rows.iter().map(|row| Ok((Key::read(row)?, row.try_get("back")?))).collect()
 }
 
 fn made(row: &AnyRow) -> Result<Made, sqlx::Error> {

@@ -218,7 +218,7 @@ async fn back(
     let origin = caller.store(&app).origin().clone();
     let label = how.label.filter(|label| !label.is_empty()).or_else(|| origin.label.clone());
     let rollback = Rollback { fleet: how.fleet, dry_run: how.dry_run, ..Rollback::to(to) };
-    let RolledBack { revision, changes } = roll_back(&app, &rollback, origin.called(label)).await?;
+    let RolledBack { revision, changes, .. } = roll_back(&app, &rollback, origin.called(label)).await?;
     if !changes.is_empty() && !rollback.dry_run {
         caller.wrote(revision);
     }

@@ -4,7 +4,7 @@
 //! ```text
 //!  REST ──> store (SQLite, PostgreSQL) ──> publisher ──> Cache ──> XdsServer ──> Envoy
 //!  psql ──────┘          watch ──────────────┘  ├ translate, raw
-//!                                               └ pending, rollouts
+//!                                               └ pending, lanes
 //! ```
 //!
 //! It is thin on purpose: what it does not take from
@@ -35,6 +35,7 @@ mod delivery;
 mod diff;
 mod document;
 mod draft;
+mod elsewhere;
 mod envoy_api;
 pub mod fleets;
 pub mod health;
@@ -46,6 +47,7 @@ pub mod host;
 mod http_listener;
 mod identity;
 mod import;
+mod lanes;
 mod last_known_good;
 pub mod message;
 pub mod metrics;
@@ -92,6 +94,7 @@ pub mod token;
 pub mod tokens;
 pub mod traffic;
 pub mod translate;
+mod trial;
 mod unserved;
 pub mod upstream;
 pub mod validate;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use deltaplane_server::{Resource, Transaction, TypeUrl, envoy};
 
+use crate::lanes::Lanes;
 use crate::message::Message;
-use crate::rollouts::Lanes;
 use crate::scope;
 use crate::translate::{Difference, Removal};
 use crate::unserved::Unserved;

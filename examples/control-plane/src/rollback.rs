@@ -10,7 +10,7 @@ use crate::certificates::Certificate;
 use crate::columns::restored;
 use crate::database::{BULK_PATIENCE, PATIENCE};
 use crate::fleets::{Fleet, Validation};
-use crate::history::{between, changed_since, exists, oldest};
+use crate::history::{between, changed, exists, oldest};
 use crate::objects::{self, Kind, Named, Object};
 use crate::problem::Fault;
 use crate::raw::RawTransaction;
@@ -26,6 +26,9 @@ use crate::write::{Origin, Write};
 /// How many services one statement deletes.
 const ROWS: usize = 500;
 
+/// Whose name is on what is rolled back by itself.
+pub(crate) const ITSELF: &str = "deltaplane";
+
 /// For how long what somebody was told he can return to is kept.
 const KEPT: Duration = Duration::from_secs(600);
 
@@ -39,7 +42,8 @@ pub struct Rollback {
     /// certificates, stays as it is then.
     pub fleet: Option<String>,
     /// Only what changed up to this revision, and not since: what others wrote later
-    /// stays. So do the settings of fleets, which no client can reject.
+    /// stays. So do the settings of fleets, which no client can reject, and what was brought
+    /// back by such a rollback itself.
     pub until: Option<i64>,
     /// Nothing is written: it is only told what would be.
     pub dry_run: bool,
@@ -53,6 +57,8 @@ pub struct RolledBack {
     pub revision: i64,
     /// What it changed.
     pub changes: Vec<Change>,
+    /// The revision at which somebody else had done it before, where it is done by itself.
+    pub already: Option<i64>,
 }
 
 /// Why nothing was rolled back.
@@ -102,20 +108,29 @@ impl Rollback {
         Rollback { to: revision, ..Rollback::default() }
     }
 
-    /// The changes from how it is to how it was.
-    async fn records(&self, app: &Running, write: &mut Write) -> Result<Vec<Record>, sqlx::Error> {
+    /// The changes from how it is to how it was; and the revision at which some of it went back by itself, if
+    /// that is what is to be done.
+    async fn records(
+        &self,
+        app: &Running,
+        write: &mut Write,
+    ) -> Result<(Vec<Record>, Option<i64>), sqlx::Error> {
         let mut records = between(write, self.to, self.until.unwrap_or(i64::MAX)).await?;
-        if let Some(until) = self.until {
-            let later = changed_since(write, until).await?;
-            let is_served = |record: &Record| record.key.kind != Fleet::KIND;
-            records.retain(|record| is_served(record) && !later.contains(&record.key));
-        }
         if let Some(fleet) = &self.fleet {
             let scopes = app.fleets.own_scopes(fleet);
             let is_own = |scope: &str| scopes.iter().any(|own| own == scope);
             records.retain(|record| record.scopes().any(is_own));
         }
-        Ok(records.into_iter().map(Record::reversed).collect())
+        let mut already = None;
+        if let Some(until) = self.until {
+            records.retain(|record| record.key.kind != Fleet::KIND);
+            let later = changed(write, until, i64::MAX).await?;
+            already = records.iter().filter_map(|record| *later.get(&record.key)?).max();
+            let before = changed(write, self.to, until).await?;
+            let is_back = |key: &Key| before.get(key).is_some_and(Option::is_some);
+            records.retain(|record| !later.contains_key(&record.key) && !is_back(&record.key));
+        }
+        Ok((records.into_iter().map(Record::reversed).collect(), already))
     }
 
     /// What would leave the fleet, or come to it from another.
@@ -147,7 +162,7 @@ pub async fn roll_back(
     let store = app.store.by(origin.called(Some(label)));
     let done = tokio::time::timeout(BULK_PATIENCE, attempt(app, &store, rollback)).await;
     match done.unwrap_or(Err(StoreError::Silent(BULK_PATIENCE).into())) {
-        Ok((revision, records)) => {
+        Ok(Done { revision, records, already }) => {
             match rollback.dry_run {
                 true => store.keep(rollback.to).await?,
                 false => store.written.notify_one(),
@@ -155,7 +170,7 @@ pub async fn roll_back(
             // Many take a while, in which others want to be answered.
             let changes = move || records.iter().map(Record::change).collect();
             let changes = tokio::task::spawn_blocking(changes).await.unwrap_or_default();
-            Ok(RolledBack { revision, changes })
+            Ok(RolledBack { revision, changes, already })
         }
         Err(error) => {
             if let RollbackError::Dropped { oldest, .. } = &error {
@@ -166,12 +181,18 @@ pub async fn roll_back(
     }
 }
 
-/// Returns the revision, and the changes that it made.
+/// The revision that a rollback is, and the changes that it made.
+struct Done {
+    revision: i64,
+    records: Vec<Record>,
+    already: Option<i64>,
+}
+
 async fn attempt(
     app: &Running,
     store: &Store,
     rollback: &Rollback,
-) -> Result<(i64, Vec<Record>), RollbackError> {
+) -> Result<Done, RollbackError> {
     let mut write = store.begin_batch().await?;
     let last = store::revision(&mut write).await?;
     if !exists(&mut write, rollback.to).await? {
@@ -182,18 +203,19 @@ async fn attempt(
             _ => RollbackError::Unknown { asked: rollback.to, last },
         });
     }
-    let records = rollback.records(app, &mut write).await?;
+    let (records, already) = rollback.records(app, &mut write).await?;
     let moved = rollback.moved(app, &records);
     if !moved.is_empty() {
         return Err(RollbackError::Conflict(moved));
     }
     restore(app, &mut write, &records).await?;
     if rollback.dry_run || records.is_empty() {
-        return Ok((last, records));
+        let already = already.filter(|_| records.is_empty());
+        return Ok(Done { revision: last, records, already });
     }
     keep(&mut write, last).await?;
     write.goes_back_to(rollback.to);
-    Ok((write.commit().await?, records))
+    Ok(Done { revision: write.commit().await?, records, already: None })
 }
 
 /// First all goes that is to be otherwise, so that nothing is in the way of what comes.

@@ -23,7 +23,7 @@ use crate::write::Origin;
 const OPEN: [&str; 4] = ["/healthz", "/readyz", "/openapi.json", "/docs"];
 
 /// What looks itself for which fleets a token is good. All else is for tokens that are good for every fleet.
-const BY_FLEET: [&str; 17] = [
+const BY_FLEET: [&str; 20] = [
     "/api/v1/services",
     "/api/v1/services/import",
     "/api/v1/services/{id}",
@@ -38,6 +38,9 @@ const BY_FLEET: [&str; 17] = [
     "/api/v1/xds/scopes",
     "/api/v1/xds/scopes/{scope}",
     "/api/v1/xds/scopes/{scope}/resources",
+    "/api/v1/revisions",
+    "/api/v1/revisions/{revision}",
+    "/api/v1/rollback/{revision}",
     "/xds/stats",
     "/xds/clients",
     "/xds/clients/{node}",
@@ -176,6 +179,24 @@ impl Caller {
     /// Whether the state of a fleet may be shown to him.
     pub(crate) fn reads(&self, fleet: &str) -> bool {
         self.is_allowed(|rights| rights.may_read(fleet))
+    }
+
+    /// Whether the state of every fleet may be shown to him, and of what belongs to none.
+    pub(crate) fn reads_all(&self) -> bool {
+        self.reads(ALL)
+    }
+
+    /// The fleets that he was given to read, or to write.
+    pub(crate) fn fleets(&self) -> BTreeSet<String> {
+        let rights = self.0.token.as_ref().map(|token| &token.rights);
+        let named = rights.into_iter().flat_map(|rights| rights.read.union(&rights.write));
+        named.cloned().collect()
+    }
+
+    /// The fleets that he may write; nothing, if he may write every one.
+    pub(crate) fn writes_only(&self) -> Option<BTreeSet<String>> {
+        let rights = self.0.token.as_ref().map(|token| &token.rights);
+        rights.filter(|rights| !rights.may_write(ALL)).map(|rights| rights.write.clone())
     }
 
     /// Whether he may write every fleet.

@@ -296,7 +296,7 @@ async fn client(
 }
 
 /// Who belongs to a fleet is shown to who may read that; who belongs to none, to who may read all.
-fn is_shown(client: &Client, caller: &Caller) -> bool {
+pub(crate) fn is_shown(client: &Client, caller: &Caller) -> bool {
     caller.reads(scope::name(&client.scopes).unwrap_or(ALL))
 }
 

@@ -10,6 +10,8 @@ use serde_json::Value;
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
+use crate::access::Caller;
+use crate::client_rest::is_shown;
 use crate::database::PATIENCE as DATABASE_PATIENCE;
 use crate::health::Status;
 use crate::problem::Fault;
@@ -216,11 +218,15 @@ impl Outcome {
         Outcome { withdrawn_from: Some(fleet.to_owned()), reasons: fault.reasons(), ..outcome }
     }
 
-    /// How it is with a revision that was published, at this moment.
-    pub(crate) fn now(app: &Running, revision: i64) -> Option<Outcome> {
+    /// How it is with a revision that was published, at this moment, at the clients that this caller may see.
+    pub(crate) fn now(app: &Running, caller: &Caller, revision: i64) -> Option<Outcome> {
         let status = app.health.status();
-        let published = status.published.filter(|_| status.revision >= revision)?;
-        Some(Outcome::of(&app.server.delivery(published.revision).clients))
+        let mut behind = status.behind.iter().filter(|(fleet, _)| caller.reads(fleet));
+        let is_published = status.read >= revision && behind.all(|(_, served)| *served >= revision);
+        let published = status.published.filter(|_| is_published)?;
+        let mut clients = app.server.delivery(published.revision).clients;
+        clients.retain(|(client, _)| is_shown(client, caller));
+        Some(Outcome::of(&clients))
     }
 }
 

@@ -377,6 +377,14 @@ impl Directory {
         self.owner(scope::of_cluster(cluster_id).as_str()).0
     }
 
+    /// The name of the fleet whose the services of a scope are.
+    pub(crate) fn name_of_scope(&self, scope: &str) -> String {
+        match scope::cluster_of(scope) {
+            Some(id) => self.name_of_cluster(id),
+            None => scope.to_owned(),
+        }
+    }
+
     /// The scopes of which a fleet's own resources and services are.
     pub(crate) fn own_scopes(&self, name: &str) -> Vec<String> {
         let fleets = self.fleets();

@@ -11,7 +11,7 @@ use sqlx::{Any, AssertSqlSafe, Row as _, Transaction};
 use utoipa::IntoParams;
 
 use crate::database::{BULK_PATIENCE, PATIENCE};
-use crate::record::{Key, Record};
+use crate::record::{Key, RESOURCE, Record};
 use crate::rollback::ITSELF;
 use crate::store::{Store, StoreError, within};
 
@@ -65,17 +65,56 @@ fn usual_limit() -> i64 {
     100
 }
 
-const MADE: &str = "SELECT r.revision, r.made_ms, r.author, r.label, r.back_to, \
-    (SELECT count(*) FROM (SELECT DISTINCT h.kind, h.place, h.type_url, h.name FROM history h \
-     WHERE h.revision = r.revision) AS keys) AS changes FROM revisions r";
+/// Where changes are looked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs)] // whoever makes one says all of it
+pub struct Places {
+    /// The scopes of raw resources.
+    pub resources: Vec<String>,
+    /// The scopes of all else.
+    pub others: Vec<String>,
+}
+
+impl Places {
+    /// All that is in some scopes.
+    pub(crate) fn of(scopes: Vec<String>) -> Places {
+        Places { resources: scopes.clone(), others: scopes }
+    }
+
+    /// Whether a row of the history is there, in SQL, where `text` makes a parameter.
+    fn condition<'a>(&'a self, text: &mut impl FnMut(&'a String) -> String) -> String {
+        let mut of = |kind: &str, scopes: &'a [String]| {
+            let mut list: Vec<String> = scopes.iter().map(&mut *text).collect();
+            // In no scope is nothing.
+            list.push("NULL".to_owned());
+            let list = list.join(", ");
+            format!(
+                "(h.kind {kind} '{RESOURCE}' AND (h.scope IN ({list}) OR h.left_scope IN ({list})))"
+            )
+        };
+        format!("({} OR {})", of("=", &self.resources), of("<>", &self.others))
+    }
+}
+
+/// Revisions, and how many rows each changed, of those that the condition is true of.
+fn select(condition: &str) -> String {
+    format!(
+        "SELECT r.revision, r.made_ms, r.author, r.label, r.back_to, \
+         (SELECT count(*) FROM (SELECT DISTINCT h.kind, h.place, h.type_url, h.name FROM history h \
+          WHERE h.revision = r.revision AND {condition}) AS keys) AS changes FROM revisions r"
+    )
+}
+
+/// All of them.
+const ANY: &str = "1 = 1";
 
 impl Store {
-    /// Revisions, the newest first; and whether there are more. `scopes` are those of
-    /// the fleet that is wanted.
+    /// Revisions, the newest first; and whether there are more. If there are places, it is
+    /// those, and that of those, that changed something there.
     pub async fn revisions(
         &self,
         wanted: &Wanted,
-        scopes: &[String],
+        places: Option<&Places>,
     ) -> Result<(Vec<Made>, bool), StoreError> {
         let mut conditions = Vec::new();
         let mut texts: Vec<&String> = Vec::new();
@@ -83,14 +122,10 @@ impl Store {
             texts.push(text);
             format!("${}", texts.len())
         };
-        if wanted.fleet.is_some() {
-            let scopes: Vec<String> = scopes.iter().map(&mut place).collect();
-            let scopes = scopes.join(", ");
-            conditions.push(format!(
-                "EXISTS (SELECT 1 FROM history h WHERE h.revision = r.revision \
-                 AND (h.scope IN ({scopes}) OR h.left_scope IN ({scopes})))"
-            ));
-        }
+        let is_there = places.map(|places| places.condition(&mut place));
+        conditions.extend(is_there.as_ref().map(|is_there| {
+            format!("EXISTS (SELECT 1 FROM history h WHERE h.revision = r.revision AND {is_there})")
+        }));
         let texts_wanted = [("r.author", &wanted.author), ("r.label", &wanted.label)];
         for (column, text) in texts_wanted {
             conditions.extend(text.as_ref().map(|text| format!("{column} = {}", place(text))));
@@ -99,7 +134,8 @@ impl Store {
         conditions.push(format!("r.revision < ${next}"));
         let all = conditions.join(" AND ");
         let limit = next + 1;
-        let sql = format!("{MADE} WHERE {all} ORDER BY r.revision DESC LIMIT ${limit}");
+        let made_of = select(is_there.as_deref().unwrap_or(ANY));
+        let sql = format!("{made_of} WHERE {all} ORDER BY r.revision DESC LIMIT ${limit}");
         let query = texts
             .iter()
             .fold(sqlx::query(AssertSqlSafe(sql)), |query, text| query.bind((*text).clone()));
@@ -122,7 +158,7 @@ impl Store {
     ) -> Result<Option<(Made, Vec<Record>)>, StoreError> {
         within(BULK_PATIENCE, async {
             let mut tx = self.begin_read().await?;
-            let sql = format!("{MADE} WHERE r.revision = $1");
+            let sql = format!("{} WHERE r.revision = $1", select(ANY));
             let found =
                 sqlx::query(AssertSqlSafe(sql)).bind(number).fetch_optional(&mut *tx).await?;
             let Some(found) = found else { return Ok(None) };

@@ -1,5 +1,6 @@
 //! The REST face of the history, and back to what it holds.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Json;
@@ -15,7 +16,7 @@ use utoipa_axum::routes;
 
 use crate::access::Caller;
 use crate::delivery::Outcome;
-use crate::history::{LIMIT_MAX, Made, Wanted};
+use crate::history::{LIMIT_MAX, Made, Places, Wanted};
 use crate::openapi::both;
 use crate::problem::{Fault, Problem};
 use crate::record::{Change, Record};
@@ -44,7 +45,8 @@ struct Shown {
     label: Option<String>,
     /// The revision whose state it brought back, if it was a rollback.
     back_to: Option<i64>,
-    /// How many services, resources and so on it changed.
+    /// How many services, resources and so on it changed; of those of the fleet, if one is asked for, and of those
+    /// that the token may read.
     changed: i64,
 }
 
@@ -58,7 +60,8 @@ struct InFull {
     /// tells what it changed.
     changes: Vec<Change>,
     /// What became of it at the clients of each server, and of what was published with it;
-    /// nothing, if no server published it yet.
+    /// nothing, if no server published it yet. For a token that may not read every fleet, how
+    /// it is now at the clients of this server that it may see, or why it was withdrawn.
     #[schema(value_type = Vec<Outcome>)]
     delivery: Vec<Value>,
 }
@@ -89,7 +92,8 @@ impl From<Made> for Shown {
     }
 }
 
-/// Revisions, the newest first: all, or those that the parameters say.
+/// Revisions, the newest first: all, or those that the parameters say. With a token that may
+/// not read every fleet, those that changed something of the fleets that it may.
 #[utoipa::path(
     get,
     path = "/api/v1/revisions",
@@ -108,6 +112,7 @@ impl From<Made> for Shown {
 )]
 async fn list(
     State(app): State<Running>,
+    caller: Caller,
     uri: Uri,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Response, Problem> {
@@ -123,12 +128,28 @@ async fn list(
     for (field, text) in texts {
         check_text(field, text.as_deref())?;
     }
-    let scopes = wanted.fleet.as_ref().map(|fleet| app.fleets.own_scopes(fleet));
-    let (found, has_more) = app.store.revisions(&wanted, &scopes.unwrap_or_default()).await?;
+    let places = places(&app, &caller, wanted.fleet.as_deref())?;
+    let (found, has_more) = app.store.revisions(&wanted, places.as_ref()).await?;
     let next = found.last().filter(|_| has_more).map(|last| older(&uri, last.revision));
     let found: Vec<Shown> = found.into_iter().map(Shown::from).collect();
     let next = next.map(|next| [(header::LINK, next)]);
     Ok((next.into_iter().next(), Json(found)).into_response())
+}
+
+/// Where a caller may look for changes, of all fleets or of one; nothing, if anywhere.
+fn places(app: &Running, caller: &Caller, fleet: Option<&str>) -> Result<Option<Places>, Problem> {
+    let fleets: BTreeSet<String> = match fleet {
+        None if caller.reads_all() => return Ok(None),
+        None => caller.fleets(),
+        Some(fleet) => {
+            caller.may_read(fleet)?;
+            BTreeSet::from([fleet.to_owned()])
+        }
+    };
+    let mut places = Places::of(fleets.iter().flat_map(|it| app.fleets.own_scopes(it)).collect());
+    places.resources.retain(|scope| caller.reads(scope));
+    places.others.retain(|scope| caller.reads(&app.fleets.name_of_scope(scope)));
+    Ok(Some(places))
 }
 
 fn older(uri: &Uri, before: i64) -> String {
@@ -138,7 +159,8 @@ fn older(uri: &Uri, before: i64) -> String {
     format!("<{}?{same}before={before}>; rel=\"next\"", uri.path())
 }
 
-/// A revision: what it changed, and what became of it at clients.
+/// A revision: what it changed, and what became of it at clients. With a token that may not
+/// read every fleet, what it changed of the fleets that it may.
 #[utoipa::path(
     get,
     path = "/api/v1/revisions/{revision}",
@@ -149,23 +171,44 @@ fn older(uri: &Uri, before: i64) -> String {
 )]
 async fn read(
     State(app): State<Running>,
+    caller: Caller,
     Path(revision): Path<String>,
 ) -> Result<Json<InFull>, Problem> {
     let asked = number(&revision)?;
-    let Some((made, records)) = app.store.made(asked).await? else {
+    let Some((mut made, mut records)) = app.store.made(asked).await? else {
         let oldest = app.store.oldest_revision().await?;
         return Err(match asked < oldest {
             true => RollbackError::Dropped { asked, oldest }.into(),
             false => RollbackError::Unknown { asked, last: app.store.revision().await? }.into(),
         });
     };
+    let mut delivery = app.store.outcomes(asked).await?;
+    if !caller.reads_all() {
+        let seen = records.iter().filter_map(|it| it.seen(&app.fleets, |name| caller.reads(name)));
+        records = seen.collect();
+        if records.is_empty() {
+            return Err(not_theirs(asked));
+        }
+        made.changes = i64::try_from(records.len()).unwrap_or(i64::MAX);
+        // What is noted of all clients is not for those who see some.
+        let is_theirs = |fleet: &str| caller.reads(fleet);
+        delivery.retain(|outcome| outcome["withdrawn_from"].as_str().is_some_and(is_theirs));
+    }
     let changes = tokio::task::spawn_blocking(move || records.iter().map(Record::change).collect());
     let changes = changes.await.map_err(|_| Problem::failed())?;
-    let mut delivery = app.store.outcomes(asked).await?;
     if delivery.is_empty() {
-        delivery.extend(Outcome::now(&app, asked).map(|outcome| serde_json::json!(outcome)));
+        let now = Outcome::now(&app, &caller, asked);
+        delivery.extend(now.map(|outcome| serde_json::json!(outcome)));
     }
     Ok(Json(InFull { shown: made.into(), changes, delivery }))
+}
+
+fn not_theirs(revision: i64) -> Problem {
+    let why = format!(
+        "revision {revision} changed nothing of the fleets that this token may read; GET \
+         /api/v1/revisions lists those that did"
+    );
+    Problem::new(StatusCode::FORBIDDEN, why)
 }
 
 /// How far back what goes.
@@ -185,7 +228,8 @@ struct How {
 }
 
 /// Stores again what was stored at a revision: one change, like any other, which can be
-/// rolled back itself.
+/// rolled back itself. With a token that may not write every fleet, `fleet` is one that it may;
+/// its settings stay as they are.
 #[utoipa::path(
     post,
     path = "/api/v1/rollback/{revision}",
@@ -207,6 +251,7 @@ async fn back(
     check_text("label", how.label.as_deref())?;
     check_text("fleet", how.fleet.as_deref())?;
     let to = number(&revision)?;
+    caller.may_write(how.fleet.as_deref().unwrap_or(ALL))?;
     if let Some(fleet) = &how.fleet
         && !app.store.knows(&app.fleets.own_scopes(fleet)).await?
     {
@@ -214,10 +259,10 @@ async fn back(
             format!("nothing was ever stored for a fleet {fleet:?}; leave it out, or correct it");
         return Err(Problem::new(StatusCode::NOT_FOUND, why));
     }
-    caller.may_write(how.fleet.as_deref().unwrap_or(ALL))?;
     let origin = caller.store(&app).origin().clone();
     let label = how.label.filter(|label| !label.is_empty()).or_else(|| origin.label.clone());
-    let rollback = Rollback { fleet: how.fleet, dry_run: how.dry_run, ..Rollback::to(to) };
+    let How { fleet, dry_run, .. } = how;
+    let rollback = Rollback { fleet, dry_run, only: caller.writes_only(), ..Rollback::to(to) };
     let RolledBack { revision, changes, .. } = roll_back(&app, &rollback, origin.called(label)).await?;
     if !changes.is_empty() && !rollback.dry_run {
         caller.wrote(revision);
@@ -262,8 +307,8 @@ impl From<RollbackError> for Problem {
 impl Store {
     /// Whether anything was ever in one of these scopes, as far as the history tells.
     async fn knows(&self, scopes: &[String]) -> Result<bool, Problem> {
-        let wanted = Wanted { fleet: Some(String::new()), limit: 1, ..Wanted::default() };
-        let (found, _) = self.revisions(&wanted, scopes).await?;
+        let wanted = Wanted { limit: 1, ..Wanted::default() };
+        let (found, _) = self.revisions(&wanted, Some(&Places::of(scopes.to_vec()))).await?;
         Ok(!found.is_empty())
     }
 }

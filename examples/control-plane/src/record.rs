@@ -1,5 +1,7 @@
 //! What the history holds of a row: how it was left, and how people read that.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use prost::bytes::Bytes;
@@ -13,13 +15,14 @@ use utoipa::ToSchema;
 use crate::certificates::Certificate;
 use crate::document;
 use crate::draft::Draft;
-use crate::fleets::Fleet;
+use crate::fleets::{Directory, Fleet};
 use crate::objects::Kind;
 use crate::problem::Problem;
 use crate::proto_json::{self, Hidden};
 use crate::raw::{RawKey, RawResource};
 use crate::routes::Route;
 use crate::service::Definition;
+use crate::token::ALL;
 
 /// The kind of services; that of anything else in the table `objects` is its own.
 pub(crate) const SERVICE: &str = "service";
@@ -104,6 +107,20 @@ impl Key {
     pub(crate) fn raw(&self) -> RawKey {
         RawKey { type_url: self.type_url.clone(), name: self.name.clone() }
     }
+
+    /// The fleet of which one has to have the right to read what a row of that kind was in a scope.
+    fn reader(&self, scope: Option<&str>, fleets: &Directory) -> String {
+        match scope {
+            None => ALL.to_owned(),
+            Some(scope) if [RESOURCE, Fleet::KIND].contains(&&*self.kind) => scope.to_owned(),
+            Some(scope) => fleets.name_of_scope(scope),
+        }
+    }
+
+    /// The same to write it. Who belongs to a fleet is for those who may write all.
+    fn writer(&self, scope: Option<&str>, fleets: &Directory) -> String {
+        if self.kind == Fleet::KIND { ALL.to_owned() } else { self.reader(scope, fleets) }
+    }
 }
 
 impl Record {
@@ -124,6 +141,26 @@ impl Record {
     /// The scopes that it is, or was, in.
     pub(crate) fn scopes(&self) -> impl Iterator<Item = &str> {
         [&self.was, &self.is].into_iter().flatten().filter_map(|state| state.scope.as_deref())
+    }
+
+    /// The same for those who see only what was, or is, in some scopes.
+    pub(crate) fn within(&self, is_own: impl Fn(Option<&str>) -> bool) -> Record {
+        let own =
+            |state: &Option<State>| state.clone().filter(|state| is_own(state.scope.as_deref()));
+        Record { key: self.key.clone(), was: own(&self.was), is: own(&self.is) }
+    }
+
+    /// The same for those who may read only some fleets; nothing, if it is not theirs.
+    pub(crate) fn seen(&self, fleets: &Directory, reads: impl Fn(&str) -> bool) -> Option<Record> {
+        let seen = self.within(|scope| reads(&self.key.reader(scope, fleets)));
+        (seen.was.is_some() || seen.is.is_some()).then_some(seen)
+    }
+
+    /// Whether those may write it back who may write only these fleets.
+    pub(crate) fn is_writable(&self, fleets: &Directory, writes: &BTreeSet<String>) -> bool {
+        let states = [&self.was, &self.is].into_iter().flatten();
+        let mut writers = states.map(|state| self.key.writer(state.scope.as_deref(), fleets));
+        writers.all(|writer| writes.contains(&writer))
     }
 
     /// From the second revision to the first.

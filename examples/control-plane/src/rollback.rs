@@ -1,6 +1,6 @@
 //! Back to what was stored at a revision: a change like any other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::AssertSqlSafe;
@@ -45,6 +45,8 @@ pub struct Rollback {
     /// stays. So do the settings of fleets, which no client can reject, and what was brought
     /// back by such a rollback itself.
     pub until: Option<i64>,
+    /// Only what may be written by who may write these fleets, and no others; all else stays.
+    pub only: Option<BTreeSet<String>>,
     /// Nothing is written: it is only told what would be.
     pub dry_run: bool,
 }
@@ -137,14 +139,27 @@ impl Rollback {
     fn moved(&self, app: &Running, records: &[Record]) -> Vec<Fault> {
         let Some(fleet) = &self.fleet else { return Vec::new() };
         let scopes = app.fleets.own_scopes(fleet);
+        let is_own = |scope: &str| scopes.iter().any(|own| own == scope);
         let moved = records.iter().filter_map(|record| {
-            let other = record.scopes().find(|scope| scopes.iter().all(|own| own != scope))?;
-            let why = format!(
-                "is in {other:?} now, or was then; roll back without a fleet, or move it first"
-            );
-            Some(Fault::new(place(record), why))
+            let other = record.scopes().find(|scope| !is_own(scope))?;
+            let why = match self.only {
+                None => format!(
+                    "is in {other:?} now, or was then; roll back without a fleet, or move it first"
+                ),
+                Some(_) => {
+                    "is in another fleet now, or was then; have it rolled back, or moved, by \
+                            somebody who may write both"
+                        .to_owned()
+                }
+            };
+            let own = record.within(|scope| scope.is_some_and(is_own));
+            Some(Fault::new(place(&own), why))
         });
         moved.collect()
+    }
+
+    fn may_write(&self, app: &Running, record: &Record) -> bool {
+        self.only.as_ref().is_none_or(|only| record.is_writable(&app.fleets, only))
     }
 }
 
@@ -188,11 +203,7 @@ struct Done {
     already: Option<i64>,
 }
 
-async fn attempt(
-    app: &Running,
-    store: &Store,
-    rollback: &Rollback,
-) -> Result<Done, RollbackError> {
+async fn attempt(app: &Running, store: &Store, rollback: &Rollback) -> Result<Done, RollbackError> {
     let mut write = store.begin_batch().await?;
     let last = store::revision(&mut write).await?;
     if !exists(&mut write, rollback.to).await? {
@@ -203,11 +214,12 @@ async fn attempt(
             _ => RollbackError::Unknown { asked: rollback.to, last },
         });
     }
-    let (records, already) = rollback.records(app, &mut write).await?;
+    let (mut records, already) = rollback.records(app, &mut write).await?;
     let moved = rollback.moved(app, &records);
     if !moved.is_empty() {
         return Err(RollbackError::Conflict(moved));
     }
+    records.retain(|record| rollback.may_write(app, record));
     restore(app, &mut write, &records).await?;
     if rollback.dry_run || records.is_empty() {
         let already = already.filter(|_| records.is_empty());

@@ -224,6 +224,107 @@ async fn rights_on_postgres() {
     rights(&Postgres::start().url()).await;
 }
 
+/// What both databases do alike.
+async fn only_their_history(url: &str) {
+    let (running, router) = by_token(url).await;
+    let admin = token(&running.store, "admin", &[], &["*"]).await;
+    let edge = token(&running.store, "edge", &[], &["edge", "cluster-2"]).await;
+    let reader = token(&running.store, "reader", &["edge"], &[]).await;
+    let nobody = token(&running.store, "nobody", &[], &[]).await;
+    let [admin, edge, reader, nobody] =
+        [&admin, &edge, &reader, &nobody].map(|token| Asked(&router, token));
+    let last = async || running.store.revision().await.unwrap();
+    let listed = async |asked: &Asked<'_>, query: &str| {
+        let path = format!("/api/v1/revisions{query}");
+        let (status, _, answer) = asked.whole("GET", &path, &Value::Null).await;
+        assert_eq!(status, 200, "{answer}");
+        let revisions = answer.as_array().unwrap().iter();
+        revisions.map(|it| (it["revision"].as_i64(), it["changed"].as_i64())).collect::<Vec<_>>()
+    };
+    let admin_does = async |method: &str, path: &str, body: Value| {
+        let status = admin.status(method, path, &body).await;
+        assert!((200..300).contains(&status), "{method} {path}: {status}");
+        last().await
+    };
+    let of_edge = admin_does("POST", TRANSACTIONS, transaction("edge")).await;
+    let of_one = admin_does("POST", SERVICES, service("one", 1)).await;
+    let then = admin_does("POST", SERVICES, service("two", 2)).await;
+    admin_does("POST", TRANSACTIONS, transaction("other")).await;
+    admin_does("PATCH", "/api/v1/services/1", json!({"prefix": "/hidden"})).await;
+    let changed = admin_does("PATCH", "/api/v1/services/2", json!({"prefix": "/two"})).await;
+
+    // Each sees its own.
+    let one_of = |revision: i64| (Some(revision), Some(1));
+    let theirs = [one_of(changed), one_of(then), one_of(of_edge)];
+    assert_eq!(listed(&edge, "").await, theirs);
+    assert_eq!(listed(&edge, "?fleet=edge").await, [one_of(of_edge)]);
+    assert_eq!(listed(&reader, "").await, [one_of(of_edge)]);
+    assert_eq!(listed(&nobody, "").await, []);
+    assert!(listed(&admin, "").await.len() > 5);
+    for (path, status) in [
+        ("/api/v1/revisions?fleet=cluster-1".to_owned(), 403),
+        (format!("/api/v1/revisions/{of_one}"), 403),
+        (format!("/api/v1/revisions/{then}"), 200),
+        ("/api/v1/revisions/1000000".to_owned(), 404),
+    ] {
+        assert_eq!(edge.get(&path).await, status, "{path}");
+    }
+
+    // Each goes back with its own.
+    let rollback = |query: &str| format!("/api/v1/rollback/{then}{query}");
+    for query in ["", "?fleet=cluster-1", "?fleet=other", "?fleet=nothing"] {
+        assert_eq!(edge.status("POST", &rollback(query), &Value::Null).await, 403, "{query}");
+    }
+    assert_eq!(reader.status("POST", &rollback("?fleet=edge"), &Value::Null).await, 403);
+    let back = edge.whole("POST", &rollback("?fleet=cluster-2"), &Value::Null).await.2;
+    let changes = back["changes"].as_array().unwrap();
+    assert_eq!((changes.len(), &changes[0]["name"]), (1, &json!("two")), "{back}");
+    let services = admin.whole("GET", SERVICES, &Value::Null).await.2;
+    assert_eq!((&services[0]["prefix"], &services[1]["prefix"]), (&json!("/hidden"), &json!("/")));
+
+    // Of what changed others as well, it sees its part.
+    admin_does("PATCH", "/api/v1/services/2", json!({"prefix": "/two"})).await;
+    let both = admin_does("POST", &rollback(""), Value::Null).await;
+    assert_eq!(listed(&edge, "?limit=1").await, [one_of(both)]);
+    assert_eq!(listed(&admin, "?limit=1").await, [(Some(both), Some(3))]);
+    let seen = edge.whole("GET", &format!("/api/v1/revisions/{both}"), &Value::Null).await.2;
+    assert_eq!((&seen["changed"], &seen["changes"][0]["name"]), (&json!(1), &json!("two")));
+    assert!(!seen.to_string().contains("hidden"), "{seen}");
+
+    // What came from others begins there; and it does not go back to them.
+    admin_does("PATCH", "/api/v1/services/1", json!({"prefix": "/hidden"})).await;
+    let moves = json!({"cluster_id": 2, "prefix": "/mine"});
+    let moved = admin_does("PATCH", "/api/v1/services/1", moves).await;
+    let seen = edge.whole("GET", &format!("/api/v1/revisions/{moved}"), &Value::Null).await.2;
+    assert_eq!(seen["changes"][0]["change"], "added", "{seen}");
+    let (status, _, refused) =
+        edge.whole("POST", &rollback("?fleet=cluster-2"), &Value::Null).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{refused}");
+    for answer in [seen, refused] {
+        let answer = answer.to_string();
+        assert!(!answer.contains("hidden") && !answer.contains("cluster-1"), "{answer}");
+    }
+
+    // Who belongs to a fleet is not for the fleet to say, neither now nor by going back.
+    let settled = admin_does("PUT", "/api/v1/fleets/edge", json!({"rank": 1})).await;
+    assert_eq!(listed(&edge, "?limit=1").await, [one_of(settled)]);
+    let query = "?fleet=edge&dry_run=true";
+    let back = edge.whole("POST", &rollback(query), &Value::Null).await.2;
+    assert_eq!(back["changes"], json!([]), "{back}");
+    let back = admin.whole("POST", &rollback(query), &Value::Null).await.2;
+    assert_eq!(back["changes"][0]["kind"], "fleet", "{back}");
+}
+
+#[tokio::test]
+async fn a_token_of_one_fleet_sees_and_brings_back_what_is_its_own_on_sqlite() {
+    only_their_history(&Sqlite::new().url()).await;
+}
+
+#[tokio::test]
+async fn a_token_of_one_fleet_sees_and_brings_back_what_is_its_own_on_postgres() {
+    only_their_history(&Postgres::start().url()).await;
+}
+
 #[tokio::test]
 async fn tokens_end() {
     let sqlite = Sqlite::new();

@@ -134,6 +134,22 @@ fn bad(server: &mut Deltaplane, [first, other]: [&Member; 2], [a, b]: [&Upstream
     assert_eq!(other.rejections(), 0);
     assert!(!other.envoy.config_dump().contains("\"bad\""), "it was never told");
 
+    // What becomes of others' changes is noted all the same, and of this, nothing but that it was withdrawn.
+    let beside = json!({"scope": "node-1", "upserts": [cluster("meanwhile", "STATIC")]});
+    let beside = transact(server, &beside);
+    let delivery = |revision: &Value| {
+        let path = format!("/api/v1/revisions/{revision}");
+        server.ask("GET", &path, None).json()["delivery"].clone()
+    };
+    let noted = wait_until("what became of it is noted", PATIENCE, || {
+        let noted = delivery(&beside["revision"]);
+        noted[0]["settled"].is_u64().then_some(noted)
+    });
+    assert_eq!((&noted[0]["settled"], &noted[0]["without"]), (&json!(2), &json!(["shared"])));
+    let noted = delivery(&stored["revision"]);
+    let mut all = noted.as_array().into_iter().flatten();
+    assert!(all.all(|outcome| outcome["withdrawn_from"] == "shared"), "{noted}");
+
     // What repairs it goes the same way, with the rest of what was withdrawn.
     let wait = json!({"settled": 1, "timeout_ms": 20_000});
     let repair = json!({"scope": "shared", "upserts": [cluster("bad", "STATIC")], "wait": wait});

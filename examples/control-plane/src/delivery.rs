@@ -1,5 +1,6 @@
 //! Who has what was stored: asked for once, and noted for each revision.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -186,6 +187,13 @@ pub(crate) struct Outcome {
     settled: usize,
     /// The others; of very many, the first ones.
     others: Vec<Told>,
+    /// The fleet that it was told later than others, if these are only the clients of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    fleet: Option<String>,
+    /// The fleets that were not told it yet, so that it says nothing of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    without: Vec<String>,
     /// The fleet from the canary of which it was withdrawn, if it was: these are the clients that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -206,6 +214,8 @@ impl Outcome {
             clients: clients.len(),
             settled,
             others: others.take(NAMED_MAX).collect(),
+            fleet: None,
+            without: Vec::new(),
             withdrawn_from: None,
             reasons: Vec::new(),
         }
@@ -231,21 +241,32 @@ impl Outcome {
 }
 
 /// Notes what becomes of each revision, for ever. Of revisions that follow each other
-/// faster than clients answer, it is the same.
+/// faster than clients answer, it is the same. What a fleet is told later is noted then.
 pub(crate) async fn note(app: Running) {
-    let server = server();
     let mut health = app.health.watch();
-    let Some(loaded) = when(&mut health, |status| status.is_loaded).await else { return };
-    let mut since = loaded.revision;
-    while let Some(status) = when(&mut health, |status| status.revision > since).await {
-        let revision = status.revision;
+    let Some(mut noted) = when(&mut health, |status| status.is_loaded).await else { return };
+    let is_news =
+        |now: &Status, noted: &Status| (now.read, &now.behind) != (noted.read, &noted.behind);
+    while let Some(status) = when(&mut health, |now| is_news(now, &noted)).await {
         let published = status.published.map(|published| published.revision).unwrap_or_default();
         let delivery = app.server.wait(published, |_| true, HowMany::All, PATIENCE).await;
-        let outcome = serde_json::json!(Outcome::of(&delivery.clients)).to_string();
-        if let Err(error) = app.store.note(&server, since, revision, outcome).await {
-            tracing::warn!(%error, revision, "what became of a revision cannot be noted");
+        if status.read > noted.read {
+            let without = status.behind.keys().cloned().collect();
+            let outcome = Outcome { without, ..Outcome::of(&delivery.clients) };
+            keep(&app, (noted.read, status.read), &outcome).await;
         }
-        since = revision;
+        for (fleet, had) in &noted.behind {
+            let has = status.served(fleet);
+            if has > *had {
+                let scopes = scope::view(fleet, &app.fleets);
+                let sees = |client: &Client| client.scopes.iter().any(|it| scopes.contains(it));
+                let clients = delivery.clients.iter().filter(|(client, _)| sees(client));
+                let clients: Vec<_> = clients.cloned().collect();
+                let outcome = Outcome { fleet: Some(fleet.clone()), ..Outcome::of(&clients) };
+                keep(&app, (*had, has), &outcome).await;
+            }
+        }
+        noted = status;
     }
 }
 
@@ -256,13 +277,29 @@ pub(crate) async fn note_withdrawn(
     (since, revision): (i64, i64),
     fault: &Withdrawn,
 ) {
-    let outcome = serde_json::json!(Outcome::withdrawn(fleet, fault)).to_string();
+    keep(app, (since, revision), &Outcome::withdrawn(fleet, fault)).await;
+}
+
+/// Keeps what became of the revisions after `since` up to another one.
+async fn keep(app: &Running, (since, revision): (i64, i64), outcome: &Outcome) {
+    let outcome = serde_json::json!(outcome).to_string();
     if let Err(error) = app.store.note(&server(), since, revision, outcome).await {
         tracing::warn!(%error, revision, "what became of a revision cannot be noted");
     }
 }
 
-/// What tells a server's notes from those of others.
+/// Whether an outcome that was noted is about a revision that changed something of these fleets.
+pub(crate) fn is_about(outcome: &Value, fleets: &BTreeSet<String>) -> bool {
+    let of = [&outcome["fleet"], &outcome["withdrawn_from"]].into_iter().find_map(Value::as_str);
+    let without = outcome["without"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let without: BTreeSet<&str> = without.collect();
+    match of {
+        Some(fleet) => fleets.contains(fleet),
+        None => fleets.iter().any(|fleet| !without.contains(&**fleet)),
+    }
+}
+
+/// What tells one note, or one server, from all others.
 pub(crate) fn server() -> String {
     format!("{:016x}", RandomState::new().hash_one(std::process::id()))
 }

@@ -60,6 +60,11 @@ pub struct Published {
 }
 
 impl Status {
+    /// The revision of the database that a fleet is served.
+    pub(crate) fn served(&self, fleet: &str) -> i64 {
+        self.behind.get(fleet).copied().unwrap_or(self.read)
+    }
+
     /// Whether Envoys and writers may come.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -90,10 +95,7 @@ impl Health {
 
     /// Waits until a fleet is served this revision of the database.
     pub(crate) async fn reaches(&self, fleet: &str, revision: i64) {
-        let has = |status: &Status| {
-            let behind = status.behind.get(fleet);
-            status.read >= revision && behind.is_none_or(|served| *served >= revision)
-        };
+        let has = |status: &Status| status.served(fleet) >= revision;
         // An error says that nobody is left who could publish it.
         let _ = self.0.subscribe().wait_for(has).await;
     }

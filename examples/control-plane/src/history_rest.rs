@@ -15,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::access::Caller;
-use crate::delivery::Outcome;
+use crate::delivery::{Outcome, is_about};
 use crate::history::{LIMIT_MAX, Made, Places, Wanted};
 use crate::openapi::both;
 use crate::problem::{Fault, Problem};
@@ -183,6 +183,9 @@ async fn read(
         });
     };
     let mut delivery = app.store.outcomes(asked).await?;
+    if let Some(fleets) = told(&app, &records) {
+        delivery.retain(|outcome| is_about(outcome, &fleets));
+    }
     if !caller.reads_all() {
         let seen = records.iter().filter_map(|it| it.seen(&app.fleets, |name| caller.reads(name)));
         records = seen.collect();
@@ -192,7 +195,11 @@ async fn read(
         made.changes = i64::try_from(records.len()).unwrap_or(i64::MAX);
         // What is noted of all clients is not for those who see some.
         let is_theirs = |fleet: &str| caller.reads(fleet);
-        delivery.retain(|outcome| outcome["withdrawn_from"].as_str().is_some_and(is_theirs));
+        let of = |outcome: &Value| {
+            let of = [&outcome["fleet"], &outcome["withdrawn_from"]];
+            of.into_iter().find_map(Value::as_str).is_some_and(is_theirs)
+        };
+        delivery.retain(of);
     }
     let changes = tokio::task::spawn_blocking(move || records.iter().map(Record::change).collect());
     let changes = changes.await.map_err(|_| Problem::failed())?;
@@ -201,6 +208,15 @@ async fn read(
         delivery.extend(now.map(|outcome| serde_json::json!(outcome)));
     }
     Ok(Json(InFull { shown: made.into(), changes, delivery }))
+}
+
+/// The fleets that are told what these changed; nothing, if that may be all.
+fn told(app: &Running, records: &[Record]) -> Option<BTreeSet<String>> {
+    if records.is_empty() || records.iter().any(|record| record.scopes().next().is_none()) {
+        return None;
+    }
+    let scopes = records.iter().flat_map(Record::scopes);
+    Some(scopes.map(|scope| app.fleets.owner(scope).0).collect())
 }
 
 fn not_theirs(revision: i64) -> Problem {
@@ -263,7 +279,8 @@ async fn back(
     let label = how.label.filter(|label| !label.is_empty()).or_else(|| origin.label.clone());
     let How { fleet, dry_run, .. } = how;
     let rollback = Rollback { fleet, dry_run, only: caller.writes_only(), ..Rollback::to(to) };
-    let RolledBack { revision, changes, .. } = roll_back(&app, &rollback, origin.called(label)).await?;
+    let RolledBack { revision, changes, .. } =
+        roll_back(&app, &rollback, origin.called(label)).await?;
     if !changes.is_empty() && !rollback.dry_run {
         caller.wrote(revision);
     }

@@ -26,8 +26,10 @@ use super::{
 pub struct Connection {
     requests: mpsc::UnboundedSender<Bytes>,
     responses: Streaming<Bytes>,
-    /// Who the client is; the first request says it.
-    node: Option<Bytes>,
+    /// Who the client is.
+    node: Bytes,
+    /// Whether it said so: its first request does.
+    is_introduced: bool,
 }
 
 /// How long a server may take to answer.
@@ -42,20 +44,23 @@ impl ModelClient<Connection> {
     /// # Errors
     /// If the server refuses.
     pub async fn connect(channel: Channel, node: Node, variant: Variant) -> Result<Self, Status> {
-        let method = match variant {
-            Variant::Delta => "DeltaAggregatedResources",
-            _ => "StreamAggregatedResources",
-        };
-        let path = format!("/envoy.service.discovery.v3.AggregatedDiscoveryService/{method}");
-        let path = path.try_into().map_err(|_| Status::internal("no path"))?;
-        let mut grpc = Grpc::new(channel).max_decoding_message_size(usize::MAX);
-        grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-        let (requests, mut queue) = mpsc::unbounded_channel();
-        let queue = stream::poll_fn(move |cx| queue.poll_recv(cx));
-        let responses = grpc.streaming(tonic::Request::new(queue), path, Encoded).await?;
-        let node = Some(node.encode_to_vec().into());
-        let transport = Connection { requests, responses: responses.into_inner(), node };
+        let transport = Connection::open(channel, node.encode_to_vec().into(), variant).await?;
         Ok(Self { model: Model::new(variant), transport })
+    }
+
+    /// Opens another stream, to this server or another one, as the same node: the client asks for all that
+    /// it is subscribed to, and says what it runs of that. Its stream of before ends, and what was unread
+    /// there is lost, as for any client.
+    ///
+    /// # Errors
+    /// If the server refuses; then the stream of before is as it was.
+    pub async fn reconnect(&mut self, channel: Channel) -> Result<(), Status> {
+        let node = self.transport.node.clone();
+        self.transport = Connection::open(channel, node, self.model.variant).await?;
+        for request in self.model.resume() {
+            self.transport.send(request);
+        }
+        Ok(())
     }
 
     /// What the server says next, or nothing if it ends the stream in order.
@@ -97,9 +102,27 @@ impl ModelClient<Connection> {
     }
 }
 
+impl Connection {
+    async fn open(channel: Channel, node: Bytes, variant: Variant) -> Result<Self, Status> {
+        let method = match variant {
+            Variant::Delta => "DeltaAggregatedResources",
+            _ => "StreamAggregatedResources",
+        };
+        let path = format!("/envoy.service.discovery.v3.AggregatedDiscoveryService/{method}");
+        let path = path.try_into().map_err(|_| Status::internal("no path"))?;
+        let mut grpc = Grpc::new(channel).max_decoding_message_size(usize::MAX);
+        grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let (requests, mut queue) = mpsc::unbounded_channel();
+        let queue = stream::poll_fn(move |cx| queue.poll_recv(cx));
+        let responses = grpc.streaming(tonic::Request::new(queue), path, Encoded).await?;
+        Ok(Self { requests, responses: responses.into_inner(), node, is_introduced: false })
+    }
+}
+
 impl Transport for Connection {
     fn send(&mut self, mut request: Request) {
-        let node = self.node.take();
+        let is_first = !std::mem::replace(&mut self.is_introduced, true);
+        let node = is_first.then(|| self.node.clone());
         let message = match &mut request {
             Request::Sotw(request) => {
                 request.node = node;

@@ -48,7 +48,7 @@ const WILDCARD: &str = "*";
 
 #[derive(Debug)]
 pub(super) struct Model {
-    variant: Variant,
+    pub(super) variant: Variant,
     types: BTreeMap<TypeUrl, Watched>,
 }
 
@@ -133,6 +133,24 @@ impl Model {
             is_covered || kept.contains(name) || kept.contains(WILDCARD)
         });
         self.request(type_url, &[], names)
+    }
+
+    /// The first requests of a new stream: what is subscribed, and what the client runs of it.
+    pub(super) fn resume(&mut self) -> Vec<Request> {
+        self.types.retain(|_, watched| !watched.names.is_empty());
+        self.types.values_mut().for_each(|watched| watched.nonce.clear());
+        self.types.iter().map(|(type_url, watched)| self.restate(type_url, watched)).collect()
+    }
+
+    fn restate(&self, type_url: &TypeUrl, watched: &Watched) -> Request {
+        let names = watched.names.iter().filter(|_| !watched.nameless);
+        let names: Vec<&str> = names.map(String::as_str).collect();
+        let mut request = self.request(type_url, &names, &[]);
+        if let Request::Delta(request) = &mut request {
+            let held = |it: &Received| (it.name.clone(), it.version.clone());
+            request.initial_resource_versions = watched.running.values().map(held).collect();
+        }
+        request
     }
 
     pub(super) fn accept(&mut self, update: &Update) -> Request {

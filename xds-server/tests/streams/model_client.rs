@@ -130,3 +130,40 @@ async fn over_a_connection_it_is_the_same_client() {
         assert_eq!(client.next().await.unwrap_err().code(), Code::Unavailable);
     }
 }
+
+#[tokio::test]
+async fn it_comes_back_with_what_it_runs() {
+    for variant in [Variant::Sotw, Variant::Delta] {
+        let served = serve().await;
+        let other = serve().await;
+        for served in [&served, &other] {
+            put(&served.cache, [resource(CDS, "a", 1), resource(CDS, "b", 1)]);
+            put(&served.cache, [resource(RDS, "r", 1)]);
+        }
+        let mut client = served.model("n", variant).await;
+        client.subscribe(CDS, &[]);
+        client.subscribe(RDS, &["r"]);
+        for type_url in [CDS, RDS] {
+            let update = client.expect(type_url).await;
+            client.ack(&update);
+        }
+        client.silence().await;
+        // R-10: what it names is sent again, and nothing else is.
+        client.reconnect(other.channel().await).await.unwrap();
+        let update = client.expect(RDS).await;
+        client.ack(&update);
+        client.silence().await;
+        assert_eq!(shown(client.running(&CDS)), ["a=1", "b=1"]);
+        // What it has not accepted is not held against it.
+        put(&other.cache, [resource(CDS, "a", 2)]);
+        let unanswered = client.expect(CDS).await;
+        client.reconnect(other.channel().await).await.unwrap();
+        let update = client.expect(CDS).await;
+        assert_eq!(update.resources, unanswered.resources);
+        client.ack(&update);
+        let update = client.expect(RDS).await;
+        client.ack(&update);
+        client.silence().await;
+        assert_eq!(shown(client.running(&CDS)), ["a=2", "b=1"]);
+    }
+}

@@ -171,6 +171,11 @@ pub struct Serve {
     /// share ends some, so that they come back at others.
     #[arg(long, env = "FAIR_SHARE", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     pub fair_share: bool,
+    /// How many seconds an Envoy that comes from another server, and has something newer
+    /// than this one, waits for it before it is served what there is here; 0 for not at
+    /// all.
+    #[arg(long, env = "CATCH_UP_S", default_value_t = 5)]
+    pub catch_up_s: u64,
     /// How many connections Envoys may have; the others wait. 0 for as many as come.
     #[arg(long, env = "CONNECTIONS_MAX", default_value_t = 0)]
     pub connections_max: usize,

@@ -328,6 +328,7 @@ fn xds_server(
         .view(move |node, cache| scope::choose(node, fallback.as_deref(), &fleets, cache))
         .limits(limits(arguments))
         .drain(Drain::within(seconds(arguments.shutdown_s)))
+        .catch_up(seconds(arguments.catch_up_s))
         .observer(Arc::new(Observers(ClientLog, traffic)));
     let server = match arguments.connection_age_s {
         0 => server,

@@ -1,5 +1,6 @@
 //! The configuration with which an Envoy finds its control plane.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use thiserror::Error;
@@ -26,21 +27,23 @@ pub struct AddressError(String);
 
 /// Writes the bootstrap as YAML.
 pub fn yaml(arguments: &Bootstrap) -> Result<String, AddressError> {
-    let (host, port) = split(&arguments.xds_address)?;
+    let addresses = arguments.xds_address.iter().map(|address| split(address));
+    let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
     let cluster = arguments.cluster.as_ref().unwrap_or(&arguments.node_id);
-    let discovery = match host.parse::<IpAddr>() {
-        Ok(_) => "STATIC",
-        Err(_) => "STRICT_DNS",
+    let discovery = match addresses.iter().all(|(host, _)| host.parse::<IpAddr>().is_ok()) {
+        true => "STATIC",
+        false => "STRICT_DNS",
     };
     let api = match arguments.variant {
         Variant::Delta => "DELTA_GRPC",
         Variant::Sotw => "GRPC",
     };
-    let (id, cluster, host) = (quote(&arguments.node_id), quote(cluster), quote(host));
+    let (id, cluster) = (quote(&arguments.node_id), quote(cluster));
     let admin_port = arguments.admin_port;
     let loads = if arguments.load_reports { LOAD_REPORTS } else { "" };
     let dynamic = dynamic(api, arguments.separate);
-    let tls = tls(arguments);
+    let tls = tls(arguments, &addresses);
+    let endpoints = endpoints(&addresses);
     Ok(format!(
         "\
 node:
@@ -68,19 +71,30 @@ static_resources:
       cluster_name: {CONTROL_PLANE}
       endpoints:
       - lb_endpoints:
-        - endpoint:
-            address:
-              socket_address: {{address: {host}, port_value: {port}}}
-"
+{endpoints}"
     ))
 }
 
+/// Of several servers, Envoy goes to one, and to the next when that is gone.
+fn endpoints(addresses: &[(&str, u16)]) -> String {
+    let endpoint = |(host, port): &(&str, u16)| {
+        let host = quote(host);
+        format!(
+            "        - endpoint:\n            address:\n              \
+             socket_address: {{address: {host}, port_value: {port}}}\n"
+        )
+    };
+    addresses.iter().map(endpoint).collect()
+}
+
 /// How the control plane is known to be the right one, and what it is shown.
-fn tls(arguments: &Bootstrap) -> String {
+fn tls(arguments: &Bootstrap, addresses: &[(&str, u16)]) -> String {
     let Some(ca) = &arguments.tls_ca else { return String::new() };
-    let host = split(&arguments.xds_address).map_or("", |(host, _)| host);
-    let name = arguments.tls_server_name.as_deref().unwrap_or(host);
-    let kind = match name {
+    let names: BTreeSet<&str> = match &arguments.tls_server_name {
+        Some(name) => [name.as_str()].into(),
+        None => addresses.iter().map(|(host, _)| *host).collect(),
+    };
+    let kind = |name: &str| match name {
         name if name.parse::<IpAddr>().is_ok() => "IP_ADDRESS",
         name if name.contains("://") => "URI",
         _ => "DNS",
@@ -92,7 +106,8 @@ fn tls(arguments: &Bootstrap) -> String {
         "    \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
             .to_owned(),
     ];
-    if kind == "DNS" {
+    // There is one for all of them.
+    if let Some(name) = names.iter().find(|name| kind(name) == "DNS") {
         lines.push(format!("    sni: {}", quote(name)));
     }
     lines.push("    common_tls_context:".to_owned());
@@ -107,8 +122,10 @@ fn tls(arguments: &Bootstrap) -> String {
         "      validation_context:".to_owned(),
         format!("        trusted_ca: {{filename: {}}}", quote(ca)),
         "        match_typed_subject_alt_names:".to_owned(),
-        format!("        - {{san_type: {kind}, matcher: {{exact: {}}}}}", quote(name)),
     ]);
+    lines.extend(names.iter().map(|name| {
+        format!("        - {{san_type: {}, matcher: {{exact: {}}}}}", kind(name), quote(name))
+    }));
     lines.iter().map(|line| format!("    {line}\n")).collect()
 }
 

@@ -288,9 +288,11 @@ pub struct Bootstrap {
     /// grpc or delta_grpc.
     #[arg(long)]
     pub separate: bool,
-    /// Where the control plane is.
-    #[arg(long, env = "XDS_ADDRESS", default_value = "127.0.0.1:18000")]
-    pub xds_address: String,
+    /// Where the control plane is. May be given several times, or with commas between,
+    /// for several servers on one database: an Envoy goes to one of them, and to the
+    /// next when that is gone.
+    #[arg(long, env = "XDS_ADDRESS", value_delimiter = ',', default_value = "127.0.0.1:18000")]
+    pub xds_address: Vec<String>,
     /// A file at the Envoy, with the certificates of whom the server's is signed by:
     /// it connects by TLS.
     #[arg(long, value_name = "FILE")]
@@ -302,7 +304,7 @@ pub struct Bootstrap {
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<String>,
     /// What the server's certificate is for: the name of a host, an address or a URI
-    /// [default: that of --xds-address].
+    /// [default: that of --xds-address, of several one of these].
     #[arg(long, value_name = "NAME", requires = "tls_ca")]
     pub tls_server_name: Option<String>,
     /// The port of Envoy's own pages, on 127.0.0.1; 0 takes any that is free.

@@ -171,6 +171,31 @@ fn bootstraps() {
 }
 
 #[test]
+fn bootstraps_of_several_servers() {
+    let of = |more: &[&str]| {
+        let output = deltaplane(&[&["bootstrap", "--node-id", "a"][..], more].concat()).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    let yaml = of(&["--xds-address", "127.0.0.1:1,[::1]:2", "--xds-address", "127.0.0.2:3"]);
+    for (host, port) in [("127.0.0.1", 1), ("::1", 2), ("127.0.0.2", 3)] {
+        let endpoint = format!("socket_address: {{address: \"{host}\", port_value: {port}}}\n");
+        assert_eq!(yaml.matches(&endpoint).count(), 1, "{yaml}");
+    }
+    assert!(yaml.contains("type: STATIC\n"), "{yaml}");
+    let names = ["--xds-address", "one.test:1,two.test:1", "--tls-ca", "ca.pem"];
+    let yaml = of(&names);
+    assert!(yaml.contains("type: STRICT_DNS\n") && yaml.contains("sni: \"one.test\""), "{yaml}");
+    for name in ["one.test", "two.test"] {
+        assert!(yaml.contains(&format!("{{san_type: DNS, matcher: {{exact: \"{name}\"}}}}")));
+    }
+    let yaml = of(&[&names[..], &["--tls-server-name", "xds.test"]].concat());
+    assert!(yaml.contains("sni: \"xds.test\"") && !yaml.contains("exact: \"two.test\""), "{yaml}");
+    assert!(
+        failure(&["bootstrap", "--node-id", "a", "--xds-address", "a:1,b"], 1).contains("\"b\"")
+    );
+}
+
+#[test]
 fn bootstraps_without_ads() {
     let output = deltaplane(&["bootstrap", "--node-id", "a", "--separate"]).output().unwrap();
     let yaml = String::from_utf8(output.stdout).unwrap();

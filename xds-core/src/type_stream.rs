@@ -435,6 +435,7 @@ impl TypeStream {
             }
             if let Some(aside) = self.aside.get_mut() {
                 aside.sought.remove(name);
+                aside.strange.remove(name);
                 aside.leases.tell(name, leased, response.sent_at);
                 if content.is_some() && self.policy.lingers == Lingering::UntilGivenUp {
                     aside.lingering.retain(|(resource, _)| resource.name() != name);

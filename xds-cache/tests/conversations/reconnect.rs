@@ -187,6 +187,38 @@ fn r04_in_delta_a_cluster_that_nobody_heard_of_here_is_not_removed_at_once() {
 }
 
 #[test]
+fn r04_in_delta_what_comes_as_the_client_has_it_is_not_sent() {
+    let mut first = delta(&[]);
+    first.put_at(1, &[(CDS, "a", 1)]);
+    first.put_at(2, &[(CDS, "changes", 1), (CDS, "new", 1)]);
+    first.delta(CDS, &[], &[]);
+    let had = first.expect(CDS);
+    assert_eq!(had.resources, ["a=1", "changes=1", "new=1"]);
+    let [a, changes, new] = &had.versions[..] else { panic!("{:?}", had.versions) };
+    let held = [("a", &**a), ("changes", &**changes), ("new", &**new)];
+    let mut client = behind(Variant::Delta);
+    client.delta_from(CDS, &[], &[], &held);
+    client.silence();
+    client.put_at(2, &[(CDS, "new", 1)]);
+    client.silence();
+    client.put_at(3, &[(CDS, "changes", 2)]);
+    assert_eq!(client.expect(CDS).resources, ["changes=2"]);
+    client.pass(Duration::from_secs(60));
+    client.silence();
+    // From then on, it is as anything that it was told here.
+    client.put_at(4, &[(CDS, "new", 2)]);
+    assert_eq!(client.expect(CDS).resources, ["new=2"]);
+    client.put_at(5, &[(CDS, "new", 1)]);
+    assert_eq!(client.expect(CDS).resources, ["new=1"]);
+    // Who asks for it by name is sent it all the same.
+    let mut named = behind(Variant::Delta);
+    named.delta_from(CDS, &["*", "new"], &[], &held);
+    named.drain(&[]);
+    named.put_at(2, &[(CDS, "new", 1)]);
+    assert_eq!(named.expect(CDS).resources, ["new=1"]);
+}
+
+#[test]
 fn r05_a_nonce_of_another_stream_is_none() {
     let mut client = sotw(&[(EDS, "a", 1)]);
     client.sotw(EDS, &["a"], "7", "7");

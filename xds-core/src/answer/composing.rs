@@ -223,6 +223,7 @@ impl TypeStream {
         self.owed.remove(name);
         if let Some(aside) = self.aside.get_mut() {
             aside.sought.remove(name);
+            aside.strange.remove(name);
         }
         self.unsettled.void(name);
         self.subscription.tell(name, None);

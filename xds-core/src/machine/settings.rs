@@ -32,7 +32,7 @@ impl<V: View> Machine<V> {
     /// In State of the World the version of its set tells, where the source
     /// [counts](crate::TypeVersion::revision): then nothing of that type is answered until this replica has
     /// caught up. In delta nothing tells; there, clusters and listeners that this replica never heard of are
-    /// not removed before that time is over.
+    /// not removed before that time is over, nor sent when they come as the client has them.
     pub fn set_catch_up(&mut self, patience: Duration) {
         self.catch_up = patience;
     }

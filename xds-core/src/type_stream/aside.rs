@@ -29,6 +29,9 @@ pub(crate) struct Exceptions {
     pub(super) claim: Claim,
     /// How long the client waits for what it says that it has, where that is newer than what is here.
     pub(crate) catch_up: Option<CatchUp>,
+    /// Names of which there is nothing here and the client says that it has something, with its version: what
+    /// comes with that version is no news to it.
+    pub(crate) strange: BTreeMap<Arc<str>, String>,
     /// Collections that the client asked for and of which it was owed nothing yet.
     pub(super) asked_globs: Vec<Arc<str>>,
     /// Names that it gave up while it goes on asking for others with them, where that is not answered: what
@@ -56,6 +59,7 @@ impl Exceptions {
     const NONE: Self = Self {
         claim: Claim::Nothing,
         catch_up: None,
+        strange: BTreeMap::new(),
         asked_globs: Vec::new(),
         dropped: Vec::new(),
         sought: BTreeMap::new(),
@@ -70,6 +74,7 @@ impl Exceptions {
     fn is_empty(&self) -> bool {
         self.claim.is_nothing()
             && self.catch_up.is_none()
+            && self.strange.is_empty()
             && self.asked_globs.is_empty()
             && self.dropped.is_empty()
             && self.sought.is_empty()
@@ -123,6 +128,7 @@ impl Aside {
         });
         aside.lingering_unknown.retain(|name, _| subscription.contains(name));
         aside.gone_before.retain(|name| subscription.contains(name));
+        aside.strange.retain(|name, _| subscription.contains(name));
         aside.asked_globs.retain(|glob| subscription.contains(glob));
         aside.sought.retain(|name, _| subscription.is_named(name));
         aside.leases.retain(|name| subscription.contains(name));

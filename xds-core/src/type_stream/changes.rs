@@ -211,16 +211,25 @@ impl TypeStream {
         self.bears_ttl && resource.is_some_and(|resource| resource.ttl().is_some())
     }
 
-    /// Takes up a change of what is subscribed by this name, or alias. What was owed and came back to what was told is no
-    /// longer owed, as if nothing had happened (D-16).
+    /// Whether a name that is owed since it changed comes to what the client has: what it was told, or else
+    /// what it says that it has.
+    fn has_again(&self, name: &Arc<str>, now: Option<&Resource>) -> bool {
+        let owed = self.owed.get(name).filter(|owed| owed.reason == Reason::Changed);
+        let Some(owed) = owed.filter(|_| !self.is_leased(now)) else { return false };
+        match (&owed.told, self.aside.strange.get(name)) {
+            (None, Some(version)) => now.is_some_and(|now| now.version() == version),
+            (told, _) => told.as_ref() == now && (told.is_some() || !owed.may_hold),
+        }
+    }
+
+    /// Takes up a change of what is subscribed by this name, or alias. What was owed and came to what the client
+    /// has is no longer owed, as if nothing had happened (D-16).
     fn note(&mut self, name: &Arc<str>, change: &Change) {
-        if let Some(owed) = self.owed.get(name)
-            && owed.reason == Reason::Changed
-            && owed.told == change.after
-            && (owed.told.is_some() || !owed.may_hold)
-            && !self.is_leased(change.after.as_ref())
-        {
+        if self.has_again(name, change.after.as_ref()) {
             self.owed.remove(name);
+            if let Some(aside) = self.aside.get_mut() {
+                aside.strange.remove(name);
+            }
             return;
         }
         // What is owed already was not sent, so what the client may hold did not change; unless it asks

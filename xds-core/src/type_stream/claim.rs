@@ -178,10 +178,15 @@ impl TypeStream {
         }
         for (name, version) in versions {
             if self.subscription.contains(&name) {
+                let name = Arc::<str>::from(name);
                 let now = self.find(view, &name);
+                let is_strange = now.is_none();
                 let last = now.or_else(|| view.tombstone(&type_url, &name));
                 let known = last.filter(|last| last.version() == version);
-                self.owe_claimed(name.into(), known, true);
+                if is_strange && known.is_none() {
+                    self.aside.fill().strange.insert(name.clone(), version);
+                }
+                self.owe_claimed(name, known, true);
             }
         }
     }

@@ -15,6 +15,8 @@
 //! * [`database`]: SQLite or PostgreSQL, by the door that is not the server's
 //! * [`proxy`]: the network before a database, which can fail
 //! * [`service`], [`listener`]: what is told to the server, and what Envoy's users see of it
+//! * [`replicas`]: several servers on one database
+//! * [`follower`]: a model client that goes from one to another
 //! * [`load`]: thousands of requests in a second, none of which may fail
 //! * [`member`]: one of those who share what some of them are told first
 //! * [`witness`]: somebody who is served while others misbehave
@@ -44,6 +46,7 @@ pub mod envoy_record;
 pub mod envoy_resources;
 pub mod envoy_services;
 pub mod envoy_traffic;
+pub mod follower;
 pub mod grpc_backend;
 pub mod grpc_client;
 pub mod grpc_control_plane;
@@ -60,6 +63,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod random;
+pub mod replicas;
 pub mod server;
 pub mod service;
 pub mod tls_upstream;
@@ -69,8 +73,10 @@ pub mod witness;
 pub use database::{Database, Kind};
 pub use deadline::wait_until;
 pub use envoy::Envoy;
+pub use follower::Follower;
 pub use listener::Listener;
 pub use postgres::Postgres;
+pub use replicas::Replicas;
 pub use server::{Deltaplane, Variant};
 pub use tls_upstream::TlsUpstream;
 pub use upstream::Upstream;

@@ -40,6 +40,15 @@ impl fmt::Display for Variant {
     }
 }
 
+impl From<Variant> for deltaplane_server::Variant {
+    fn from(variant: Variant) -> Self {
+        match variant {
+            Variant::Delta => Self::Delta,
+            Variant::Sotw => Self::Sotw,
+        }
+    }
+}
+
 /// A running `deltaplane serve`, killed when it is dropped.
 #[derive(Debug)]
 pub struct Deltaplane {
@@ -97,16 +106,24 @@ impl Deltaplane {
         self.process = Some(process);
     }
 
-    /// Stops it as a service manager would.
+    /// Stops it as a service manager would, and returns what it logged since it was started last.
     ///
     /// # Panics
     /// If it does not end in time and in order.
-    pub fn stop(&mut self) {
+    pub fn stop(&mut self) -> String {
         let mut process = self.process.take().expect("it runs");
         process.signal(Signal::TERM);
         let status = process.wait_for_end();
         let log = process.log();
-        assert!(status.success() && !log.contains("left open"), "a clean end: {status}\n{log}");
+        assert!(status.success(), "a clean end: {status}\n{log}");
+        log
+    }
+
+    /// Ends it at once, without a word to anybody.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.signal(Signal::KILL);
+        process.wait_for_end();
     }
 
     /// What it logged since it was started last.
@@ -180,12 +197,25 @@ impl Deltaplane {
         variant: Variant,
         more: &[&str],
     ) -> String {
-        run(deltaplane()
-            .args(["bootstrap", "--load-reports", "--node-id", node_id, "--cluster", cluster])
-            .args(["--variant", &variant.to_string()])
-            .args(["--xds-address", &self.xds.to_string()])
-            .args(more))
+        bootstrap(&[self.xds], node_id, cluster, variant, more)
     }
+}
+
+/// What `deltaplane bootstrap` prints for an Envoy of the servers at these addresses.
+pub fn bootstrap(
+    addresses: &[SocketAddr],
+    node_id: &str,
+    cluster: &str,
+    variant: Variant,
+    more: &[&str],
+) -> String {
+    let mut command = deltaplane();
+    command.args(["bootstrap", "--load-reports", "--node-id", node_id, "--cluster", cluster]);
+    command.args(["--variant", &variant.to_string()]);
+    for address in addresses {
+        command.args(["--xds-address", &address.to_string()]);
+    }
+    run(command.args(more))
 }
 
 /// What `deltaplane serve` says when it does not get as far as serving.

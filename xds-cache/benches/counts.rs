@@ -8,11 +8,12 @@ mod scenarios;
 
 use std::{
     alloc::System, collections::BTreeMap, env, fmt::Write as _, fs, path::Path, process::Command,
+    sync::Mutex, thread,
 };
 
 use deltaplane_cache::Transaction;
 use deltaplane_core::{TypeUrl, Variant};
-use scenarios::{CDS, Client, cache, cluster, scenarios};
+use scenarios::{CDS, Client, SCENARIOS, cache, cluster};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -41,8 +42,8 @@ fn main() {
 
 /// Takes a step, under callgrind.
 fn take(name: &str) {
-    let all = scenarios().into_iter();
-    let mut scenario = all.into_iter().find(|scenario| scenario.name == name).expect("a step");
+    let (_, scenario) = SCENARIOS.iter().find(|(called, _)| *called == name).expect("a step");
+    let mut scenario = scenario();
     for _ in 0..WARM_UP {
         (scenario.before)();
         (scenario.step)();
@@ -77,10 +78,30 @@ fn compare(records: bool) {
 }
 
 fn figures() -> Vec<(String, &'static str, u64)> {
-    let names: Vec<_> = scenarios().iter().map(|scenario| scenario.name).collect();
-    let instructions = names.into_iter().map(|name| (name.to_owned(), "instructions", count(name)));
+    let instructions = counts().into_iter();
+    let instructions = instructions.map(|(name, count)| (name.to_owned(), "instructions", count));
     let bytes = kept().into_iter().map(|(name, kept)| (name.to_owned(), "bytes", kept));
     instructions.chain(bytes).collect()
+}
+
+/// The instructions of each step: as many steps at once as there are processors, since what else runs does not
+/// count.
+fn counts() -> Vec<(&'static str, u64)> {
+    let counts = Mutex::new(SCENARIOS.map(|(name, _)| (name, None)));
+    let todo = Mutex::new(0..SCENARIOS.len());
+    let next = || todo.lock().expect("a list").next();
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some(at) = next() {
+                    let count = count(SCENARIOS[at].0);
+                    counts.lock().expect("a list")[at].1 = Some(count);
+                }
+            });
+        }
+    });
+    let counts = counts.into_inner().expect("a list").into_iter();
+    counts.map(|(name, count)| (name, count.expect("a count"))).collect()
 }
 
 /// The instructions of a step.

@@ -4,10 +4,11 @@
 mod scenarios;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use scenarios::{Scenario, scenarios};
+use scenarios::{SCENARIOS, Scenario};
 
 fn hot_path(criterion: &mut Criterion) {
-    for Scenario { name, mut before, mut step } in scenarios() {
+    for (name, scenario) in SCENARIOS {
+        let Scenario { mut before, mut step } = scenario();
         criterion.bench_function(name, |bencher| {
             bencher.iter_batched(&mut before, |()| step(), BatchSize::PerIteration);
         });

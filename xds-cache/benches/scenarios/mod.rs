@@ -9,21 +9,36 @@ use deltaplane_core::{
 
 /// A step that can be taken again and again.
 pub struct Scenario {
-    pub name: &'static str,
     /// What makes the next step possible, and is not part of it.
     pub before: Box<dyn FnMut()>,
     pub step: Box<dyn FnMut()>,
 }
 
 impl Scenario {
-    fn new(
-        name: &'static str,
-        before: impl FnMut() + 'static,
-        step: impl FnMut() + 'static,
-    ) -> Self {
-        Self { name, before: Box::new(before), step: Box::new(step) }
+    fn new(before: impl FnMut() + 'static, step: impl FnMut() + 'static) -> Self {
+        Self { before: Box::new(before), step: Box::new(step) }
     }
 }
+
+/// Makes a scenario when it is its turn: what some of them begin with is large.
+type Make = fn() -> Scenario;
+
+/// All steps, by name.
+pub const SCENARIOS: [(&str, Make); 11] = [
+    ("a commit of one of 10,000", commit),
+    ("a commit that pushes one of 70,000 out of the log", forgetting),
+    ("a resource of 300 bytes is encoded and hashed", built),
+    ("who missed 1,000 commits to 500 resources", late),
+    ("a first sync of 10,000 after others", first),
+    ("a commit of one of 100,000 in 1,000 collections", collected),
+    ("a change reaches one of 1,000 globs, which missed those of the others", reached_by_glob),
+    ("a change reaches a wildcard of 1,000 in delta", || delivery(Variant::Delta, 1_000, &[])),
+    ("the same of 10,000", || delivery(Variant::Delta, 10_000, &[])),
+    ("a change reaches a wildcard of 1,000 in SotW", || delivery(Variant::Sotw, 1_000, &[])),
+    ("a change reaches 10 names of 10,000", || delivery(Variant::Delta, 10_000, &TEN)),
+];
+
+const TEN: [usize; 10] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
 
 pub const CDS: TypeUrl = TypeUrl::CLUSTER;
 
@@ -130,7 +145,7 @@ impl Client {
 }
 
 /// A client that is told of each change.
-fn delivery(name: &'static str, variant: Variant, clusters: usize, names: &[usize]) -> Scenario {
+fn delivery(variant: Variant, clusters: usize, names: &[usize]) -> Scenario {
     let cache = cache(clusters);
     let mut clients = [(); 3].map(|()| Client::new(&cache, variant, &CDS, names));
     clients.iter_mut().for_each(|client| assert!(client.sync() > 0));
@@ -141,21 +156,7 @@ fn delivery(name: &'static str, variant: Variant, clusters: usize, names: &[usiz
         change();
         assert!(one.sync() > 0 && other.sync() > 0);
     };
-    Scenario::new(name, before, move || assert!(last.sync() > 0))
-}
-
-/// All steps.
-pub fn scenarios() -> Vec<Scenario> {
-    let all: Vec<_> = (0..10).collect();
-    vec![commit(), forgetting(), built(), late(), first(), collected(), reached_by_glob()]
-        .into_iter()
-        .chain([
-            delivery("a change reaches a wildcard of 1,000 in delta", Variant::Delta, 1_000, &[]),
-            delivery("the same of 10,000", Variant::Delta, 10_000, &[]),
-            delivery("a change reaches a wildcard of 1,000 in SotW", Variant::Sotw, 1_000, &[]),
-            delivery("a change reaches 10 names of 10,000", Variant::Delta, 10_000, &all),
-        ])
-        .collect()
+    Scenario::new(before, move || assert!(last.sync() > 0))
 }
 
 fn commit() -> Scenario {
@@ -168,7 +169,7 @@ fn commit() -> Scenario {
         transaction.upsert("default", cluster(7, generation));
         *made.borrow_mut() = Some(transaction);
     };
-    Scenario::new("a commit of one of 10,000", before, move || {
+    Scenario::new(before, move || {
         let transaction = next.borrow_mut().take().expect("a transaction");
         assert_eq!(cache.commit(transaction).expect("a commit").changes, 1);
     })
@@ -184,7 +185,7 @@ fn forgetting() -> Scenario {
         (0..63).for_each(|_| change());
         *made.borrow_mut() = Some(change);
     };
-    Scenario::new("a commit that pushes one of 70,000 out of the log", before, move || {
+    Scenario::new(before, move || {
         let mut change = ready.borrow_mut().take().expect("a cache");
         change();
         *ready.borrow_mut() = Some(change);
@@ -226,7 +227,6 @@ fn put(cache: &Cache, resource: Resource) {
 fn collected() -> Scenario {
     let (cache, mut generation) = (collections(), 0);
     Scenario::new(
-        "a commit of one of 100,000 in 1,000 collections",
         || {},
         move || {
             generation += 1;
@@ -249,14 +249,12 @@ fn reached_by_glob() -> Scenario {
         }
         put(&cache, member(7, 7, generation));
     };
-    let name = "a change reaches one of 1,000 globs, which missed those of the others";
-    Scenario::new(name, before, move || assert_eq!(client.sync(), 1))
+    Scenario::new(before, move || assert_eq!(client.sync(), 1))
 }
 
 fn built() -> Scenario {
     let mut generation = 0;
     Scenario::new(
-        "a resource of 300 bytes is encoded and hashed",
         || {},
         move || {
             generation += 1;
@@ -271,7 +269,7 @@ fn late() -> Scenario {
     assert_eq!(client.sync(), 1_000);
     let mut change = changes(&cache, 500);
     let before = move || (0..1_000).for_each(|_| change());
-    Scenario::new("who missed 1,000 commits to 500 resources", before, move || {
+    Scenario::new(before, move || {
         assert_eq!(client.sync(), 500);
     })
 }
@@ -285,5 +283,5 @@ fn first() -> Scenario {
     // The first two make what the third shares.
     sync();
     sync();
-    Scenario::new("a first sync of 10,000 after others", || {}, sync)
+    Scenario::new(|| {}, sync)
 }

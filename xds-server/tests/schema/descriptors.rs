@@ -3,7 +3,6 @@
 use std::{env, fs};
 
 use deltaplane_server::{TypeUrl, envoy::descriptors};
-use protox::prost_reflect::DescriptorPool;
 
 use crate::protos;
 
@@ -11,7 +10,8 @@ const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/envoy/descriptors.b
 
 #[test]
 fn the_descriptors_are_those_of_the_protos() {
-    let made = made();
+    // With options, without comments.
+    let made = protos::pool().encode_to_vec();
     if env::var_os("UPDATE_SCHEMA").is_some() {
         fs::write(FILE, miniz_oxide::deflate::compress_to_vec_zlib(&made, 10)).unwrap();
     }
@@ -30,14 +30,4 @@ fn the_descriptors_know_the_types_and_where_they_have_their_names() {
     assert!(endpoints.get_field_by_name(name).is_some());
     assert!(descriptors::message("type.googleapis.com/of.somebody.Else").is_none());
     assert!(descriptors::name_field("type.googleapis.com/of.somebody.Else").is_none());
-}
-
-/// A `FileDescriptorSet` of all protos and what they import, each after its imports, with options and
-/// without comments.
-fn made() -> Vec<u8> {
-    let mut pool = DescriptorPool::new();
-    for set in protos::descriptor_sets() {
-        pool.decode_file_descriptor_set(&*set).unwrap();
-    }
-    pool.encode_to_vec()
 }

@@ -5,12 +5,14 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
+    sync::{Arc, OnceLock},
+    thread,
 };
 
 use protox::{
     Compiler, Error,
     file::{ChainFileResolver, File, FileResolver, GoogleFileResolver},
+    prost_reflect::DescriptorPool,
 };
 
 /// A file in which protox reads a relative name differently from protoc. To protox all packages of
@@ -42,12 +44,24 @@ fn folders(protos: &BTreeMap<String, File>) -> BTreeMap<&str, Vec<&str>> {
     folders
 }
 
+/// All protos and what they import, each after its imports.
+pub(crate) fn pool() -> &'static DescriptorPool {
+    static POOL: OnceLock<DescriptorPool> = OnceLock::new();
+    POOL.get_or_init(|| {
+        let mut pool = DescriptorPool::new();
+        for set in descriptor_sets() {
+            pool.decode_file_descriptor_set(&*set).unwrap();
+        }
+        pool
+    })
+}
+
 /// An encoded `FileDescriptorSet` for each folder, with what its files import, each after its imports.
 ///
 /// Each folder has a compiler of its own, since protox looks relative names up in all packages that it
 /// has seen: `config.core.v3.Address`, used in a package below `envoy.extensions`, is not found as soon
 /// as some other file has brought a package `envoy.extensions.config.validators`.
-pub(crate) fn descriptor_sets() -> Vec<Vec<u8>> {
+fn descriptor_sets() -> Vec<Vec<u8>> {
     let protos = Arc::new(read_protos(&proto_folder()));
     let compile = |names: &Vec<&str>| {
         let mut resolver = ChainFileResolver::new();
@@ -60,7 +74,15 @@ pub(crate) fn descriptor_sets() -> Vec<Vec<u8>> {
         }
         compiler.encode_file_descriptor_set()
     };
-    folders(&protos).values().map(compile).collect()
+    let folders: Vec<_> = folders(&protos).into_values().collect();
+    let (one, other) = folders.split_at(folders.len() / 2);
+    let all = |folders: &[Vec<&str>]| folders.iter().map(compile).collect::<Vec<_>>();
+    thread::scope(|scope| {
+        let other = scope.spawn(|| all(other));
+        let mut sets = all(one);
+        sets.extend(other.join().unwrap());
+        sets
+    })
 }
 
 fn read_protos(folder: &Path) -> BTreeMap<String, File> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use protox::prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
+use protox::prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
 use super::protos;
 
@@ -60,11 +60,9 @@ fn reaching_a_map(messages: &BTreeMap<String, Fields>) -> BTreeSet<String> {
 /// All messages of all protos, with those that they import from protobuf itself.
 fn messages() -> BTreeMap<String, Fields> {
     let mut messages = BTreeMap::new();
-    for set in protos::descriptor_sets() {
-        for message in DescriptorPool::decode(&*set).unwrap().all_messages() {
-            if !message.is_map_entry() {
-                messages.insert(message.full_name().to_owned(), fields(&message));
-            }
+    for message in protos::pool().all_messages() {
+        if !message.is_map_entry() {
+            messages.insert(message.full_name().to_owned(), fields(&message));
         }
     }
     messages

@@ -269,7 +269,8 @@ fn serving(log: &str) -> Option<(SocketAddr, SocketAddr)> {
     Some((value("xds=")?, value("http=")?))
 }
 
-/// Builds the program as it is now; cargo tells where it lies.
+/// Builds the program as it is now; cargo tells where it lies. It has what `cargo test --workspace` gives it,
+/// so that there is nothing to do when that runs these tests.
 fn program() -> &'static PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -279,12 +280,24 @@ fn program() -> &'static PathBuf {
             other => other.to_owned(),
         };
         let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-        let messages = run(Command::new(cargo)
-            .args(["build", "--package", "deltaplane", "--message-format", "json"])
+        let mut cargo = Command::new(cargo);
+        // By what cargo says of this package to its tests, ring would be built anew, and all that is above it.
+        for (name, _) in std::env::vars_os() {
+            let known = name.to_string_lossy();
+            if known.starts_with("CARGO_MANIFEST_") || known.starts_with("CARGO_PKG_") {
+                cargo.env_remove(&name);
+            }
+        }
+        let messages = run(cargo
+            .args(["build", "--workspace", "--bin", "deltaplane", "--message-format", "json"])
+            // There are none; but with them counts what tests depend on, as it does there.
+            .arg("--examples")
             .args(["--profile", &profile, "--manifest-path", manifest, "--target-dir"])
             .arg(machine::target_dir()));
         let messages = messages.lines().flat_map(serde_json::from_str::<Value>);
-        let mut built = messages.filter_map(|m| m["executable"].as_str().map(PathBuf::from));
+        let mut built = messages
+            .filter(|message| message["target"]["name"] == "deltaplane")
+            .filter_map(|message| message["executable"].as_str().map(PathBuf::from));
         built.next().expect("the package deltaplane has a program")
     })
 }

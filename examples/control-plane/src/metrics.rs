@@ -249,6 +249,14 @@ fn server(page: &Page, running: &Running) -> Result<(), Error> {
     )?;
     let name = "deltaplane_resources_built_total";
     page.counter(name, "Resources built, encoded and hashed", status.resources_built)?;
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        let tasks = runtime.metrics().num_alive_tasks();
+        page.gauge(
+            "deltaplane_tasks",
+            "Tasks that were begun and have not ended",
+            float(tasks as u64),
+        )?;
+    }
     let up = u64::from(status.trouble.is_none());
     page.gauge("deltaplane_database_up", "Whether the database can be followed", float(up))?;
     let kept = u64::from(status.last_known_good.is_some());

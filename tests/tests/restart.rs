@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use deltaplane_tests::{
-    Database, Deltaplane, Envoy, Kind, Listener, Upstream, Variant, service, wait_until,
+    Database, Deltaplane, Envoy, Kind, Listener, Postgres, Upstream, Variant, service, wait_until,
 };
 use serde_json::json;
 
@@ -94,6 +94,30 @@ fn survives_restarts(variant: Variant, kind: Kind) {
         (fresh.stat("listener_manager.lds.update_success") == 1).then_some(())
     });
     assert_eq!(fresh.clusters(), [""; 0]);
+}
+
+/// A client that leaves because the server ends says nothing of what it was sent.
+#[test]
+fn who_ends_notes_nothing() {
+    let postgres = Postgres::shared();
+    let database = postgres.create_database();
+    let settings = ["--shutdown-s", "1"];
+    let mut server = Deltaplane::start_with(&postgres.url(&database), &settings);
+    let (upstream, shop, cart) = (Upstream::start("a"), Listener::reserve(), Listener::reserve());
+    server.create(&service::http("shop", &shop, &upstream));
+    let envoy = Envoy::start(&server.bootstrap("envoy-1", "cluster-1", Variant::Delta));
+    shop.reaches("/", &upstream);
+    envoy.pause();
+    let id = server.create(&service::http("cart", &cart, &upstream));
+    let service = server.ask("GET", &format!("/api/v1/services/{id}"), None).json();
+    wait_until("it is served", RECONNECT, || {
+        let served = server.ask("GET", "/healthz", None).json()["revision"].clone();
+        (served == service["revision"]).then_some(())
+    });
+    let log = server.stop();
+    assert!(!log.contains("cannot be noted"), "{log}");
+    let sql = format!("SELECT count(*) FROM deliveries WHERE revision >= {}", service["revision"]);
+    assert_eq!(postgres.psql(&database, &sql).trim(), "0");
 }
 
 fn updates(envoy: &Envoy) -> [u64; 2] {

@@ -12,6 +12,7 @@ use deltaplane_server::{
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::access::{Access, Pass};
 use crate::changes::Snapshot;
@@ -117,11 +118,11 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
         access,
     };
     let metrics = Metrics::new().map_err(io::Error::other)?;
-    tokio::spawn(metrics.clone().measure(running.clone()));
-    tokio::spawn(delivery::note(running.clone()));
+    beside(&stop, metrics.clone().measure(running.clone()));
+    beside(&stop, delivery::note(running.clone()));
     let (kept, log) = (arguments.retention(), running.health.clone());
-    tokio::spawn(retention::run(running.store.clone(), log, kept));
-    tokio::spawn(audit::keep(running.store.clone(), days(arguments.audit_days)));
+    beside(&stop, retention::run(running.store.clone(), log, kept));
+    beside(&stop, audit::keep(running.store.clone(), days(arguments.audit_days)));
     let spread = replicas::spread(running.clone(), arguments.fair_share, stopped(stop.clone()));
     let spread = tokio::spawn(spread);
 
@@ -145,6 +146,9 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
         }
         tracing::info!(xds = %xds_address, http = %http_address, database = name, "serving");
         health.update(|status| status.serves_xds = true);
+        // It ends when this does.
+        let mut publishing = JoinSet::new();
+        publishing.spawn(publisher.run());
         let stopping = async {
             stopped(stop.clone()).await;
             health.update(|status| status.serves_xds = false);
@@ -153,7 +157,7 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
             result = serve_xds(&server, xds, xds_tls, &health, stopping) => result,
             () = regroup(&fleets, &server) => Ok(()),
             // Rather none at all than a server that no change reaches.
-            ended = tokio::spawn(publisher.run()) => {
+            Some(ended) = publishing.join_next() => {
                 Err(ended.map_or_else(io::Error::other, |()| io::Error::other("no change is read")).into())
             }
         }
@@ -400,6 +404,18 @@ fn stop_signal() -> io::Result<watch::Receiver<bool>> {
         sender.send_replace(true);
     });
     Ok(receiver)
+}
+
+/// Does what is not for clients, until the server is told to end: from then on clients leave, which says nothing
+/// of changes, and soon there is no database.
+fn beside(stop: &watch::Receiver<bool>, work: impl Future<Output = ()> + Send + 'static) {
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = work => {}
+            () = stopped(stop) => {}
+        }
+    });
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {

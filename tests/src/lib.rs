@@ -20,6 +20,7 @@
 //! * [`load`]: thousands of requests in a second, none of which may fail
 //! * [`member`]: one of those who share what some of them are told first
 //! * [`witness`]: somebody who is served while others misbehave
+//! * [`soak`]: everything that may go wrong in an hour
 
 #![allow(
     clippy::expect_used,
@@ -66,6 +67,7 @@ pub mod random;
 pub mod replicas;
 pub mod server;
 pub mod service;
+pub mod soak;
 pub mod tls_upstream;
 pub mod upstream;
 pub mod witness;

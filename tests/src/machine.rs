@@ -6,22 +6,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// Cargo's folder for what it builds, whatever its name and place: this very program lies in
-/// `<target>/<profile>/deps`.
+/// Cargo's folder for what it builds, whatever its name and place.
 pub fn target_dir() -> PathBuf {
-    ancestor_of_this_program(3)
+    let folder = profile_dir();
+    folder.parent().expect("cargo keeps programs in target/<profile>").to_owned()
 }
 
 /// The profile that this program was built with, as cargo names its folder.
 pub fn profile() -> String {
-    let folder = ancestor_of_this_program(2);
+    let folder = profile_dir();
     folder.file_name().expect("a profile's folder has a name").to_string_lossy().into_owned()
 }
 
-fn ancestor_of_this_program(generations: usize) -> PathBuf {
+/// Where this very program lies, or its folder `deps` if it is a test.
+fn profile_dir() -> PathBuf {
     let program = std::env::current_exe().expect("a running program has a path");
-    let ancestor = program.ancestors().nth(generations);
-    ancestor.expect("cargo keeps tests in target/<profile>/deps").to_owned()
+    let mut folders = program.ancestors().skip(1).filter(|folder| !folder.ends_with("deps"));
+    folders.next().expect("a program lies in a folder").to_owned()
 }
 
 /// Does `work` while no other test process does work of this name.

@@ -1,6 +1,7 @@
 //! The real `deltaplane`.
 
 use std::fmt;
+use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -97,7 +98,7 @@ impl Deltaplane {
     /// Starts it again after [`stop`](Deltaplane::stop), where it was.
     pub fn resume(&mut self) {
         self.starts += 1;
-        let log = self.folder.path().join(format!("log-{}", self.starts));
+        let log = self.log_file(self.starts);
         let mut command = serve(&self.database_url, &self.xds.to_string(), &self.http.to_string());
         command.args(&self.settings);
         let mut process = Process::start("deltaplane", &mut command, &log);
@@ -129,6 +130,16 @@ impl Deltaplane {
     /// What it logged since it was started last.
     pub fn log(&self) -> String {
         self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// All that it logged, however often it was started.
+    pub fn logs(&self) -> String {
+        let log = |start| fs::read_to_string(self.log_file(start)).unwrap_or_default();
+        (1..=self.starts).map(log).collect()
+    }
+
+    fn log_file(&self, start: usize) -> PathBuf {
+        self.folder.path().join(format!("log-{start}"))
     }
 
     /// The line of the log that has all these words in it.

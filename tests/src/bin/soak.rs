@@ -1,0 +1,47 @@
+//! The soak: see the module of its name. It writes `tests/SOAK.md`, in which nothing is typed by hand, and
+//! fails if anything was not as it should be.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Parser;
+use deltaplane_tests::soak::{Plan, run};
+
+/// Lets everything go wrong for an hour: changes, connections, clients, servers. Then everybody must have what is
+/// stored, and servers use no more than at first.
+///
+/// The exit code says whether it was so; a page of figures says how.
+#[derive(Parser)]
+struct Args {
+    /// How long it goes on; a round that was begun is finished.
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    minutes: u64,
+    /// What chance begins with; another number each time, unless it is said.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Where to write the figures.
+    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/SOAK.md"), hide_default_value = true)]
+    out: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seed = args.seed.unwrap_or(now.as_secs());
+    println!("{} minutes with --seed {seed}", args.minutes);
+    let outcome = run(&Plan::minutes(args.minutes, seed));
+    for problem in &outcome.problems {
+        println!("{problem}");
+    }
+    if let Err(error) = std::fs::write(&args.out, outcome.page()) {
+        eprintln!("cannot write {}: {error}", args.out.display());
+        return ExitCode::FAILURE;
+    }
+    println!(
+        "{}: {}",
+        args.out.display(),
+        if outcome.is_good() { "all is well" } else { "it failed" }
+    );
+    if outcome.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

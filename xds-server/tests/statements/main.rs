@@ -1,12 +1,11 @@
 //! Which statements of the protocol have a test, by the names of the tests. With `--nocapture` it prints
-//! the table.
+//! the table. And whether the tests exist that pages name.
 #![allow(clippy::panic, clippy::expect_used, reason = "helpers of tests are tests")]
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::Path,
-};
+mod pages;
+mod sources;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The statements of the sections B, S, W, D, N, R, T, O, V, E, P, X, K, C, L and H, by level. Those that are derived from what
 /// clients do, and not a sentence of the specification, are marked `(d)`.
@@ -44,7 +43,7 @@ const CONDITIONAL: &str = "V-06 P-02 P-03";
 const SOURCES: &[&str] = &["../xds-core/src", "../xds-cache/tests", "tests", "../tests/tests"];
 
 /// The crate's documentation, which says what is declined.
-const DOCUMENTATION: &str = include_str!("../src/lib.rs");
+const DOCUMENTATION: &str = include_str!("../../src/lib.rs");
 
 #[test]
 fn every_statement_has_a_test_or_a_reason() {
@@ -94,37 +93,13 @@ fn declined() -> BTreeSet<String> {
 fn tests_by_statement() -> BTreeMap<String, BTreeSet<String>> {
     let mut tests = BTreeMap::<_, BTreeSet<_>>::new();
     for source in SOURCES {
-        let mut functions = Vec::new();
-        find_tests(&Path::new(env!("CARGO_MANIFEST_DIR")).join(source), &mut functions);
-        for function in functions {
-            for id in statements(&function) {
-                tests.entry(id).or_default().insert(function.clone());
+        for test in sources::tests_in(source) {
+            for id in statements(&test.name) {
+                tests.entry(id).or_default().insert(test.name.clone());
             }
         }
     }
     tests
-}
-
-/// Finds what is a test in a folder: functions behind an attribute that ends in `test`.
-fn find_tests(folder: &Path, functions: &mut Vec<String>) {
-    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{folder:?}: {error}"));
-    for path in entries.map(|entry| entry.expect("an entry").path()) {
-        if path.is_dir() {
-            find_tests(&path, functions);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = fs::read_to_string(&path).expect("a source file");
-            let mut is_test = false;
-            for line in text.lines().map(str::trim) {
-                let function = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ");
-                if let Some(name) = function.and_then(|rest| rest.split(['(', '<']).next()) {
-                    functions.extend(is_test.then(|| name.to_owned()));
-                    is_test = false;
-                } else if line.starts_with("#[") {
-                    is_test |= line.contains("test]") || line.contains("test(");
-                }
-            }
-        }
-    }
 }
 
 /// The statements at the beginning of a test's name: `d06_d07_what_it_shows`.

@@ -13,7 +13,7 @@
 //! * [`upstream`], [`tls_upstream`], [`postgres`], [`envoy`], [`server`]: the parts
 //! * [`authority`]: what makes certificates
 //! * [`database`]: SQLite or PostgreSQL, by the door that is not the server's
-//! * [`proxy`]: the network before a database, which can fail
+//! * [`proxy`], [`disk`]: a network and a disk that can fail
 //! * [`service`], [`listener`]: what is told to the server, and what Envoy's users see of it
 //! * [`replicas`]: several servers on one database
 //! * [`follower`]: a model client that goes from one to another
@@ -32,6 +32,7 @@
 pub mod authority;
 pub mod database;
 pub mod deadline;
+pub mod disk;
 pub mod envoy;
 pub mod envoy_beliefs;
 pub mod envoy_certificate;
@@ -74,6 +75,7 @@ pub mod witness;
 
 pub use database::{Database, Kind};
 pub use deadline::wait_until;
+pub use disk::Disk;
 pub use envoy::Envoy;
 pub use follower::Follower;
 pub use listener::Listener;

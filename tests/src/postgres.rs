@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::Disk;
 use crate::machine::{installed, is_root, run};
 use crate::port;
 use crate::process::Process;
@@ -29,6 +30,8 @@ pub struct Postgres {
     process: Option<Process>,
     programs: PathBuf,
     port: u16,
+    /// Where its data are, if not in the folder.
+    disk: Option<Disk>,
     folder: TempDir,
     databases: AtomicU32,
 }
@@ -36,14 +39,26 @@ pub struct Postgres {
 impl Postgres {
     /// Starts a server.
     pub fn start() -> Postgres {
+        Postgres::start_in(None)
+    }
+
+    /// Starts a server whose data are on a disk of its own.
+    pub fn start_on(disk: Disk) -> Postgres {
+        Postgres::start_in(Some(disk))
+    }
+
+    fn start_in(disk: Option<Disk>) -> Postgres {
         let programs = installed(PACKAGE, programs);
         let folder = tempfile::Builder::new().prefix("deltaplane-postgres-").tempdir();
         let folder = folder.expect("a folder for temporary files can be made");
         if let Some((user, group)) = owner() {
-            chown(folder.path(), Some(user), Some(group)).expect("root may give a folder away");
+            for place in [Some(folder.path()), disk.as_ref().map(Disk::path)].into_iter().flatten()
+            {
+                chown(place, Some(user), Some(group)).expect("root may give a folder away");
+            }
         }
         let (port, databases) = (port::reserve(), AtomicU32::new(0));
-        let mut postgres = Postgres { process: None, programs, port, folder, databases };
+        let mut postgres = Postgres { process: None, programs, port, disk, folder, databases };
         run(postgres
             .command("initdb")
             .args(["--username", USER, "--auth", "trust", "--encoding", "UTF8", "--no-sync"])
@@ -121,8 +136,13 @@ impl Postgres {
         run(self.command("psql").args(plain).args(["--command", sql]).arg(self.url(database)))
     }
 
+    /// Where its data are, if that is a disk of its own.
+    pub fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
+    }
+
     fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.disk.as_ref().map_or(self.folder.path(), Disk::path).join("data")
     }
 
     /// One of PostgreSQL's programs, as a user that the server runs for.

@@ -1,4 +1,4 @@
-//! A network between a server and its PostgreSQL that can do what networks do.
+//! A network before a server, such as between another one and its PostgreSQL, that can do what networks do.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -30,6 +30,10 @@ struct State {
     is_stalled: bool,
     loses_notifications: bool,
     has_ended: bool,
+    /// How many connections there were.
+    opened: u64,
+    /// How many of these are forgotten.
+    forgotten: u64,
     connections: Vec<TcpStream>,
 }
 
@@ -64,7 +68,7 @@ impl Proxy {
         self.network.state().target = target;
     }
 
-    /// Each piece of what is said takes so long.
+    /// Each piece of what is answered takes so long.
     pub fn delays(&self, delay: Duration) {
         self.network.state().delay = delay;
     }
@@ -72,6 +76,13 @@ impl Proxy {
     /// Nothing gets through any more, and nobody is told.
     pub fn stalls(&self) {
         self.network.state().is_stalled = true;
+    }
+
+    /// On the connections that there are nothing gets through ever again, and nobody is told: half-open, each
+    /// end takes them for good. New ones work.
+    pub fn forgets(&self) {
+        let mut state = self.network.state();
+        state.forgotten = state.opened;
     }
 
     /// What stood still goes on.
@@ -115,20 +126,24 @@ impl Network {
         let twins = [client.try_clone(), server.try_clone()];
         let [Ok(from_client), Ok(from_server)] = twins else { return };
         let kept = [client.try_clone(), server.try_clone()];
-        self.state().connections.extend(kept.into_iter().flatten());
+        let mut state = self.state();
+        state.connections.extend(kept.into_iter().flatten());
+        state.opened += 1;
+        let number = state.opened;
+        drop(state);
         let (there, back) = (self.clone(), self.clone());
-        thread::spawn(move || there.carry(from_client, server, false));
-        thread::spawn(move || back.carry(from_server, client, true));
+        thread::spawn(move || there.carry(number, from_client, server, false));
+        thread::spawn(move || back.carry(number, from_server, client, true));
     }
 
-    fn carry(&self, mut from: TcpStream, mut to: TcpStream, is_answer: bool) {
+    fn carry(&self, number: u64, mut from: TcpStream, mut to: TcpStream, is_answer: bool) {
         let mut piece = vec![0; 1 << 16];
         let mut unsent = Vec::new();
         while let Ok(length) = from.read(&mut piece) {
             if length == 0 {
                 break;
             }
-            let loses = is_answer && self.waits();
+            let loses = self.waits(number, is_answer);
             unsent.extend_from_slice(&piece[..length]);
             let sent = if loses { without_notifications(&mut unsent) } else { unsent.split_off(0) };
             if to.write_all(&sent).is_err() {
@@ -140,14 +155,16 @@ impl Network {
     }
 
     /// Takes as long as the network does, and says whether notifications get lost.
-    fn waits(&self) -> bool {
-        let delay = self.state().delay;
-        thread::sleep(delay);
+    fn waits(&self, number: u64, is_answer: bool) -> bool {
+        if is_answer {
+            let delay = self.state().delay;
+            thread::sleep(delay);
+        }
         let mut state = self.state();
-        while state.is_stalled && !state.has_ended {
+        while (state.is_stalled || number <= state.forgotten) && !state.has_ended {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.loses_notifications
+        is_answer && state.loses_notifications
     }
 }
 

@@ -149,6 +149,13 @@ impl Deltaplane {
         line.map(str::to_owned)
     }
 
+    /// The value of a metric, by its name and labels as its line begins with them; 0 if it is not there.
+    pub fn metric(&self, name: &str) -> f64 {
+        let metrics = self.ask("GET", "/metrics", None).body;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.parse().ok()).unwrap_or_default()
+    }
+
     /// Asks its REST face, with a body of JSON or without one.
     pub fn ask(&self, method: &str, path: &str, body: Option<&str>) -> Answer {
         let answer = http::request(method, &format!("http://{}{path}", self.http), body);

@@ -4,11 +4,14 @@
 #![allow(missing_docs, clippy::expect_used)]
 
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use deltaplane_tests::http::Answer;
 use deltaplane_tests::proxy::Proxy;
+use deltaplane_tests::random::Random;
 use deltaplane_tests::{
-    Deltaplane, Envoy, Listener, Postgres, Upstream, Variant, service, wait_until,
+    Deltaplane, Disk, Envoy, Listener, Postgres, Upstream, Variant, service, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -30,7 +33,10 @@ struct Scene {
 
 impl Scene {
     fn start() -> Scene {
-        let postgres = Postgres::start();
+        Scene::start_with(Postgres::start())
+    }
+
+    fn start_with(postgres: Postgres) -> Scene {
         let database = postgres.create_database();
         let proxy = Proxy::before(postgres.port());
         let server = Deltaplane::start(&postgres.url_at(&database, proxy.port()));
@@ -85,6 +91,108 @@ fn postgres_moves_to_another_address() {
     assert_eq!(scene.updates(), before, "nothing was sent again");
 }
 
+/// As when a machine vanishes, or what stands between has forgotten who spoke to whom.
+#[test]
+fn connections_to_postgres_are_half_open() {
+    let scene = Scene::start();
+    scene.proxy.forgets();
+    let start = Instant::now();
+    let port = scene.b.port();
+    scene.sql(&format!("UPDATE services SET upstream_port = {port} WHERE id = {}", scene.id));
+    scene.shop.moves_within("/", &scene.a, &scene.b, RECOVERY);
+    // None of the dead ones is waited for any more, however many ask at once.
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                wait_until("it is answered", RECOVERY, || {
+                    (scene.status("/api/v1/services/") == 200).then_some(())
+                });
+            });
+        }
+    });
+    assert!(scene.server.log_line(&["WARN", "the database cannot be followed"]).is_some());
+    assert!(start.elapsed() < RECOVERY, "{:?}", start.elapsed());
+    scene.server.patch(scene.id, &json!({"upstream_port": scene.a.port()}));
+    scene.shop.moves("/", &scene.b, &scene.a);
+    scene.is_well();
+}
+
+/// What says whether something can be stored.
+fn is_writable(server: &Deltaplane) -> bool {
+    server.metric("deltaplane_database_writable") == 1.0
+}
+
+/// It has no room, says so, and does all else that it did.
+fn is_full(server: &Deltaplane, refused: &Answer, words: &str) {
+    assert_eq!(refused.status, 507, "{}", refused.body);
+    let detail = refused.json()["detail"].to_string();
+    assert!(detail.contains(words) && detail.contains("make room"), "{detail}");
+    let health = server.ask("GET", "/healthz", None).json();
+    assert_eq!((&health["status"], &health["database"]), (&json!("degraded"), &json!("ok")));
+    assert!(health["writes"].to_string().contains(words), "{health}");
+    assert!(!is_writable(server));
+    for path in ["/readyz", "/api/v1/services/"] {
+        assert_eq!(server.ask("GET", path, None).status, 200, "{path}");
+    }
+}
+
+fn can_be_written(server: &Deltaplane) {
+    wait_until("it is seen to store", RECOVERY, || is_writable(server).then_some(()));
+    let health = server.ask("GET", "/healthz", None).json();
+    assert_eq!((&health["status"], &health["writes"]), (&json!("ok"), &json!("ok")));
+}
+
+/// A resource of a megabyte that cannot be compressed.
+fn large() -> String {
+    let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut random = Random::new(1);
+    let value = (0..1 << 20).map(|_| char::from(letters[random.below(64)])).collect::<String>();
+    let price = json!({"type_url": "type.test/Price", "name": "apple", "value": value});
+    json!({"scope": "cluster-1", "upserts": [price]}).to_string()
+}
+
+#[test]
+fn postgres_has_no_room() {
+    let scene = Scene::start_with(Postgres::start_on(Disk::of_megabytes(128)));
+    // What it writes ahead has a new file, and room for a while: without that it ends.
+    scene.sql("SELECT pg_switch_wal()");
+    scene.sql("CHECKPOINT");
+    let disk = scene.postgres.disk().expect("it has one of its own");
+    disk.fill();
+    let path = "/api/v1/xds/transactions";
+    let large = large();
+    let refused = scene.server.ask("POST", path, Some(&large));
+    is_full(&scene.server, &refused, "No space left on device");
+    scene.shop.reaches("/", &scene.a);
+    let resources = scene.server.ask("GET", "/api/v1/xds/scopes/cluster-1/resources", None);
+    assert_eq!(resources.status, 404, "nothing of it is there: {}", resources.body);
+    disk.free();
+    can_be_written(&scene.server);
+    let stored = scene.server.ask("POST", path, Some(&large));
+    assert_eq!(stored.status, 200, "{}", stored.body);
+    scene.is_well();
+}
+
+#[test]
+fn sqlite_has_no_room() {
+    let disk = Disk::of_megabytes(4);
+    let server = Deltaplane::start(&format!("sqlite://{}/deltaplane.db", disk.path().display()));
+    let (a, b, shop) = (Upstream::start("a"), Upstream::start("b"), Listener::reserve());
+    let id = server.create(&service::http("shop", &shop, &a));
+    let _envoy = Envoy::start(&server.bootstrap("envoy-1", "cluster-1", Variant::Delta));
+    shop.reaches("/", &a);
+    disk.fill();
+    let path = format!("/api/v1/services/{id}");
+    let patch = json!({"upstream_port": b.port()}).to_string();
+    let refused = server.ask("PATCH", &path, Some(&patch));
+    is_full(&server, &refused, "full");
+    shop.reaches("/", &a);
+    disk.free();
+    can_be_written(&server);
+    server.patch(id, &json!({"upstream_port": b.port()}));
+    shop.moves("/", &a, &b);
+}
+
 #[test]
 fn postgres_may_only_be_read() {
     let scene = Scene::start();
@@ -103,6 +211,7 @@ fn postgres_may_only_be_read() {
     });
     scene.shop.reaches("/", &scene.a);
     scene.is_ready(true);
+    assert!(!is_writable(&scene.server));
     assert_eq!(scene.status(&path), 200, "it can be read");
     // One may still say that one writes: the default is all that is against it.
     let elsewhere = format!("UPDATE services SET upstream_port = {}", scene.b.port());
@@ -114,6 +223,7 @@ fn postgres_may_only_be_read() {
         (scene.server.ask("PATCH", &path, Some(&patch)).status == 200).then_some(())
     });
     scene.shop.moves_within("/", &scene.b, &scene.a, RECOVERY);
+    can_be_written(&scene.server);
     scene.is_well();
 }
 

@@ -52,12 +52,6 @@ impl Secured {
         Envoy::start(&self.server.bootstrap_with(id, cluster, Variant::Delta, &flags))
     }
 
-    fn metric(&self, line: &str) -> f64 {
-        let metrics = self.server.ask("GET", "/metrics", None).body;
-        let line = metrics.lines().find_map(|it| it.strip_prefix(line)?.strip_prefix(' '));
-        line.and_then(|value| value.parse().ok()).unwrap_or_default()
-    }
-
     fn node(&self, id: &str) -> u16 {
         self.server.ask("GET", &format!("/xds/clients/{id}"), None).status
     }
@@ -140,11 +134,11 @@ fn certificates_are_taken_over_while_they_are_used() {
     let first = secured.envoy("a", "cluster-1", Some(&a));
     port.reaches("/", &upstream);
     assert!(
-        secured.metric("deltaplane_tls_not_after_timestamp_seconds{face=\"xds\",of=\"server\"}")
+        secured.server.metric("deltaplane_tls_not_after_timestamp_seconds{face=\"xds\",of=\"server\"}")
             > 1e9
     );
-    let loads = || secured.metric("deltaplane_tls_loads_total{face=\"xds\"}");
-    let failing = || secured.metric("deltaplane_tls_reload_failing{face=\"xds\"}");
+    let loads = || secured.server.metric("deltaplane_tls_loads_total{face=\"xds\"}");
+    let failing = || secured.server.metric("deltaplane_tls_reload_failing{face=\"xds\"}");
     assert_eq!((loads(), failing()), (1.0, 0.0));
 
     // What cannot be used is told, and changes nothing.

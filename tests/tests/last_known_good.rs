@@ -4,29 +4,37 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use deltaplane_tests::envoy_certificate::Certificate;
 use deltaplane_tests::{
-    Database, Deltaplane, Envoy, Kind, Listener, Postgres, Upstream, Variant, server, service,
-    wait_until,
+    Database, Deltaplane, Disk, Envoy, Kind, Listener, Postgres, Upstream, Variant, server,
+    service, wait_until,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A folder for what is kept.
-struct Place(TempDir);
+/// A file for what is kept, and the folder that it is in, if that is its own.
+struct Place {
+    file: PathBuf,
+    _folder: Option<TempDir>,
+}
 
 impl Place {
     fn new() -> Place {
-        Place(tempfile::tempdir().expect("a folder for temporary files can be made"))
+        let folder = tempfile::tempdir().expect("a folder for temporary files can be made");
+        Place { file: folder.path().join("kept"), _folder: Some(folder) }
     }
 
-    fn file(&self) -> PathBuf {
-        self.0.path().join("kept")
+    fn at(folder: &Path) -> Place {
+        Place { file: folder.join("kept"), _folder: None }
+    }
+
+    fn file(&self) -> &Path {
+        &self.file
     }
 
     fn flags(&self) -> [String; 2] {
@@ -118,6 +126,37 @@ fn it_starts_without_its_database_and_catches_up() {
     let health = server.ask("GET", "/healthz", None).json();
     assert_eq!(health["last_known_good"], false);
     place.keeps(&server);
+}
+
+#[test]
+fn it_stays_as_it_is_while_its_disk_is_full() {
+    let (database, disk) = (Database::create(Kind::Sqlite), Disk::of_megabytes(1));
+    let place = Place::at(disk.path());
+    let flags = place.flags();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let server = Deltaplane::start_with(&database.url(), &flags);
+    let (upstream, shop) = (Upstream::start("a"), Listener::reserve());
+    let id = server.create(&service::http("shop", &shop, &upstream));
+    place.keeps(&server);
+    let kept = fs::read(place.file()).expect("it was written");
+    let is_failing = || server.metric("deltaplane_last_known_good_failing");
+    assert_eq!(is_failing(), 0.0);
+
+    disk.fill();
+    server.patch(id, &json!({"retries": 1}));
+    wait_until("it is told", PATIENCE, || (is_failing() == 1.0).then_some(()));
+    let health = server.ask("GET", "/healthz", None).json();
+    assert_eq!((&health["status"], &health["database"]), (&json!("degraded"), &json!("ok")));
+    assert!(health["keeping"].to_string().contains("No space left"), "{health}");
+    assert_eq!(server.ask("GET", "/readyz", None).status, 200);
+    assert_eq!(fs::read(place.file()).expect("it is there"), kept);
+    let files = fs::read_dir(disk.path()).expect("it is a folder").count();
+    assert_eq!(files, 2, "no half of a file is left");
+
+    disk.free();
+    place.keeps(&server);
+    wait_until("it is over", PATIENCE, || (is_failing() == 0.0).then_some(()));
+    assert_eq!(server.ask("GET", "/healthz", None).json()["keeping"], "ok");
 }
 
 #[test]

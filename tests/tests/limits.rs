@@ -10,12 +10,6 @@ use deltaplane_tests::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn metric(server: &Deltaplane, line: &str) -> f64 {
-    let metrics = server.ask("GET", "/metrics", None).body;
-    let line = metrics.lines().find_map(|it| it.strip_prefix(line)?.strip_prefix(' '));
-    line.and_then(|value| value.parse().ok()).unwrap_or_default()
-}
-
 fn envoy(server: &Deltaplane, id: &str) -> Envoy {
     Envoy::start(&server.bootstrap(id, "cluster-1", Variant::Delta))
 }
@@ -30,7 +24,7 @@ fn one_stream_too_many_is_refused_until_there_is_room() {
     shop.reaches("/", &upstream);
     let second = envoy(&server, "second");
     wait_until("it is refused", PATIENCE, || {
-        (metric(&server, "deltaplane_xds_streams_refused_total") >= 1.0).then_some(())
+        (server.metric("deltaplane_xds_streams_refused_total") >= 1.0).then_some(())
     });
     assert_eq!(second.listeners(), [""; 0]);
     assert_eq!(first.stat("control_plane.connected_state"), 1, "who is there is served");
@@ -52,7 +46,7 @@ fn connections_grow_old_and_nothing_is_sent_again() {
     };
     let before = updates();
     wait_until("it has come back more than once", PATIENCE, || {
-        let ended = metric(&server, "deltaplane_xds_connections_ended_total{reason=\"age\"}");
+        let ended = server.metric("deltaplane_xds_connections_ended_total{reason=\"age\"}");
         (ended >= 2.0 && envoy.stat("cluster._deltaplane.upstream_cx_total") >= 3).then_some(())
     });
     wait_until("it is there", PATIENCE, || {

@@ -18,6 +18,7 @@ use crate::running::Running;
 use crate::store::{Store, StoreError};
 use crate::token::{ALL, Rights, Token, TokenError, hash, random};
 use crate::write::Origin;
+use crate::writes;
 
 /// What anybody may ask: how the server is, and how it is asked.
 const OPEN: [&str; 4] = ["/healthz", "/readyz", "/openapi.json", "/docs"];
@@ -274,7 +275,11 @@ pub(crate) async fn gate(State(app): State<Running>, mut request: Request, next:
     };
     let mut answer = match is_write {
         None => answer.await,
-        Some(entry) => recorded(&app, &caller, entry, answer).await,
+        Some(entry) => {
+            let answer = recorded(&app, &caller, entry, answer).await;
+            writes::note(&app.health, &answer);
+            answer
+        }
     };
     if answer.status() == StatusCode::FORBIDDEN {
         let challenge = HeaderValue::from_static(INSUFFICIENT);

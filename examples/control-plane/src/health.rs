@@ -20,6 +20,11 @@ pub struct Status {
     /// Why the database cannot be followed at the moment, if so. Clients are
     /// served what was last read.
     pub trouble: Option<String>,
+    /// Why the last thing that somebody wrote was not stored, if the database did not do it and was
+    /// not seen to do so since.
+    pub unwritten: Option<String>,
+    /// Why the last known good state cannot be kept in its file, if so.
+    pub unkept: Option<String>,
     /// Since the database has not been read yet, clients are served what was kept of it at
     /// this revision.
     pub last_known_good: Option<i64>,

@@ -18,10 +18,14 @@ pub(crate) fn router() -> OpenApiRouter<Health> {
 /// That there is an answer says that the server is alive; and how far it is.
 #[derive(Serialize, ToSchema)]
 struct Alive {
-    /// `ok`, or `degraded` if clients are served what was last read.
+    /// `ok`, or `degraded` if one of the next three is not: clients are served what was last read.
     status: &'static str,
     /// `ok`, or why the database cannot be followed.
     database: String,
+    /// `ok`, or why what was written last was not stored.
+    writes: String,
+    /// `ok`, or why the last known good state cannot be kept in its file.
+    keeping: String,
     /// The revision of the database that clients are served.
     revision: i64,
     /// Whether that is from the file of the last known good state, since the database has not been read yet.
@@ -53,9 +57,14 @@ struct Ready {
 )]
 async fn healthz(State(health): State<Health>) -> Json<Alive> {
     let status = health.status();
+    let troubles = [status.trouble, status.unwritten, status.unkept];
+    let is_well = troubles.iter().all(Option::is_none);
+    let [database, writes, keeping] = troubles.map(|why| why.unwrap_or_else(|| "ok".to_owned()));
     Json(Alive {
-        status: if status.trouble.is_none() { "ok" } else { "degraded" },
-        database: status.trouble.clone().unwrap_or_else(|| "ok".to_owned()),
+        status: if is_well { "ok" } else { "degraded" },
+        database,
+        writes,
+        keeping,
         revision: status.revision,
         last_known_good: status.last_known_good.is_some(),
         behind: status.behind.len(),

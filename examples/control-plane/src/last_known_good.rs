@@ -107,12 +107,11 @@ impl Keeper {
         let body = serde_json::to_vec(&Kept::of(snapshot))?;
         let name = self.0.file_name().unwrap_or_default().to_string_lossy();
         let aside = self.0.with_file_name(format!(".{name}.new"));
-        let mut options = OpenOptions::new();
-        let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&aside)?;
-        writeln!(file, "{MAGIC} {}", checksum(&body))?;
-        file.write_all(&body)?;
-        file.sync_all()?;
-        fs::rename(&aside, &self.0)?;
+        if let Err(error) = write(&aside, &body).and_then(|()| fs::rename(&aside, &self.0)) {
+            // Half of it is good for nobody, and may be the last that there was room for.
+            let _ = fs::remove_file(&aside);
+            return Err(error);
+        }
         let folder = self.0.parent().filter(|folder| !folder.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     }
@@ -132,12 +131,14 @@ impl Keeper {
             let start = Instant::now();
             match self.update(&running).await {
                 Ok(()) => {
+                    running.health.update(|status| status.unkept = None);
                     kept = Some(found);
                     tokio::time::sleep(start.elapsed() * SHARE).await;
                 }
                 Err(error) => {
                     let path = self.0.display();
                     tracing::warn!(%error, %path, "the last known good state cannot be written");
+                    running.health.update(|status| status.unkept = Some(error.to_string()));
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -150,6 +151,15 @@ impl Keeper {
         let written = tokio::task::spawn_blocking(move || keeper.store(snapshot)).await;
         written.map_err(io::Error::other)?
     }
+}
+
+/// Writes a file that only its owner may read, and waits until it is on the disk.
+fn write(path: &Path, body: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    writeln!(file, "{MAGIC} {}", checksum(body))?;
+    file.write_all(body)?;
+    file.sync_all()
 }
 
 fn checksum(bytes: &[u8]) -> String {

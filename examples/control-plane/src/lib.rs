@@ -101,3 +101,4 @@ pub mod validate;
 pub mod vault;
 pub mod watch;
 pub mod write;
+mod writes;

@@ -259,6 +259,12 @@ fn server(page: &Page, running: &Running) -> Result<(), Error> {
     }
     let up = u64::from(status.trouble.is_none());
     page.gauge("deltaplane_database_up", "Whether the database can be followed", float(up))?;
+    let writable = u64::from(status.unwritten.is_none());
+    let help = "Whether the database stored what was written last";
+    page.gauge("deltaplane_database_writable", help, float(writable))?;
+    let unkept = u64::from(status.unkept.is_some());
+    let help = "Whether the last known good state cannot be kept in its file";
+    page.gauge("deltaplane_last_known_good_failing", help, float(unkept))?;
     let kept = u64::from(status.last_known_good.is_some());
     let name = "deltaplane_last_known_good_served";
     let help = "Whether the database was not read yet, and what was kept of it is served";

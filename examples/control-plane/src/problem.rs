@@ -33,7 +33,14 @@ pub struct Problem {
     /// The same for each field that is wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<Fault>,
+    /// The database did not do what was asked of it.
+    #[serde(skip)]
+    is_of_database: bool,
 }
+
+/// An answer has this among its extensions if the database did not do what was asked of it: why.
+#[derive(Clone, Debug)]
+pub(crate) struct OfDatabase(pub(crate) String);
 
 /// One field and what is wrong with it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -71,6 +78,7 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             errors: Vec::new(),
+            is_of_database: false,
         }
     }
 
@@ -124,8 +132,14 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Problem {
         tracing::warn!(%error, "a request failed");
-        let detail = format!("{error}; try again when GET /readyz says that it is back");
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        let problem = if error.is_full() {
+            let detail = format!("{error}; make room where the database has its files");
+            Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail)
+        } else {
+            let detail = format!("{error}; try again when GET /healthz says that all is well");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        };
+        Problem { is_of_database: true, ..problem }
     }
 }
 
@@ -178,6 +192,11 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
-        (status, kind, Json(self)).into_response()
+        let why = self.is_of_database.then(|| OfDatabase(self.detail.clone()));
+        let mut response = (status, kind, Json(self)).into_response();
+        if let Some(why) = why {
+            response.extensions_mut().insert(why);
+        }
+        response
     }
 }

@@ -32,7 +32,7 @@ use crate::store::Store;
 use crate::tls::{Files, TlsError};
 use crate::token::TokenError;
 use crate::traffic::Traffic;
-use crate::{audit, delivery, reload, replicas, rest, retention, scope};
+use crate::{audit, delivery, reload, replicas, rest, retention, scope, writes};
 
 /// How long what is left may take to end when clients had their time to.
 const LATE: Duration = Duration::from_secs(1);
@@ -120,6 +120,7 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     let metrics = Metrics::new().map_err(io::Error::other)?;
     beside(&stop, metrics.clone().measure(running.clone()));
     beside(&stop, delivery::note(running.clone()));
+    beside(&stop, writes::follow(running.clone()));
     let (kept, log) = (arguments.retention(), running.health.clone());
     beside(&stop, retention::run(running.store.clone(), log, kept));
     beside(&stop, audit::keep(running.store.clone(), days(arguments.audit_days)));

@@ -3,6 +3,7 @@
 //! One text of SQL serves both databases: `$1` is a placeholder in either, and
 //! the triggers hide where they differ.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -39,6 +40,22 @@ pub enum StoreError {
     /// It did not answer in time.
     #[error("the database did not answer within {} s", .0.as_secs())]
     Silent(Duration),
+}
+
+impl StoreError {
+    /// Whether the database has no room left where it stores its data.
+    pub(crate) fn is_full(&self) -> bool {
+        // What PostgreSQL calls `disk_full`, and SQLite `SQLITE_FULL`.
+        self.code().is_some_and(|code| ["53100", "13"].contains(&&*code))
+    }
+
+    /// What the database itself calls it.
+    fn code(&self) -> Option<Cow<'_, str>> {
+        match self {
+            StoreError::Database(sqlx::Error::Database(error)) => error.code(),
+            _ => None,
+        }
+    }
 }
 
 /// Why a service was not written.

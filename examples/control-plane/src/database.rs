@@ -19,6 +19,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// The same for what may be many megabytes.
 pub(crate) const BULK_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long the other end of a connection may be silent when it is asked whether it is there.
+pub(crate) const SILENCE: Duration = Duration::from_secs(2);
+
 /// Why a database cannot be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -100,7 +103,12 @@ impl Database {
     pub(crate) fn pool(&self) -> AnyPool {
         let options = AnyPoolOptions::new().max_connections(4).acquire_timeout(PATIENCE);
         let options = match &self.driver {
-            Driver::Postgres(_) => options,
+            // One that is half-open is noticed when it is needed, and does not keep its place for ever when
+            // it is given back.
+            Driver::Postgres(_) => options
+                .test_before_acquire(false)
+                .before_acquire(|connection, _| Box::pin(is_there(connection)))
+                .after_release(|connection, _| Box::pin(is_there(connection))),
             Driver::Sqlite(sqlite) => {
                 let file = SqliteFile::of(sqlite);
                 // Not to a file that was deleted or replaced: what is written
@@ -212,6 +220,12 @@ impl Database {
         };
         OpenError::Foreign { name: self.to_string(), why }
     }
+}
+
+/// Whether somebody is at the other end of a connection.
+async fn is_there(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+    let answered = tokio::time::timeout(SILENCE, connection.ping()).await;
+    Ok(answered.is_ok_and(|answered| answered.is_ok()))
 }
 
 fn sqlite_options(url: &str) -> Result<SqliteConnectOptions, OpenError> {

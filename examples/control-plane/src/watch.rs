@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use sqlx::postgres::PgListener;
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{Connection, Row as _};
+use sqlx::{Connection, Executor as _, Row as _};
 use tokio::sync::Notify;
 
-use crate::database::{Database, Driver};
+use crate::database::{Database, Driver, SILENCE};
 use crate::sqlite_file::SqliteFile;
 
 /// What the triggers notify on PostgreSQL.
@@ -87,7 +87,7 @@ impl Source {
             Source::Postgres(listener) => {
                 let notified = tokio::time::timeout(POSTGRES_POLL, listener.try_recv()).await;
                 let Ok(received) = notified else {
-                    return Ok(());
+                    return is_heard(listener).await;
                 };
                 if received?.is_none() {
                     let why = "its connection for notifications was lost";
@@ -97,6 +97,18 @@ impl Source {
                 while listener.next_buffered().is_some() {}
                 Ok(())
             }
+        }
+    }
+}
+
+/// Nothing is notified on a connection that is half-open, either.
+async fn is_heard(listener: &mut PgListener) -> Result<(), sqlx::Error> {
+    let asked = listener.execute("SELECT 1");
+    match tokio::time::timeout(SILENCE, asked).await {
+        Ok(answered) => answered.map(drop),
+        Err(_) => {
+            let why = "its connection for notifications is silent";
+            Err(io::Error::new(io::ErrorKind::TimedOut, why).into())
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use deltaplane_server::envoy::descriptors;
 use deltaplane_server::{Resource, ResourceBuilder, envoy};
 use prost::bytes::Bytes;
+use prost_reflect::DynamicMessage;
 
 /// The longest name of a scope, in bytes.
 pub const SCOPE_MAX: usize = 256;
@@ -67,6 +69,12 @@ pub struct RawTransaction {
 }
 
 impl RawResource {
+    /// Why no client could read it, if it is of a type of the Envoy API and no message of it.
+    pub(crate) fn fault(&self) -> Option<String> {
+        let message = descriptors::message(&self.key.type_url)?;
+        DynamicMessage::decode(message, self.value.clone()).err().map(|error| error.to_string())
+    }
+
     /// As clients get it.
     #[must_use]
     pub fn build(&self) -> Resource {

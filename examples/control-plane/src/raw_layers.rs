@@ -51,7 +51,7 @@ impl RawLayers {
             if let Some(layer) = layers.get_mut(&(&*change.scope, &*change.key.type_url))
                 && let Some(resource) = &change.resource
             {
-                layer.resources.push(self.build(&layer.scope, resource));
+                layer.resources.extend(self.build(&layer.scope, resource));
                 layer.label.clone_from(&change.label);
             }
         }
@@ -75,9 +75,9 @@ impl RawLayers {
         for change in changes {
             let type_url: TypeUrl = change.key.type_url.as_str().into();
             let scope = scope::of_raw(&change.scope);
-            match &change.resource {
+            match change.resource.as_ref().and_then(|resource| self.build(&scope, resource)) {
                 Some(resource) => {
-                    transaction.upsert(scope.clone(), self.build(&scope, resource));
+                    transaction.upsert(scope, resource);
                     self.types_of(&change.scope).insert(type_url);
                 }
                 None => {
@@ -96,14 +96,26 @@ impl RawLayers {
         types.or_insert_with(|| BTreeSet::from([TypeUrl::CLUSTER]))
     }
 
+    /// As clients get it; nothing, if they would reject all that comes with it.
+    ///
     /// The cache refuses a version that denotes another content there. Who
     /// writes past the REST face may reuse one, and so may who returns to one
     /// so fast that what was between is never seen here: such a resource is
     /// known by its content.
-    fn build(&self, scope: &Scope, resource: &RawResource) -> Resource {
+    fn build(&self, scope: &Scope, resource: &RawResource) -> Option<Resource> {
+        if let Some(problem) = resource.fault() {
+            tracing::warn!(
+                %scope,
+                type_url = resource.key.type_url,
+                name = resource.key.name,
+                problem,
+                "a stored resource cannot be read and is left out"
+            );
+            return None;
+        }
         let built = resource.build();
         if !self.cache.reuses_version(scope, &built) {
-            return built;
+            return Some(built);
         }
         tracing::warn!(
             %scope,
@@ -112,7 +124,7 @@ impl RawLayers {
             version = built.version(),
             "the version denoted another content before; clients see the content's hash"
         );
-        resource.build_by_content()
+        Some(resource.build_by_content())
     }
 }
 

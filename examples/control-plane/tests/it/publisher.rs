@@ -7,10 +7,12 @@ use deltaplane::metrics::Metrics;
 use deltaplane::publisher::Publisher;
 use deltaplane::rest;
 use deltaplane::running::Running;
+use deltaplane::scope;
 use deltaplane::vault::Vault;
 use deltaplane_server::{Cache, Scope, TypeUrl, View};
+use sqlx::Executor as _;
 
-use crate::database::{Postgres, Sqlite, execute, open, until};
+use crate::database::{Postgres, Sqlite, connect, execute, open, until};
 use crate::definition;
 use crate::rest::running_with;
 
@@ -57,6 +59,17 @@ impl Server {
         let scopes: Arc<[Scope]> = Arc::from([Scope::from(format!("cluster-{cluster}"))]);
         let resource = self.cache.view(&scopes).get(type_url, name);
         resource.map(|resource| resource.version().to_string())
+    }
+
+    /// Whether there is a raw cluster of this name in the scope of fleet 1.
+    fn has_raw(&self, name: &str) -> bool {
+        let scopes: Arc<[Scope]> = Arc::from([scope::of_raw("cluster-1")]);
+        self.cache.view(&scopes).get(&TypeUrl::CLUSTER, name).is_some()
+    }
+
+    async fn is_at(&self, revision: i64) {
+        until("the revision", async || (self.health.status().revision == revision).then_some(()))
+            .await;
     }
 
     fn known(&self, cluster: i64) -> bool {
@@ -126,6 +139,123 @@ async fn follows_sqlite() {
 #[tokio::test]
 async fn follows_postgres() {
     follows(&Postgres::start().url()).await;
+}
+
+/// What only one of both databases understands.
+struct Words {
+    /// Bytes that are no message, and a cluster of the name `whole`.
+    torn: &'static str,
+    whole: &'static str,
+    /// From here on a service may have a port that is none.
+    unchecked: &'static str,
+}
+
+const SQLITE: Words = Words {
+    torn: "x'0aff'",
+    whole: "x'0a0577686f6c65'",
+    unchecked: "PRAGMA ignore_check_constraints = ON",
+};
+
+const POSTGRES: Words = Words {
+    torn: "'\\x0aff'",
+    whole: "'\\x0a0577686f6c65'",
+    unchecked: "ALTER TABLE services DROP CONSTRAINT services_listener_port_check",
+};
+
+/// What is torn costs itself only: what is beside it is served, and what comes after it.
+async fn bears_corrupt_rows(url: &str, words: &Words) {
+    let Words { torn, whole, unchecked } = words;
+    let cluster = TypeUrl::CLUSTER;
+    let server = Server::start(url).await;
+    execute(url, &format!("{INSERT} ('before', 1, 80, 'h', 1, '/before')")).await;
+    let resources = format!(
+        "INSERT INTO raw_resources (scope, type_url, name, value) VALUES \
+         ('cluster-1', '{cluster}', 'torn', {torn}), ('cluster-1', '{cluster}', 'whole', {whole}), \
+         ('cluster-1', 'x/y', 'strange', {torn})"
+    );
+    let objects = "INSERT INTO objects (kind, name, definition) VALUES \
+        ('fleet', 'odd', '{\"nodes\": 7}'), ('route', 'odd', '{\"listener_port\": \"x\"}'), \
+        ('certificate', 'odd', '{\"certificate\": \"none\", \"key\": \"none\"}'), \
+        ('nobody knows', 'odd', '{}')";
+    let services = format!(
+        "{unchecked}; {INSERT} ('no-port', 1, 0, 'h', 1, '/'), ('after', 1, 80, 'h', 1, '/after')"
+    );
+    for sql in [resources.as_str(), objects, services.as_str()] {
+        execute(url, sql).await;
+    }
+    is_as_it_should_be(&server).await;
+    drop(server);
+    let server = Server::start(url).await;
+    is_as_it_should_be(&server).await;
+
+    // What was whole and is torn goes, and what is mended comes.
+    let set = |name: &str, value: &str| {
+        format!("UPDATE raw_resources SET value = {value} WHERE name = '{name}'")
+    };
+    execute(url, &format!("{}; {}", set("torn", whole), set("whole", torn))).await;
+    until("what is mended, and nothing torn", async || {
+        (server.has_raw("torn") && !server.has_raw("whole")).then_some(())
+    })
+    .await;
+}
+
+async fn is_as_it_should_be(server: &Server) {
+    until("what came last", async || server.has(1, &TypeUrl::CLUSTER, "after").then_some(())).await;
+    assert!(server.has(1, &TypeUrl::CLUSTER, "before"));
+    assert!(!server.has(1, &TypeUrl::CLUSTER, "no-port"));
+    assert_eq!((server.has_raw("whole"), server.has_raw("torn")), (true, false));
+    assert_eq!(server.health.status().trouble, None);
+}
+
+#[tokio::test]
+async fn sqlite_has_corrupt_rows() {
+    bears_corrupt_rows(&Sqlite::new().url(), &SQLITE).await;
+}
+
+#[tokio::test]
+async fn postgres_has_corrupt_rows() {
+    bears_corrupt_rows(&Postgres::start().url(), &POSTGRES).await;
+}
+
+/// Who began before another and writes after him is seen after him; and who read what is not so any more
+/// writes nothing.
+async fn bears_old_writers(url: &str, [begin, begin_and_read]: [&'static str; 2]) {
+    let server = Server::start(url).await;
+    let rows = "('a', 1, 80, '127.0.0.1', 1, '/a'), ('b', 1, 80, '127.0.0.1', 1, '/b')";
+    execute(url, &format!("{INSERT} {rows}")).await;
+    server.is_current().await;
+    let version = |name| server.version(1, &TypeUrl::ENDPOINT, name);
+    let before = (version("a"), version("b"));
+    let revision = server.health.status().revision;
+    let (mut older, mut oldest) = (connect(url).await, connect(url).await);
+    older.execute(begin).await.unwrap();
+    oldest.execute(begin_and_read).await.unwrap();
+    execute(url, "UPDATE services SET upstream_port = 2 WHERE name = 'a'").await;
+    server.is_at(revision + 1).await;
+    let sql = "UPDATE services SET upstream_port = 3 WHERE name = 'b'";
+    assert!(oldest.execute(sql).await.is_err(), "it would not know what it writes over");
+    oldest.execute("ROLLBACK").await.unwrap();
+    older.execute(sql).await.unwrap();
+    assert_eq!(server.app.store.revision().await.unwrap(), revision + 1, "it is not there yet");
+    older.execute("COMMIT").await.unwrap();
+    server.is_at(revision + 2).await;
+    assert!(version("a") != before.0 && version("b") != before.1);
+}
+
+#[tokio::test]
+async fn an_older_transaction_commits_after_a_newer_one_on_sqlite() {
+    let begin = ["BEGIN", "BEGIN; SELECT name FROM services"];
+    bears_old_writers(&Sqlite::new().url(), begin).await;
+}
+
+#[tokio::test]
+async fn an_older_transaction_commits_after_a_newer_one_on_postgres() {
+    // It has its number, by which PostgreSQL knows which of two is older.
+    let begin = [
+        "BEGIN; SELECT txid_current()",
+        "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT name FROM services",
+    ];
+    bears_old_writers(&Postgres::start().url(), begin).await;
 }
 
 #[tokio::test]

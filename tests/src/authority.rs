@@ -2,8 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType,
+    date_time_ymd,
+};
 use tempfile::TempDir;
 
 /// An authority of its own, with a folder for what it signs.
@@ -45,11 +49,20 @@ impl Authority {
     /// Signs a certificate for a URI, an address or the name of a host, in files of this name. What was in them
     /// is replaced, each at one moment.
     pub fn sign(&self, file: &str, name: &str) -> Pair {
+        self.sign_for(file, name, None)
+    }
+
+    /// The same for one that ends when so much time is over.
+    pub fn sign_for(&self, file: &str, name: &str, lifetime: Option<Duration>) -> Pair {
         let key = KeyPair::generate().expect("a key can be made");
         let is_uri = name.contains("://");
         let hosts = if is_uri { Vec::new() } else { vec![name.to_owned()] };
         let mut params = CertificateParams::new(hosts).expect("a test knows what a name is");
         params.distinguished_name.push(DnType::CommonName, name);
+        if let Some(lifetime) = lifetime {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+            params.not_after = date_time_ymd(1970, 1, 1) + now + lifetime;
+        }
         if is_uri {
             let uri = name.try_into().expect("a test knows what a URI is");
             params.subject_alt_names.push(SanType::URI(uri));

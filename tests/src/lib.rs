@@ -13,7 +13,7 @@
 //! * [`upstream`], [`tls_upstream`], [`postgres`], [`envoy`], [`server`]: the parts
 //! * [`authority`]: what makes certificates
 //! * [`database`]: SQLite or PostgreSQL, by the door that is not the server's
-//! * [`proxy`], [`disk`]: a network and a disk that can fail
+//! * [`proxy`], [`disk`], [`clock`]: a network, a disk and a clock that can fail
 //! * [`service`], [`listener`]: what is told to the server, and what Envoy's users see of it
 //! * [`replicas`]: several servers on one database
 //! * [`follower`]: a model client that goes from one to another
@@ -30,6 +30,7 @@
 )]
 
 pub mod authority;
+pub mod clock;
 pub mod database;
 pub mod deadline;
 pub mod disk;
@@ -73,6 +74,7 @@ pub mod tls_upstream;
 pub mod upstream;
 pub mod witness;
 
+pub use clock::Clock;
 pub use database::{Database, Kind};
 pub use deadline::wait_until;
 pub use disk::Disk;

@@ -1,5 +1,6 @@
 //! The real `deltaplane`.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::Clock;
 use crate::envoy::DRAIN_TIME_S;
 use crate::http::{self, Answer};
 use crate::machine::{self, run};
@@ -62,6 +64,7 @@ pub struct Deltaplane {
     folder: TempDir,
     starts: usize,
     settings: Vec<String>,
+    environment: Vec<(&'static str, OsString)>,
 }
 
 impl Deltaplane {
@@ -72,15 +75,27 @@ impl Deltaplane {
 
     /// The same with further arguments of `serve`.
     pub fn start_with(database_url: &str, settings: &[&str]) -> Deltaplane {
-        Deltaplane::launch(database_url, port::reserve(), port::reserve(), settings)
+        Deltaplane::launch(database_url, port::reserve(), port::reserve(), settings, Vec::new())
+    }
+
+    /// The same by another clock than the machine's.
+    pub fn start_by(clock: &Clock, database_url: &str, settings: &[&str]) -> Deltaplane {
+        let environment = clock.environment();
+        Deltaplane::launch(database_url, port::reserve(), port::reserve(), settings, environment)
     }
 
     /// Starts the server on these ports, where 0 stands for any.
     pub fn start_on(database_url: &str, xds: u16, http: u16) -> Deltaplane {
-        Deltaplane::launch(database_url, xds, http, &[])
+        Deltaplane::launch(database_url, xds, http, &[], Vec::new())
     }
 
-    fn launch(database_url: &str, xds: u16, http: u16, settings: &[&str]) -> Deltaplane {
+    fn launch(
+        database_url: &str,
+        xds: u16,
+        http: u16,
+        settings: &[&str],
+        environment: Vec<(&'static str, OsString)>,
+    ) -> Deltaplane {
         let folder = tempfile::Builder::new().prefix("deltaplane-server-").tempdir();
         let mut server = Deltaplane {
             process: None,
@@ -90,6 +105,7 @@ impl Deltaplane {
             folder: folder.expect("a folder for temporary files can be made"),
             starts: 0,
             settings: settings.iter().map(ToString::to_string).collect(),
+            environment,
         };
         server.resume();
         server
@@ -100,7 +116,7 @@ impl Deltaplane {
         self.starts += 1;
         let log = self.log_file(self.starts);
         let mut command = serve(&self.database_url, &self.xds.to_string(), &self.http.to_string());
-        command.args(&self.settings);
+        command.args(&self.settings).envs(self.environment.iter().cloned());
         let mut process = Process::start("deltaplane", &mut command, &log);
         let serves = |process: &Process| serving(&process.log());
         (self.xds, self.http) = process.wait_until("deltaplane serves", PATIENCE, serves);

@@ -134,7 +134,9 @@ fn certificates_are_taken_over_while_they_are_used() {
     let first = secured.envoy("a", "cluster-1", Some(&a));
     port.reaches("/", &upstream);
     assert!(
-        secured.server.metric("deltaplane_tls_not_after_timestamp_seconds{face=\"xds\",of=\"server\"}")
+        secured
+            .server
+            .metric("deltaplane_tls_not_after_timestamp_seconds{face=\"xds\",of=\"server\"}")
             > 1e9
     );
     let loads = || secured.server.metric("deltaplane_tls_loads_total{face=\"xds\"}");

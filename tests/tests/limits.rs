@@ -2,11 +2,19 @@
 
 #![allow(missing_docs, clippy::expect_used)]
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use deltaplane_server::TypeUrl;
+use deltaplane_server::envoy_types::pb::envoy::config::core::v3::Node;
+use deltaplane_server::testing::{Connection, ModelClient};
 use deltaplane_tests::{
     Database, Deltaplane, Envoy, Kind, Listener, Upstream, Variant, service, wait_until,
 };
+use serde_json::json;
+use tokio::runtime::Runtime;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -70,4 +78,128 @@ fn the_end_comes_in_time() {
     let took = start.elapsed();
     envoy.resume();
     assert!(took < Duration::from_secs(4), "{took:?}");
+}
+
+/// A server with a service, and what runs its clients.
+struct Scene {
+    server: Deltaplane,
+    id: i64,
+    runtime: Runtime,
+    _database: Database,
+}
+
+impl Scene {
+    fn start(flags: &[&str]) -> Scene {
+        let database = Database::create(Kind::Sqlite);
+        let server = Deltaplane::start_with(&database.url(), flags);
+        let (upstream, shop) = (Upstream::start("a"), Listener::reserve());
+        let id = server.create(&service::http("shop", &shop, &upstream));
+        Scene {
+            server,
+            id,
+            runtime: Runtime::new().expect("threads can be had"),
+            _database: database,
+        }
+    }
+
+    fn channel(&self) -> Channel {
+        self.runtime.block_on(channel(self.server.xds))
+    }
+
+    fn open(&self, channel: Channel, id: &str) -> Result<ModelClient<Connection>, Status> {
+        self.runtime.block_on(open(channel, id.to_owned()))
+    }
+
+    /// What changes reaches a client, which then has nothing more to hear.
+    fn serves(&self, client: &mut ModelClient<Connection>, timeout: u32) {
+        self.server.patch(self.id, &json!({"connect_timeout_ms": timeout}));
+        self.runtime.block_on(async {
+            let update = client.expect(TypeUrl::CLUSTER).await;
+            client.ack(&update);
+            client.silence().await;
+        });
+    }
+}
+
+async fn channel(address: SocketAddr) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("it is an address");
+    endpoint.connect().await.expect("the system takes the connection")
+}
+
+/// A client that has what there is.
+async fn open(channel: Channel, id: String) -> Result<ModelClient<Connection>, Status> {
+    let node = Node { id, cluster: "cluster-1".to_owned(), ..Node::default() };
+    let variant = deltaplane_server::Variant::Delta;
+    let mut client = ModelClient::connect(channel, node, variant).await?;
+    client.subscribe(TypeUrl::CLUSTER, &[]);
+    let update = client.next().await?.ok_or_else(|| Status::aborted("it ended"))?;
+    client.ack(&update);
+    Ok(client)
+}
+
+#[test]
+fn one_connection_too_many_waits_until_there_is_room() {
+    let scene = Scene::start(&["--connections-max", "1"]);
+    let mut first = scene.open(scene.channel(), "first").expect("it is served");
+    let address = scene.server.xds;
+    let second =
+        scene.runtime.spawn(async move { open(channel(address).await, "second".to_owned()).await });
+    for timeout in [1001, 1002] {
+        scene.serves(&mut first, timeout);
+    }
+    assert_eq!(scene.server.metric("deltaplane_xds_connections"), 1.0);
+    assert!(!second.is_finished());
+    drop(first);
+    let second = scene.runtime.block_on(second).expect("it does not panic");
+    scene.serves(&mut second.expect("it is served"), 1003);
+}
+
+#[test]
+fn no_more_are_accepted_in_a_second_than_may_be() {
+    let scene = Scene::start(&["--accepts-per-second", "2"]);
+    let start = Instant::now();
+    let mut clients = Vec::new();
+    for id in 0..5 {
+        let client = scene.open(scene.channel(), &id.to_string()).expect("it is served");
+        clients.push(client);
+    }
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(2), "{took:?}");
+}
+
+#[test]
+fn short_of_memory_who_is_there_is_served_and_nobody_new() {
+    let resident = |scene: &Scene| scene.server.metric("process_resident_memory_bytes");
+    let usual = Scene::start(&[]);
+    usual.open(usual.channel(), "first").expect("it is served");
+    let most = resident(&usual) / f64::from(1 << 20) + 10.0;
+    drop(usual);
+    let scene = Scene::start(&["--memory-max-mb", &format!("{most:.0}")]);
+    let channel_of_first = scene.channel();
+    let mut first = scene.open(channel_of_first.clone(), "first").expect("it is served");
+    // What nobody asks for takes room, too.
+    for name in ["a", "b", "c", "d"] {
+        let value = "AAAA".repeat(2 << 20);
+        let large = json!({"type_url": "type.test/Large", "name": name, "value": value});
+        let large = json!({"scope": "cluster-1", "upserts": [large]}).to_string();
+        let stored = scene.server.ask("POST", "/api/v1/xds/transactions", Some(&large));
+        assert_eq!(stored.status, 200, "{}", stored.body);
+    }
+    wait_until("there is too little", PATIENCE, || {
+        (resident(&scene) > (most + 1.0) * f64::from(1 << 20)).then_some(())
+    });
+    let refused = wait_until("a stream is refused", PATIENCE, || {
+        scene.open(channel_of_first.clone(), "second").err()
+    });
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("short of memory"), "{refused}");
+    assert!(scene.server.metric("deltaplane_xds_streams_refused_total") >= 1.0);
+    let address = scene.server.xds;
+    let third =
+        scene.runtime.spawn(async move { open(channel(address).await, "third".to_owned()).await });
+    for timeout in [1001, 1002] {
+        scene.serves(&mut first, timeout);
+    }
+    assert!(!third.is_finished());
+    assert!(scene.server.log_line(&["WARN", "short of memory"]).is_some());
 }

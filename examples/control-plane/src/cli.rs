@@ -176,6 +176,10 @@ pub struct Serve {
     /// all.
     #[arg(long, env = "CATCH_UP_S", default_value_t = 5)]
     pub catch_up_s: u64,
+    /// How often, in seconds, Envoys are asked whether they are still there. Who does not
+    /// answer within as long, or within 10 s, is gone.
+    #[arg(long, env = "KEEPALIVE_S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    pub keepalive_s: u64,
     /// How many connections Envoys may have; the others wait. 0 for as many as come.
     #[arg(long, env = "CONNECTIONS_MAX", default_value_t = 0)]
     pub connections_max: usize,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deltaplane_server::{
-    Aging, Cache, Client, ClientEvent, Drain, Limits, LoadReporting, Observer, Order, Tls,
-    XdsServer,
+    Aging, Cache, Client, ClientEvent, Drain, Keepalive, Limits, LoadReporting, Observer, Order,
+    Tls, XdsServer,
 };
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -334,6 +334,7 @@ fn xds_server(
         .limits(limits(arguments))
         .drain(Drain::within(seconds(arguments.shutdown_s)))
         .catch_up(seconds(arguments.catch_up_s))
+        .keepalive(keepalive(seconds(arguments.keepalive_s)))
         .observer(Arc::new(Observers(ClientLog, traffic)));
     let server = match arguments.connection_age_s {
         0 => server,
@@ -355,6 +356,14 @@ fn xds_server(
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
+}
+
+/// Clients are asked that often whether they are there, and have as long to answer, or as the library has it.
+fn keepalive(interval: Duration) -> Keepalive {
+    let mut keepalive = Keepalive::default();
+    keepalive.interval = interval;
+    keepalive.timeout = keepalive.timeout.min(interval);
+    keepalive
 }
 
 /// What clients may take; where nothing is said, as the library has it.

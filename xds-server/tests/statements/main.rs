@@ -1,6 +1,11 @@
 //! Which statements of the protocol have a test, by the names of the tests. With `--nocapture` it prints
 //! the table. And whether the tests exist that pages name.
-#![allow(clippy::panic, clippy::expect_used, reason = "helpers of tests are tests")]
+#![allow(
+    clippy::panic,
+    clippy::expect_used,
+    unreachable_pub,
+    reason = "helpers of tests are tests"
+)]
 
 mod pages;
 mod sources;

@@ -97,13 +97,15 @@ fn the_right_certificate_is_let_in_and_no_other() {
         assert_eq!(secured.node(id), 200);
     }
 
-    // Another node, another fleet by either of its names, another authority, nothing.
+    // Another node, another fleet by either of its names, another authority, nothing, any node.
     let wrong = [
         ("other-node", "edge", Some(&one), REFUSED),
         ("three", "edge", Some(&three), REFUSED),
         ("three", "cluster-2", Some(&three), REFUSED),
         ("one", "edge", Some(&stranger), TLS_FAILED),
         ("one", "edge", None, TLS_FAILED),
+        // Which in a pattern would be any text.
+        ("*", "edge", Some(&one), REFUSED),
     ];
     drop((right, by_host, by_usual));
     for id in ["one", "two", "three"] {

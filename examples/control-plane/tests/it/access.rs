@@ -375,6 +375,27 @@ async fn where_none_is_wanted_one_that_is_shown_is_looked_at() {
     assert_eq!(callers, [Some("edge"), None, Some("the command line")]);
 }
 
+/// Whatever somebody does is in the log before it is done; and if it cannot be, it is not done.
+#[tokio::test]
+async fn what_cannot_be_written_down_is_not_done() {
+    let sqlite = Sqlite::new();
+    let router = rest::router(running(&sqlite.url()).await, Metrics::new().unwrap());
+    let asked = Asked(&router, "");
+    let not_before = "CREATE TRIGGER not_before BEFORE INSERT ON services \
+        WHEN NOT EXISTS (SELECT 1 FROM audit WHERE method = 'POST' AND status IS NULL) \
+        BEGIN SELECT RAISE(ABORT, 'it is not in the log'); END";
+    execute(&sqlite.url(), not_before).await;
+    assert_eq!(asked.status("POST", SERVICES, &service("one", 1)).await, 201);
+    let no_log = "CREATE TRIGGER no_log BEFORE INSERT ON audit \
+        BEGIN SELECT RAISE(ABORT, 'there is no log'); END";
+    execute(&sqlite.url(), &format!("DROP TRIGGER not_before; {no_log}")).await;
+    let (status, _, answer) = asked.whole("POST", SERVICES, &service("two", 2)).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
+    assert_eq!(asked.status("DELETE", "/api/v1/services/1", &Value::Null).await, 503);
+    let services = asked.whole("GET", SERVICES, &Value::Null).await.2;
+    assert_eq!(services.as_array().map(Vec::len), Some(1), "{services}");
+}
+
 /// What was known of tokens is good while the database is away.
 #[tokio::test]
 async fn tokens_outlive_the_database() {

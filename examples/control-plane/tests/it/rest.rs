@@ -409,7 +409,7 @@ async fn a_lost_database_is_told_and_nothing_is_written_past_it() {
     std::fs::remove_file(sqlite.file()).unwrap();
     let lost = send(&router, "POST", SERVICES, &shop().to_string()).await;
     assert_eq!(lost.0, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(lost.1["detail"].as_str().unwrap().contains("/readyz"));
+    assert!(lost.1["detail"].as_str().unwrap().contains("/healthz"));
 }
 
 #[tokio::test]

@@ -47,6 +47,14 @@ pub(super) struct Identity {
     pub(super) clusters: Option<Vec<String>>,
 }
 
+impl Identity {
+    /// Whether it asks for a resource, and not only because another one refers to that.
+    fn asks(&self, type_url: &TypeUrl, name: &String) -> bool {
+        let names = self.clusters.as_ref().filter(|_| *type_url == TypeUrl::CLUSTER);
+        names.is_none_or(|names| names.contains(name))
+    }
+}
+
 /// A client that is there until this is dropped.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -246,7 +254,8 @@ impl Life {
         let Some(client) = &mut self.client else { return };
         let references = self.references.entry(type_url.clone()).or_default();
         let (mut known, mut names) = (std::mem::take(references), BTreeSet::new());
-        for resource in client.running(type_url) {
+        let asked = client.running(type_url).filter(|it| self.identity.asks(type_url, &it.name));
+        for resource in asked {
             let known = known.remove(&resource.name).filter(|(value, _)| *value == resource.value);
             let (value, found) = known.unwrap_or_else(|| {
                 let found = envoy::references(type_url, &resource.value).into_iter();
@@ -269,7 +278,9 @@ impl Life {
             let followed = self.followed.get(type_url);
             let is_child = FOLLOWED.iter().any(|(_, child)| child == type_url);
             for resource in client.running(type_url) {
-                if !is_child || followed.is_some_and(|names| names.contains(&resource.name)) {
+                let is_followed = followed.is_some_and(|names| names.contains(&resource.name));
+                let is_asked_for = self.identity.asks(type_url, &resource.name);
+                if (is_child && is_followed) || (!is_child && is_asked_for) {
                     held.insert((type_url.clone(), resource.name.clone()), resource.value.clone());
                 }
             }

@@ -15,8 +15,9 @@ pub(super) struct Lines {
 }
 
 /// What may be there, by what it begins with, and why.
-const EXPECTED: [(&str, &str); 3] = [
+const EXPECTED: [(&str, &str); 4] = [
     ("client rejected resources", "bad resources were stored on purpose"),
+    ("clients that should go to other servers come back", "each client's way leads to one server"),
     ("connections that did not end in time are cut", "some clients do not read on purpose"),
     ("some connections did not end in time", "some clients do not read on purpose"),
 ];

@@ -147,21 +147,23 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
         }
         tracing::info!(xds = %xds_address, http = %http_address, database = name, "serving");
         health.update(|status| status.serves_xds = true);
-        // It ends when this does.
         let mut publishing = JoinSet::new();
         publishing.spawn(publisher.run());
         let stopping = async {
             stopped(stop.clone()).await;
             health.update(|status| status.serves_xds = false);
         };
-        tokio::select! {
+        let ended = tokio::select! {
             result = serve_xds(&server, xds, xds_tls, &health, stopping) => result,
             () = regroup(&fleets, &server) => Ok(()),
             // Rather none at all than a server that no change reaches.
             Some(ended) = publishing.join_next() => {
                 Err(ended.map_or_else(io::Error::other, |()| io::Error::other("no change is read")).into())
             }
-        }
+        };
+        // Before the database is closed, which it would take for a fault.
+        publishing.shutdown().await;
+        ended
     };
     let faces = async { tokio::try_join!(xds, async { http.await.map_err(ServeError::from) }) };
     tokio::select! {

@@ -18,6 +18,17 @@ pub fn profile() -> String {
     folder.file_name().expect("a profile's folder has a name").to_string_lossy().into_owned()
 }
 
+/// Keeps from a command what cargo says to this test of its package: by that, a cargo that it calls would
+/// build ring anew, and all that is above it.
+pub fn forget_package(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let known = name.to_string_lossy();
+        if known.starts_with("CARGO_MANIFEST_") || known.starts_with("CARGO_PKG_") {
+            command.env_remove(&name);
+        }
+    }
+}
+
 /// Where this very program lies, or its folder `deps` if it is a test.
 fn profile_dir() -> PathBuf {
     let program = std::env::current_exe().expect("a running program has a path");

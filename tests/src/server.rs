@@ -315,13 +315,7 @@ fn program() -> &'static PathBuf {
         };
         let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
         let mut cargo = Command::new(cargo);
-        // By what cargo says of this package to its tests, ring would be built anew, and all that is above it.
-        for (name, _) in std::env::vars_os() {
-            let known = name.to_string_lossy();
-            if known.starts_with("CARGO_MANIFEST_") || known.starts_with("CARGO_PKG_") {
-                cargo.env_remove(&name);
-            }
-        }
+        machine::forget_package(&mut cargo);
         let messages = run(cargo
             .args(["build", "--workspace", "--bin", "deltaplane", "--message-format", "json"])
             // There are none; but with them counts what tests depend on, as it does there.

@@ -3,6 +3,8 @@
 
 #![allow(missing_docs, clippy::expect_used)]
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -280,6 +282,58 @@ fn connections_break_while_it_is_written() {
         confirmed = stored;
     }
     scene.is_well();
+}
+
+/// PostgreSQL does not learn that a writer is gone, and everybody else waits for what it has locked.
+#[test]
+fn a_connection_is_half_open_in_the_middle_of_a_write() {
+    let scene = Scene::start();
+    scene.proxy.delays(Duration::from_millis(500));
+    let (server, path) = (&scene.server, format!("/api/v1/services/{}", scene.id));
+    let patch = json!({"timeout_ms": 1}).to_string();
+    thread::scope(|scope| {
+        let answer = scope.spawn(|| server.ask("PATCH", &path, Some(&patch)));
+        wait_until("it writes", RECOVERY, || {
+            let sql = "SELECT count(*) FROM pg_locks WHERE mode = 'RowExclusiveLock' \
+                       AND relation = 'services'::regclass";
+            (scene.postgres.psql(&scene.database, sql).trim() != "0").then_some(())
+        });
+        scene.proxy.forgets();
+        let answer = answer.join().expect("it does not panic");
+        assert_eq!(answer.status, 503, "{}", answer.body);
+    });
+    scene.proxy.delays(Duration::ZERO);
+    scene.is_well();
+}
+
+/// Who goes away in the middle of a write leaves nothing behind that another meets.
+#[test]
+fn who_does_not_wait_leaves_no_transaction_open() {
+    let scene = Scene::start();
+    scene.proxy.delays(Duration::from_millis(30));
+    let body = json!({"timeout_ms": 1}).to_string();
+    let patch = format!(
+        "PATCH /api/v1/services/{} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\
+         content-type: application/json\r\n\r\n{body}",
+        scene.id,
+        body.len()
+    );
+    for patience in 1..=40 {
+        let mut client = TcpStream::connect(scene.server.http).expect("the server listens");
+        client.write_all(patch.as_bytes()).expect("the server reads");
+        let patience = Duration::from_millis(5 * patience);
+        client.set_read_timeout(Some(patience)).expect("a socket can be set up");
+        let _ = client.read(&mut [0]);
+    }
+    scene.proxy.delays(Duration::ZERO);
+    scene.is_well();
+    for words in ["already a transaction in progress", "transaction is aborted"] {
+        assert_eq!(scene.server.log_line(&[words]), None);
+    }
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+               AND state LIKE 'idle in transaction%' AND state_change < now() - INTERVAL '1 s'";
+    let open = scene.postgres.psql(&scene.database, sql);
+    assert_eq!(open.trim(), "0");
 }
 
 /// Somebody who has a SQLite file for himself.

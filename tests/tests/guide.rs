@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
-use deltaplane_tests::machine::{exclusively, read, target_dir};
+use deltaplane_tests::machine::{exclusively, forget_package, read, target_dir};
 use deltaplane_tests::{port, server};
 
 /// How long, in seconds, it takes at most. Whatever still runs then is ended, too.
@@ -39,6 +39,7 @@ fn every_command_does_what_the_page_says() {
     let mut bash = Command::new("timeout");
     bash.args(["--kill-after=10", PATIENCE, "bash"]).arg(&script).current_dir(&root);
     bash.env("CARGO_TARGET_DIR", target_dir()).env("PATH", path()).env("NO_PROXY", "127.0.0.1");
+    forget_package(&mut bash);
     ports.tell(&mut bash);
     bash.stdout(File::create(&output).unwrap()).stderr(File::create(&log).unwrap());
     let status = exclusively("guide", || {

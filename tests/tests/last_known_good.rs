@@ -41,9 +41,10 @@ impl Place {
         ["--last-known-good".to_owned(), self.file().to_string_lossy().into_owned()]
     }
 
-    /// Waits until what is served is kept.
+    /// Waits until what is stored is kept.
     fn keeps(&self, server: &Deltaplane) {
-        let revision = server.ask("GET", "/healthz", None).json()["revision"].clone();
+        let newest = server.ask("GET", "/api/v1/revisions?limit=1", None).json();
+        let revision = newest[0]["revision"].clone();
         wait_until("it is kept", PATIENCE, || {
             let kept = fs::read_to_string(self.file()).ok()?;
             let body: Value = serde_json::from_str(kept.lines().nth(1)?).ok()?;

@@ -163,8 +163,9 @@ fn no_more_are_accepted_in_a_second_than_may_be() {
         let client = scene.open(scene.channel(), &id.to_string()).expect("it is served");
         clients.push(client);
     }
+    // The first second may have begun before.
     let took = start.elapsed();
-    assert!(took >= Duration::from_secs(2), "{took:?}");
+    assert!(took >= Duration::from_secs(1), "{took:?}");
 }
 
 #[test]

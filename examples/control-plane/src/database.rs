@@ -8,7 +8,7 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
-use sqlx::{AnyConnection, AnyPool, Connection, PgPool, SqlSafeStr};
+use sqlx::{AnyConnection, AnyPool, Connection, Executor as _, PgPool, Row as _, SqlSafeStr};
 use thiserror::Error;
 
 use crate::sqlite_file::SqliteFile;
@@ -106,9 +106,10 @@ impl Database {
             // One that is half-open is noticed when it is needed, and does not keep its place for ever when
             // it is given back.
             Driver::Postgres(_) => options
+                .after_connect(|connection, _| Box::pin(is_not_waited_for(connection)))
                 .test_before_acquire(false)
                 .before_acquire(|connection, _| Box::pin(is_there(connection)))
-                .after_release(|connection, _| Box::pin(is_there(connection))),
+                .after_release(|connection, _| Box::pin(is_at_rest(connection))),
             Driver::Sqlite(sqlite) => {
                 let file = SqliteFile::of(sqlite);
                 // Not to a file that was deleted or replaced: what is written
@@ -220,6 +221,21 @@ impl Database {
         };
         OpenError::Foreign { name: self.to_string(), why }
     }
+}
+
+/// Lets PostgreSQL end a transaction of which it hears nothing more, since its end of the connection may never
+/// learn that ours is gone; others wait for what it has locked.
+async fn is_not_waited_for(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    connection.execute("SET idle_in_transaction_session_timeout = '10s'").await.map(drop)
+}
+
+/// Whether a connection to PostgreSQL is good for somebody else. Who stops waiting in the middle of a `BEGIN`
+/// leaves a transaction open of which sqlx knows nothing; what is written in that is never stored.
+async fn is_at_rest(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+    // In a transaction, they differ; in one that failed, it is an error.
+    let begun = sqlx::raw_sql("SELECT now() = statement_timestamp()").fetch_one(connection);
+    let answered = tokio::time::timeout(SILENCE, begun).await;
+    Ok(answered.is_ok_and(|row| row.is_ok_and(|row| row.try_get(0).unwrap_or(false))))
 }
 
 /// Whether somebody is at the other end of a connection.

@@ -74,8 +74,9 @@ async fn no_more_connections_are_accepted_in_a_second_than_may_be() {
     for id in 0..7 {
         connect(&served, &id.to_string()).await.unwrap();
     }
+    // The first second may have begun before.
     let took = start.elapsed();
-    assert!(took >= Duration::from_secs(2), "{took:?}");
+    assert!(took >= Duration::from_secs(1), "{took:?}");
 }
 
 #[tokio::test]

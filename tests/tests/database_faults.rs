@@ -97,13 +97,25 @@ fn postgres_moves_to_another_address() {
 #[test]
 fn connections_to_postgres_are_half_open() {
     let scene = Scene::start();
-    scene.proxy.forgets();
+    let server = &scene.server;
+    // It happens while all that there may be are busy.
+    scene.proxy.delays(Duration::from_millis(500));
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| server.ask("GET", "/api/v1/services/", None));
+        }
+        wait_until("all are busy", RECOVERY, || {
+            let busy = server.metric("deltaplane_database_connections{state=\"busy\"}");
+            (busy == 4.0).then_some(())
+        });
+        scene.proxy.forgets();
+    });
+    scene.proxy.delays(Duration::ZERO);
     let start = Instant::now();
     let port = scene.b.port();
     scene.sql(&format!("UPDATE services SET upstream_port = {port} WHERE id = {}", scene.id));
     scene.shop.moves_within("/", &scene.a, &scene.b, RECOVERY);
     // None of the dead ones is waited for any more, however many ask at once.
-    let server = &scene.server;
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {

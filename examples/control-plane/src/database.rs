@@ -56,6 +56,19 @@ pub enum OpenError {
         /// What was in the way.
         why: String,
     },
+    /// Its tables are beyond what this program knows.
+    #[error(
+        "the tables of the database {name} were made by a newer deltaplane: they are at step {found} \
+         where this one knows {known}; start that version, or name another database"
+    )]
+    Newer {
+        /// The database without its credentials.
+        name: String,
+        /// The step that made the tables what they are.
+        found: i64,
+        /// The last one of this program.
+        known: i64,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -137,6 +150,8 @@ impl Database {
         connection.close().await.map_err(|e| self.unusable(&e))
     }
 
+    /// The steps that make the tables what they are. Servers are replaced one after the other: a step leaves
+    /// what the version before reads and writes as that one knows it.
     fn migrator(&self) -> Migrator {
         let sql = match self.driver {
             Driver::Sqlite(_) => [
@@ -212,7 +227,11 @@ impl Database {
     }
 
     fn foreign(&self, error: &MigrateError) -> OpenError {
+        let known = self.migrator().iter().map(|step| step.version).max().unwrap_or(0);
         let why = match error {
+            MigrateError::VersionMissing(found) if *found > known => {
+                return OpenError::Newer { name: self.to_string(), found: *found, known };
+            }
             MigrateError::VersionMissing(_) | MigrateError::VersionMismatch(_) => {
                 "its tables were made by another version of deltaplane".to_owned()
             }

@@ -22,6 +22,13 @@ impl Sqlite {
         Sqlite(TempDir::new().unwrap())
     }
 
+    /// A file that is there already, and empty.
+    pub(crate) fn empty() -> Sqlite {
+        let sqlite = Sqlite::new();
+        fs::File::create(sqlite.file()).unwrap();
+        sqlite
+    }
+
     pub(crate) fn file(&self) -> PathBuf {
         self.0.path().join("services.db")
     }
@@ -73,7 +80,15 @@ impl Postgres {
     }
 
     pub(crate) fn url_of(&self, user: &str) -> String {
-        format!("postgres://{user}@localhost/postgres?host={}", self.path().display())
+        self.url_at(user, "postgres")
+    }
+
+    pub(crate) fn url_in(&self, database: &str) -> String {
+        self.url_at("postgres", database)
+    }
+
+    fn url_at(&self, user: &str, database: &str) -> String {
+        format!("postgres://{user}@localhost/{database}?host={}", self.path().display())
     }
 
     pub(crate) fn psql(&self, sql: &str) {

@@ -12,11 +12,10 @@ use deltaplane::running::Running;
 use deltaplane::token::Rights;
 use deltaplane::write::Origin;
 use serde_json::{Value, json};
-use sqlx::SqlSafeStr as _;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
 
-use crate::database::{Postgres, Sqlite, connect, execute};
+use crate::database::{Postgres, Sqlite, execute};
 use crate::rest::{answer, router_of, running, send};
+use crate::schema::migrate;
 
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 
@@ -424,13 +423,8 @@ async fn replaced_rows() {
 }
 
 /// What there was before the history began is what it begins with.
-async fn begins(url: &str, steps: [&'static str; 5], bytes: &str) {
-    let step = |(version, sql): (i64, &'static str)| {
-        Migration::new(version, "".into(), MigrationType::Simple, sql.into_sql_str(), false)
-    };
-    let mut before = Migrator::with_migrations((1..).zip(steps).map(step).collect());
-    before.dangerous_set_table_name("deltaplane_migrations");
-    before.run(&mut connect(url).await).await.unwrap();
+async fn begins(url: &str, bytes: &str) {
+    migrate(url, 5).await;
     for sql in [
         "INSERT INTO services (name, listener_port, upstream_host, upstream_port, upstreams) \
          VALUES ('shop', 80, 'h', 1, '[{\"host\": \"a\", \"port\": 2}]')",
@@ -459,28 +453,13 @@ async fn begins(url: &str, steps: [&'static str; 5], bytes: &str) {
 
 #[tokio::test]
 async fn the_history_of_sqlite_begins_with_what_is_there() {
-    let steps = [
-        include_str!("../../migrations/sqlite/0001_services.sql"),
-        include_str!("../../migrations/sqlite/0002_raw_resources.sql"),
-        include_str!("../../migrations/sqlite/0003_services_in_full.sql"),
-        include_str!("../../migrations/sqlite/0004_objects.sql"),
-        include_str!("../../migrations/sqlite/0005_access.sql"),
-    ];
-    let sqlite = Sqlite::new();
-    std::fs::File::create(sqlite.file()).unwrap();
-    begins(&sqlite.url(), steps, "X'0001'").await;
+    let sqlite = Sqlite::empty();
+    begins(&sqlite.url(), "X'0001'").await;
 }
 
 #[tokio::test]
 async fn the_history_of_postgres_begins_with_what_is_there() {
-    let steps = [
-        include_str!("../../migrations/postgres/0001_services.sql"),
-        include_str!("../../migrations/postgres/0002_raw_resources.sql"),
-        include_str!("../../migrations/postgres/0003_services_in_full.sql"),
-        include_str!("../../migrations/postgres/0004_objects.sql"),
-        include_str!("../../migrations/postgres/0005_access.sql"),
-    ];
-    begins(&Postgres::start().url(), steps, r"'\x0001'").await;
+    begins(&Postgres::start().url(), r"'\x0001'").await;
 }
 
 /// Who shows a token is the author by its name, whatever he says.

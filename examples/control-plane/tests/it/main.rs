@@ -18,6 +18,7 @@ mod raw;
 mod raw_rest;
 mod rest;
 mod routes;
+mod schema;
 mod scope;
 mod service;
 mod store;

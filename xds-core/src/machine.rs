@@ -130,6 +130,16 @@ impl<V: View> Machine<V> {
         rejected.map(|stream| &stream.type_url)
     }
 
+    /// The types of which the client may run something that it rejected, here or before this stream
+    /// ([`distrust`](Machine::distrust)), and that was not repaired since. What it reports of them on its
+    /// next stream is not what it runs: let that [distrust](Machine::distrust) them.
+    pub fn doubtful_types(&self) -> impl Iterator<Item = &TypeUrl> {
+        let is_asked = |type_url: &TypeUrl| self.types.iter().any(|it| it.type_url == *type_url);
+        let unasked = self.distrusted.iter().filter(move |type_url| !is_asked(type_url));
+        let doubtful = self.types.iter().filter(|stream| stream.is_doubtful);
+        doubtful.map(|stream| &stream.type_url).chain(unasked)
+    }
+
     /// Answers all that was asked for, each type in one response even if there is nothing to say: a unary
     /// call has to.
     pub fn demand_answers(&mut self) {
@@ -167,6 +177,7 @@ impl<V: View> Machine<V> {
         let Some(stream) = self.types.get_mut(at) else { return Ok(()) };
         request.normalize();
         let request = if first && self.distrusted.contains(&type_url) {
+            stream.is_doubtful = true;
             request.without_claims()
         } else {
             request

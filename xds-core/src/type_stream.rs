@@ -57,6 +57,9 @@ pub(crate) struct TypeStream {
     pub(crate) may_split: bool,
     /// The client answered something.
     answered: bool,
+    /// It may run something that it rejected, on this stream or the one before, and that was not repaired
+    /// since: after a NACK it runs the good part, and reports the older version.
+    pub(crate) is_doubtful: bool,
     /// What is owed is the first answer to a client that shows no earlier state: nothing of it waits.
     pub(crate) is_first: bool,
     /// The client holds something from before this stream, and it is not known what.
@@ -155,6 +158,7 @@ impl TypeStream {
             answer_due: false,
             may_split: policy.may_split(variant),
             answered: false,
+            is_doubtful: false,
             is_first: false,
             holds_unknown: false,
             isolates: false,
@@ -255,6 +259,10 @@ impl TypeStream {
         let is_current = |name: &str| subscription.contains(name) && !owed.contains_key(name);
         let mut settled = self.unsettled.settle(nonce, version, error, is_current)?;
         self.answered = true;
+        self.is_doubtful = match settled {
+            Settled::Acknowledged { .. } => self.is_doubtful && !self.has_settled(),
+            Settled::Rejected { .. } => true,
+        };
         if let Settled::Rejected { names, is_innocent, again, awaited, is_probe, doubted, .. } =
             &mut settled
         {
@@ -285,6 +293,11 @@ impl TypeStream {
             }
         }
         Some(settled)
+    }
+
+    /// Whether the client has accepted all that it is owed.
+    fn has_settled(&self) -> bool {
+        self.owed.is_empty() && !self.unsettled.is_unanswered() && !self.unsettled.has_rejections()
     }
 
     /// Takes apart what was rejected last, so that its good siblings reach the client: in as many tries as

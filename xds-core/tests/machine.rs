@@ -160,6 +160,28 @@ fn r13_what_a_distrusted_client_says_it_runs_is_not_believed() {
 }
 
 #[test]
+fn r13_who_accepts_what_it_is_sent_anew_is_believed_next_time() {
+    let view = Shelf::of(1, &[(CDS, "a", 1)]);
+    let versions: Vec<_> = view.resources(&CDS).map(|r| r.version().to_owned()).collect();
+    for accepts in [false, true] {
+        let mut machine = Machine::new(Variant::Delta);
+        machine.distrust([CDS, EDS]);
+        assert_eq!(machine.doubtful_types().count(), 2, "nothing was asked for");
+        machine.handle_request(delta(CDS, &[], &[("a", &*versions[0])])).unwrap();
+        let response = machine.poll_response(&view).unwrap().unwrap();
+        assert_eq!(machine.doubtful_types().count(), 2, "nothing is answered");
+        let error = (!accepts).then(|| ErrorDetail::new(13, "no"));
+        machine.handle_request(answer(response, error)).unwrap();
+        while let Some(response) = machine.poll_response(&view).unwrap() {
+            machine.handle_request(answer(response, None)).unwrap();
+        }
+        let doubtful: Vec<_> = machine.doubtful_types().cloned().collect();
+        let expected = if accepts { vec![EDS] } else { vec![CDS, EDS] };
+        assert_eq!(doubtful, expected);
+    }
+}
+
+#[test]
 fn a_rejection_is_there_until_it_is_repaired() {
     let mut view = Shelf::of(1, &[(EDS, "a", 1)]);
     let mut machine = Machine::new(Variant::Delta);

@@ -14,8 +14,8 @@ const KEPT: Duration = Duration::from_secs(3600);
 /// How many clients are remembered.
 const MOST: usize = 10_000;
 
-/// The nodes, and types, whose last stream ended with an unresolved rejection: what they report on their
-/// next one is not what they run.
+/// The nodes, and types, whose last stream ended with a rejection that was not repaired: what they report on
+/// their next one is not what they run.
 #[derive(Debug, Default)]
 pub(crate) struct Rejections {
     since: DashMap<String, BTreeMap<TypeUrl, Instant>>,
@@ -29,17 +29,18 @@ impl Rejections {
         recent.map(|(type_url, _)| type_url.clone()).collect()
     }
 
-    /// Notes what a stream ended with: what it left rejected, and what it had come with.
-    pub(crate) fn note(&self, node_id: &str, rejected: Vec<TypeUrl>, resolved: &[TypeUrl]) {
-        if !resolved.is_empty() {
+    /// Notes how a stream ended: of which types the client may run what it rejected, and of which it might
+    /// have when the stream began.
+    pub(crate) fn note(&self, node_id: &str, doubtful: Vec<TypeUrl>, before: &[TypeUrl]) {
+        if !before.is_empty() {
             self.since.remove_if_mut(node_id, |_, types| {
-                types.retain(|type_url, _| !resolved.contains(type_url));
+                types.retain(|type_url, _| !before.contains(type_url));
                 types.is_empty()
             });
         }
-        if !rejected.is_empty() && self.has_room() {
-            let rejected = rejected.into_iter().map(|type_url| (type_url, Instant::now()));
-            self.since.entry(node_id.to_owned()).or_default().extend(rejected);
+        if !doubtful.is_empty() && self.has_room() {
+            let doubtful = doubtful.into_iter().map(|type_url| (type_url, Instant::now()));
+            self.since.entry(node_id.to_owned()).or_default().extend(doubtful);
         }
     }
 

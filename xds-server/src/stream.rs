@@ -384,14 +384,14 @@ impl XdsStream {
         head.freeze()
     }
 
-    /// Notes, once, that the client is gone. If it leaves with something rejected, its next stream is not
-    /// believed what it runs.
+    /// Notes, once, that the client is gone. If it leaves with something rejected that was not repaired, its
+    /// next stream is not believed what it runs.
     fn leave(&mut self, status: &Status) {
         if self.entry.take().is_some() {
             self.shared.clients.leave(self.client.id);
             let id = &self.client.node.id;
-            let rejected = self.machine.rejected_types().cloned().collect();
-            self.shared.rejections.note(id, rejected, &self.distrusted);
+            let doubtful = self.machine.doubtful_types().cloned().collect();
+            self.shared.rejections.note(id, doubtful, &self.distrusted);
             let failure = (status.code() != Code::Ok).then_some(status);
             self.observe(&ClientEvent::Disconnected(failure));
         }

@@ -160,6 +160,7 @@ async fn r13_who_left_with_a_rejection_is_not_believed_what_it_runs() {
     requests
         .send(DeltaDiscoveryRequest { response_nonce: first.nonce, ..subscribe(None) })
         .unwrap();
+    served.heard.expect("n: acknowledged Cluster").await;
     let mut transaction = Transaction::new();
     transaction.upsert("c", Resource::raw(CDS, "a", b"2".to_vec()).build());
     transaction.upsert("c", Resource::raw(CDS, "bad", b"2".to_vec()).build());
@@ -181,12 +182,31 @@ async fn r13_who_left_with_a_rejection_is_not_believed_what_it_runs() {
         initial_resource_versions: held.into(),
         ..subscribe(node("n", "c"))
     };
-    let (requests, mut responses) = served.delta().await;
-    requests.send(back.clone()).unwrap();
-    assert_eq!(next_delta(&mut responses).await.resources[0].name, "a");
+    // It asks for something else only, as while a cluster warms; then it does not answer.
+    let (requests, responses) = served.delta().await;
+    let routes = DeltaDiscoveryRequest {
+        type_url: TypeUrl::ROUTE.to_string(),
+        resource_names_subscribe: vec!["r".to_owned()],
+        ..subscribe(node("n", "c"))
+    };
+    requests.send(routes).unwrap();
+    served.heard.expect("n: subscribed RouteConfiguration").await;
     drop((requests, responses));
     served.heard.expect("n: disconnected None").await;
-    // Once is enough.
+    for answers in [false, true] {
+        let (requests, mut responses) = served.delta().await;
+        requests.send(back.clone()).unwrap();
+        let again = next_delta(&mut responses).await;
+        assert_eq!(again.resources[0].name, "a");
+        if answers {
+            let ack = DeltaDiscoveryRequest { response_nonce: again.nonce, ..subscribe(None) };
+            requests.send(ack).unwrap();
+            served.heard.expect("n: acknowledged Cluster").await;
+        }
+        drop((requests, responses));
+        served.heard.expect("n: disconnected None").await;
+    }
+    // Once it accepted it, it is believed.
     let (requests, mut responses) = served.delta().await;
     requests.send(back).unwrap();
     served.put("c", "b", "1");

@@ -65,6 +65,9 @@ impl Observer for Heard {
             ClientEvent::Told(Event::Subscribed { type_url, is_first: true, .. }) => {
                 format!("subscribed {}", type_url.rsplit('.').next().unwrap())
             }
+            ClientEvent::Told(Event::Acknowledged { type_url, .. }) => {
+                format!("acknowledged {}", type_url.rsplit('.').next().unwrap())
+            }
             ClientEvent::Told(_) => return,
             ClientEvent::Disconnected(status) => {
                 format!("disconnected {:?}", status.map(|s| s.code()))

@@ -40,7 +40,7 @@ impl Pace {
 #[derive(Debug)]
 pub(crate) struct Pacing {
     pacer: Pacer,
-    /// What it looked at last; nothing, if it looks at the newest next.
+    /// What it looked at last.
     view: Option<CacheView>,
 }
 
@@ -54,9 +54,13 @@ impl Pacing {
         if has_changed {
             self.pacer.change(now);
         }
-        if self.pacer.release(now) {
-            self.view = None;
-        }
+        self.pacer.release(now);
+    }
+
+    /// What it looked at last, while something that changed since has to wait. Nothing else may keep it from
+    /// the newest: what the client only now asks for may have changed long ago.
+    fn held_back(&self) -> Option<&CacheView> {
+        self.view.as_ref().filter(|_| self.pacer.waiting.is_some())
     }
 
     /// When it is time for that, if something changed.
@@ -66,12 +70,14 @@ impl Pacing {
 
     /// The view that it is served from.
     pub(crate) fn view(&mut self, newest: impl FnOnce() -> CacheView) -> CacheView {
-        self.view.get_or_insert_with(newest).clone()
+        let view = self.held_back().cloned().unwrap_or_else(newest);
+        self.view = Some(view.clone());
+        view
     }
 
     /// The revision of that, unless it is the newest.
     pub(crate) fn revision(&self) -> Option<Revision> {
-        self.view.as_ref().map(View::revision)
+        self.held_back().map(View::revision)
     }
 
     /// Is served from this view now.

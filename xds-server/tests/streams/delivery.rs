@@ -227,6 +227,22 @@ async fn a_change_waits_for_quiet_and_requests_do_not() {
 }
 
 #[tokio::test]
+async fn what_is_only_now_asked_for_is_the_newest() {
+    for variant in [Variant::Sotw, Variant::Delta] {
+        let never = LONG * 360;
+        let served =
+            serve_with(|builder| builder.pace(Pace::default().debounce(never, never))).await;
+        let endpoints = |content| Resource::raw(TypeUrl::ENDPOINT, "x", vec![content]).build();
+        put(&served, [cluster("x", 1), endpoints(1)]);
+        let mut client = in_step(&served, "a", variant).await;
+        put(&served, [endpoints(2)]);
+        client.subscribe(TypeUrl::ENDPOINT, &["x"]);
+        let told = client.expect(TypeUrl::ENDPOINT).await;
+        assert_eq!(told.resources[0].value, [2].as_slice());
+    }
+}
+
+#[tokio::test]
 async fn a_change_is_told_when_it_was_quiet_for_long_enough() {
     for variant in [Variant::Sotw, Variant::Delta] {
         let brief = Duration::from_millis(5);

@@ -4,7 +4,7 @@
 //! changed (H-02, H-03). There is no stream, so nothing is in order, a rejection is not told (H-04), and
 //! nobody is counted among the connected clients.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use deltaplane_cache::Scope;
@@ -15,6 +15,7 @@ use prost::Message;
 use prost_reflect::{DeserializeOptions, DynamicMessage};
 use serde_json::{Deserializer, json};
 use tonic::{Code, Status};
+use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::{
     csds,
@@ -127,12 +128,31 @@ async fn poll(shared: &Shared, request: &Request<Bytes>) -> Result<Option<String
     let node = Node::decode(request.node.take().unwrap_or_default()).map_err(refused)?;
     let grant = shared.admit(credentials, &node).await.map_err(not_admitted)?;
     let scopes = shared.scopes_of(&node, grant.as_ref());
+    let names = fingerprint(&request.resource_names);
     let response = ask(shared, request, &scopes)?;
     let answer = SotwResponse::decode(response.clone()).map_err(unreadable)?;
-    if answer.version_info == held {
+    let version_info = answer.version_info + &names;
+    if version_info == held {
         return Ok(None);
     }
-    write(RESPONSE, response).map(Some)
+    // Of a field that comes twice, the last one counts.
+    let version = SotwResponse { version_info, ..SotwResponse::default() }.encode_to_vec();
+    write(RESPONSE, [&*response, &version].concat().into()).map(Some)
+}
+
+/// What tells the names that are asked for from others: of some types the version is of all that there is, and
+/// who asks for more by it has not got that (H-02). Nothing, if no names are.
+fn fingerprint(names: &[String]) -> String {
+    let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    let mut hash = Xxh3Default::new();
+    for name in names {
+        hash.update(&name.len().to_le_bytes());
+        hash.update(name.as_bytes());
+    }
+    format!(".{:016x}", hash.digest())
 }
 
 /// What a client that has nothing is told, encoded; its nonce is optional here.

@@ -26,6 +26,11 @@ fn names(answer: &Value, field: &str) -> Vec<String> {
     resources.iter().map(|resource| resource[field].as_str().unwrap().to_owned()).collect()
 }
 
+fn endpoints(name: &str) -> Resource {
+    let cluster_name = name.into();
+    envoy::resource(&ClusterLoadAssignment { cluster_name, ..Default::default() })
+}
+
 fn node() -> Value {
     json!({"id": "n1", "cluster": "c"})
 }
@@ -33,10 +38,6 @@ fn node() -> Value {
 #[tokio::test]
 async fn h01_types_are_polled_as_json_in_both_spellings() {
     let served = serve().await;
-    let endpoints = |name: &str| {
-        let cluster_name = name.into();
-        envoy::resource(&ClusterLoadAssignment { cluster_name, ..Default::default() })
-    };
     served.put_all([cluster("a", "x"), cluster("b", "y"), endpoints("a"), endpoints("b")]);
     let (status, answer) = poll(&served, "clusters", &json!({"node": node()})).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
@@ -78,6 +79,17 @@ async fn h02_h03_who_has_everything_is_told_so_at_once() {
         });
         assert_eq!(poll(&served, "clusters", &again).await.0, StatusCode::OK);
     }
+    // Of endpoints as well, though their version is of all that there are.
+    let asks = async |names: Value, held: &Value| {
+        let body = json!({"node": node(), "versionInfo": held, "resourceNames": names});
+        poll(&served, "endpoints", &body).await
+    };
+    served.put_all([endpoints("a"), endpoints("b")]);
+    let (_, answer) = asks(json!(["a"]), &json!("")).await;
+    let (status, more) = asks(json!(["a", "b"]), &answer["versionInfo"]).await;
+    assert_eq!((status, names(&more, "clusterName").len()), (StatusCode::OK, 2));
+    let (status, _) = asks(json!(["b", "a"]), &more["versionInfo"]).await;
+    assert_eq!(status, StatusCode::NOT_MODIFIED);
     // What is gone is a change, too.
     let (_, answer) = poll(&served, "clusters", &json!({"node": node()})).await;
     let mut transaction = Transaction::new();

@@ -4,6 +4,8 @@
 //! since its last report. What it counts is added up here by cluster, service and locality over all
 //! clients and for as long as the server runs; what is in progress is the sum of everybody's last word.
 
+mod sums;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -31,6 +33,7 @@ use futures::{Stream, stream};
 use tokio::{sync::watch, time::Instant};
 use tonic::{Response, Status, Streaming};
 
+use self::sums::{Sums, UnderWay};
 use crate::{
     authorizer::Admission,
     peer::Credentials,
@@ -73,7 +76,8 @@ pub struct LoadKey {
     pub service: String,
 }
 
-/// What was reported of one cluster and service, by all clients since the server started.
+/// What was reported of one cluster and service, by all clients since the server started, or since it was
+/// forgotten: of 100,000 clusters and localities in all is kept what was reported last.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Load {
@@ -137,11 +141,6 @@ impl Load {
     }
 }
 
-/// That many localities are kept, over all clusters, and that many metrics of each: names come from
-/// clients.
-const MOST: usize = 100_000;
-const MOST_METRICS: usize = 100;
-
 /// Who hears each report.
 type Heard = dyn Fn(&Node, &ClusterStats) + Send + Sync;
 
@@ -150,13 +149,6 @@ pub(crate) struct Loads {
     reporting: watch::Sender<LoadReporting>,
     heard: Box<Heard>,
     sums: Mutex<Sums>,
-}
-
-#[derive(Default)]
-struct Sums {
-    loads: BTreeMap<LoadKey, Load>,
-    localities: usize,
-    is_full: bool,
 }
 
 impl Loads {
@@ -174,73 +166,9 @@ impl Loads {
     }
 
     pub(crate) fn all(&self) -> BTreeMap<LoadKey, Load> {
-        self.sums().loads.clone()
+        self.sums().all()
     }
 }
-
-impl Sums {
-    /// Takes up what a client reports. What it had under way before, and says nothing more of, is over.
-    fn take(&mut self, stats: &[ClusterStats], last: &mut UnderWay) {
-        self.end(std::mem::take(last));
-        stats.iter().for_each(|stats| self.add(stats, last));
-    }
-
-    fn add(&mut self, stats: &ClusterStats, last: &mut UnderWay) {
-        let key = LoadKey {
-            cluster: stats.cluster_name.clone(),
-            service: stats.cluster_service_name.clone(),
-        };
-        if self.localities >= MOST && !self.loads.contains_key(&key) {
-            return self.refuse(&key);
-        }
-        let load = self.loads.entry(key.clone()).or_default();
-        load.dropped = load.dropped.saturating_add(stats.total_dropped_requests);
-        for dropped in &stats.dropped_requests {
-            if load.dropped_by_category.len() < MOST_METRICS
-                || load.dropped_by_category.contains_key(&dropped.category)
-            {
-                let count = load.dropped_by_category.entry(dropped.category.clone()).or_default();
-                *count = count.saturating_add(dropped.dropped_count);
-            }
-        }
-        let interval = stats.load_report_interval.map(duration).unwrap_or_default();
-        load.reported = load.reported.saturating_add(interval);
-        for of_locality in &stats.upstream_locality_stats {
-            let locality = LocalityKey::of(of_locality);
-            if !load.localities.contains_key(&locality) {
-                if self.localities >= MOST {
-                    return self.refuse(&key);
-                }
-                self.localities += 1;
-            }
-            load.localities.entry(locality.clone()).or_default().add(of_locality);
-            last.push((key.clone(), locality, of_locality.total_requests_in_progress));
-        }
-    }
-
-    /// Takes out what a client had under way.
-    fn end(&mut self, last: UnderWay) {
-        for (key, locality, before) in last {
-            let load = self.loads.get_mut(&key);
-            if let Some(locality) = load.and_then(|load| load.localities.get_mut(&locality)) {
-                locality.in_progress = locality.in_progress.saturating_sub(before);
-            }
-        }
-    }
-
-    fn refuse(&mut self, key: &LoadKey) {
-        if !std::mem::replace(&mut self.is_full, true) {
-            let cluster = &key.cluster;
-            tracing::warn!(
-                cluster,
-                "load of more than {MOST} localities is reported: not all is kept"
-            );
-        }
-    }
-}
-
-/// What one client said to be under way.
-type UnderWay = Vec<(LoadKey, LocalityKey, u64)>;
 
 impl LocalityKey {
     fn of(stats: &UpstreamLocalityStats) -> Self {
@@ -256,11 +184,9 @@ impl LocalityLoad {
         self.issued = self.issued.saturating_add(stats.total_issued_requests);
         self.in_progress = self.in_progress.saturating_add(stats.total_requests_in_progress);
         for metric in &stats.load_metric_stats {
-            let name = &metric.metric_name;
-            if self.metrics.len() >= MOST_METRICS && !self.metrics.contains_key(name) {
+            let Some((count, sum)) = sums::entry(&mut self.metrics, &metric.metric_name) else {
                 continue;
-            }
-            let (count, sum) = self.metrics.entry(name.clone()).or_default();
+            };
             *count = count.saturating_add(metric.num_requests_finished_with_metric);
             *sum += metric.total_metric_value;
         }

@@ -97,7 +97,7 @@ impl Cache {
         let more_is_known = state.known_layers > known;
         let waking = self.shared.waking.lock();
         self.shared.state.store(state.clone());
-        state.wholes.forget(touched);
+        state.memos.forget(touched);
         if more_is_known {
             self.shared.watches.wake_all(state.revision);
         } else {

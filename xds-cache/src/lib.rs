@@ -37,11 +37,12 @@
 //! * `preview`: what a transaction would make of it
 //! * `rollback`: what takes commits back
 //! * `cache`: the current state, and who may replace it
-//! * `view`: what one client sees; `wholes`: what of that several see, encoded once
+//! * `view`: what one client sees; `memo`: what several ask of that, found once
 //! * `watch`: who is woken
 
 mod cache;
 mod layer;
+mod memo;
 mod preview;
 mod references;
 mod rollback;
@@ -49,7 +50,6 @@ mod state;
 mod transaction;
 mod view;
 mod watch;
-mod wholes;
 
 pub use cache::Cache;
 pub use preview::Preview;

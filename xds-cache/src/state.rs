@@ -12,8 +12,8 @@ use imbl::{GenericHashMap, OrdMap, Vector, shared_ptr::DefaultSharedPtr};
 use crate::{
     CommitError, Scope, Transaction,
     layer::Layer,
+    memo::Memos,
     rollback::{COMMITS_RECALLED, CommitRecord},
-    wholes::Wholes,
 };
 
 /// Everything that a cache holds at one revision. Immutable once published.
@@ -31,7 +31,7 @@ pub(crate) struct State {
     /// The same in the order in which they were withdrawn.
     withdrawals: Vector<(Scope, Key, u64)>,
     /// What streams share, of this state and others.
-    pub(crate) wholes: Arc<Wholes>,
+    pub(crate) memos: Arc<Memos>,
 }
 
 /// A map that is looked into for each response to each stream, and so by a quick hash.

@@ -13,6 +13,7 @@ use deltaplane_core::{
 use crate::{
     Scope,
     layer::{Layer, Unread},
+    memo::Seen,
     rollback::COMMITS_RECALLED,
     state::State,
 };
@@ -102,6 +103,57 @@ impl CacheView {
             let seen = all.filter(move |(name, _)| !self.is_masked(depth, from, name));
             seen.map(|(name, to)| (Key::new(from.clone(), name.clone()), to.clone()))
         })
+    }
+
+    /// What tells that somebody else sees the same of a type.
+    fn what_is_seen(&self, type_url: &TypeUrl) -> Seen {
+        let layers = self.scopes.iter().filter_map(|scope| {
+            let layer = self.state.layer(scope, type_url)?;
+            Some((scope.clone(), layer.revisions().next().unwrap_or_default()))
+        });
+        (type_url.clone(), layers.collect())
+    }
+
+    /// What changed since the set had a version, if it had it of late.
+    fn recall(&self, type_url: &TypeUrl, version: &TypeVersion) -> Option<Arc<[Change]>> {
+        let mut revisions: Vec<_> =
+            self.layers(type_url).flat_map(|layer| layer.revisions().take(RECALLED)).collect();
+        revisions.sort_unstable();
+        revisions.dedup();
+        revisions.reverse();
+        let now = self.version(type_url);
+        let before = |revision: &Revision| Revision(revision.0.saturating_sub(1));
+        // The newest set is that of now; each commit that is taken back shows the one before it.
+        let mut sets = vec![Revision(u64::MAX)];
+        sets.extend(revisions.iter().take(RECALLED).map(before));
+        for (at, since) in sets.iter().enumerate() {
+            let changes = match since.0 {
+                u64::MAX => Arc::default(),
+                _ => self.changes(type_url, *since).ok()?,
+            };
+            let mut then = now.clone();
+            for change in changes.iter() {
+                change.after.iter().for_each(|after| then.subtract(after));
+                change.before.iter().for_each(|before| then.add(before));
+            }
+            if then == *version {
+                return Some(changes);
+            }
+            // In the middle of a swap: with what the commits that led here removed.
+            let changed: BTreeSet<_> = changes.iter().map(|change| &change.name).collect();
+            for earlier in sets.get(at + 1..)?.iter().take(SWAPS_RECALLED) {
+                let undone = self.changes(type_url, *earlier).ok()?;
+                let is_gone =
+                    |change: &&Change| change.after.is_none() && !changed.contains(&change.name);
+                let held: Vec<_> = undone.iter().filter(is_gone).cloned().collect();
+                let mut union = then.clone();
+                held.iter().flat_map(|change| &change.before).for_each(|before| union.add(before));
+                if !held.is_empty() && union == *version {
+                    return Some(changes.iter().cloned().chain(held).collect());
+                }
+            }
+        }
+        None
     }
 
     /// Every type of every scope, and how many scopes are above.
@@ -244,47 +296,12 @@ impl View for CacheView {
         recent.filter(|gone| self.get(type_url, gone.name()).is_none()).cloned().collect()
     }
 
-    /// Looks for the version among those of the last 32 revisions, each as it was, and with what
-    /// was removed by it or a few before it still there.
+    /// Looks for the version among those of the last 32 revisions, each as it was, and with what was removed
+    /// by it or a few before it still there. It is found once for all who come back with the same.
     fn changes_from(&self, type_url: &TypeUrl, version: &TypeVersion) -> Option<Arc<[Change]>> {
-        let mut revisions: Vec<_> =
-            self.layers(type_url).flat_map(|layer| layer.revisions().take(RECALLED)).collect();
-        revisions.sort_unstable();
-        revisions.dedup();
-        revisions.reverse();
-        let now = self.version(type_url);
-        let before = |revision: &Revision| Revision(revision.0.saturating_sub(1));
-        // The newest set is that of now; each commit that is taken back shows the one before it.
-        let mut sets = vec![Revision(u64::MAX)];
-        sets.extend(revisions.iter().take(RECALLED).map(before));
-        for (at, since) in sets.iter().enumerate() {
-            let changes = match since.0 {
-                u64::MAX => Arc::default(),
-                _ => self.changes(type_url, *since).ok()?,
-            };
-            let mut then = now.clone();
-            for change in changes.iter() {
-                change.after.iter().for_each(|after| then.subtract(after));
-                change.before.iter().for_each(|before| then.add(before));
-            }
-            if then == *version {
-                return Some(changes);
-            }
-            // In the middle of a swap: with what the commits that led here removed.
-            for earlier in sets.get(at + 1..)?.iter().take(SWAPS_RECALLED) {
-                let undone = self.changes(type_url, *earlier).ok()?;
-                let is_gone = |change: &&Change| {
-                    change.after.is_none() && !changes.iter().any(|c| c.name == change.name)
-                };
-                let held: Vec<_> = undone.iter().filter(is_gone).cloned().collect();
-                let mut union = then.clone();
-                held.iter().flat_map(|change| &change.before).for_each(|before| union.add(before));
-                if !held.is_empty() && union == *version {
-                    return Some(changes.iter().cloned().chain(held).collect());
-                }
-            }
-        }
-        None
+        let recalled = &self.state.memos.recalled;
+        recalled
+            .get(self.what_is_seen(type_url), version.clone(), || self.recall(type_url, version))
     }
 
     /// Costs nothing where both see the same scopes of a type.
@@ -330,12 +347,9 @@ impl View for CacheView {
 
     /// Kept for others from the second time on, as long as nothing of the type changes in these scopes.
     fn whole(&self, type_url: &TypeUrl) -> Arc<Whole> {
-        let layers = self.scopes.iter().filter_map(|scope| {
-            let layer = self.state.layer(scope, type_url)?;
-            Some((scope.clone(), layer.revisions().next().unwrap_or_default()))
-        });
-        self.state.wholes.get((type_url.clone(), layers.collect()), || {
-            Whole::new(type_url.clone(), &self.version(type_url), self.resources(type_url))
+        self.state.memos.wholes.get(self.what_is_seen(type_url), (), || {
+            let version = self.version(type_url);
+            Arc::new(Whole::new(type_url.clone(), &version, self.resources(type_url)))
         })
     }
 

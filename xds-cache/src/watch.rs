@@ -27,8 +27,68 @@ pub(crate) struct Watches {
 #[derive(Debug, Default)]
 struct Interested {
     in_all: HashMap<u64, Arc<Signal>>,
+    by_name: HashMap<Arc<str>, Signals>,
+}
+
+/// The watches that are interested in one name, by their numbers: mostly one, and of some names, all.
+#[derive(Debug)]
+enum Signals {
     /// In the order of their numbers.
-    by_name: HashMap<Arc<str>, Vec<(u64, Arc<Signal>)>>,
+    Few(Vec<(u64, Arc<Signal>)>),
+    #[expect(
+        clippy::box_collection,
+        reason = "few are the rule, and should not be as large as a map"
+    )]
+    Many(Box<HashMap<u64, Arc<Signal>>>),
+}
+
+/// More than that are many: each that goes leaves a gap that others have to close.
+const FEW: usize = 32;
+
+impl Default for Signals {
+    fn default() -> Self {
+        Signals::Few(Vec::new())
+    }
+}
+
+impl Signals {
+    fn insert(&mut self, id: u64, signal: &Arc<Signal>) {
+        match self {
+            Signals::Few(few) => {
+                let Err(at) = few.binary_search_by_key(&id, |(id, _)| *id) else { return };
+                few.insert(at, (id, signal.clone()));
+                if few.len() > FEW {
+                    *self = Signals::Many(Box::new(few.drain(..).collect()));
+                }
+            }
+            Signals::Many(many) => {
+                many.insert(id, signal.clone());
+            }
+        }
+    }
+
+    /// Tells whether there are others.
+    fn remove(&mut self, id: u64) -> bool {
+        match self {
+            Signals::Few(few) => {
+                if let Ok(at) = few.binary_search_by_key(&id, |(id, _)| *id) {
+                    few.remove(at);
+                }
+                !few.is_empty()
+            }
+            Signals::Many(many) => {
+                many.remove(&id);
+                !many.is_empty()
+            }
+        }
+    }
+
+    fn raise(&self, revision: Revision) {
+        match self {
+            Signals::Few(few) => few.iter().for_each(|(_, signal)| signal.raise(revision)),
+            Signals::Many(many) => many.values().for_each(|signal| signal.raise(revision)),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -67,8 +127,8 @@ impl Watches {
                 let aliases = versions.flat_map(|resource| resource.aliases());
                 let also = aliases.chain(collection_of(change));
                 for name in std::iter::once(&change.name).chain(also) {
-                    let signals = interested.by_name.get(name).into_iter().flatten();
-                    signals.for_each(|(_, signal)| signal.raise(state.revision));
+                    let signals = interested.by_name.get(name);
+                    signals.into_iter().for_each(|signals| signals.raise(state.revision));
                 }
             }
         }
@@ -84,11 +144,9 @@ impl Watches {
     pub(crate) fn nudge(&self, scopes: &[Scope], key: &Key) {
         for scope in scopes {
             let interested = self.interested.get(&(scope.clone(), key.type_url.clone()));
-            let signals = interested
-                .iter()
-                .flat_map(|interested| interested.by_name.get(&key.name).into_iter().flatten());
+            let signals = interested.as_ref().and_then(|it| it.by_name.get(&key.name));
             // At no revision: nothing that they are told comes of it.
-            signals.for_each(|(_, signal)| signal.raise(Revision(0)));
+            signals.into_iter().for_each(|signals| signals.raise(Revision(0)));
         }
     }
 
@@ -97,6 +155,9 @@ impl Watches {
         self.all.iter().for_each(|signal| signal.raise(revision));
     }
 }
+
+/// How many names are given up while commits wait.
+const AT_ONCE: usize = 256;
 
 /// What one watch is interested in, of one type.
 #[derive(Debug, Default)]
@@ -172,7 +233,7 @@ impl Watch {
                 interest.names.remove(name);
             });
         }
-        self.change(type_url, |interested, id| interested.forget(id, names.iter()));
+        self.forget(type_url, names.iter());
     }
 
     /// Tells others how far back this watch was woken.
@@ -213,20 +274,31 @@ impl Watch {
                 interested.in_all.insert(self.id, self.signal.clone());
             }
             for name in names.clone() {
-                let signals = interested.by_name.entry(name.clone()).or_default();
-                if let Err(at) = signals.binary_search_by_key(&self.id, |(id, _)| *id) {
-                    signals.insert(at, (self.id, self.signal.clone()));
-                }
+                interested.by_name.entry(name.clone()).or_default().insert(self.id, &self.signal);
             }
         }
     }
 
     fn forget_all(&self) {
         for (type_url, interest) in &self.types {
-            self.change(type_url, |interested, id| {
-                interested.in_all.remove(&id);
-                interested.forget(id, interest.names.iter());
-            });
+            if interest.in_all {
+                self.change(type_url, |interested, id| {
+                    interested.in_all.remove(&id);
+                });
+            }
+            self.forget(type_url, interest.names.iter());
+        }
+    }
+
+    /// Is interested in these names no more. A commit that wants to know who is does not have to wait for all
+    /// of them.
+    fn forget<'a>(&self, type_url: &TypeUrl, mut names: impl Iterator<Item = &'a Arc<str>>) {
+        loop {
+            let some: Vec<_> = names.by_ref().take(AT_ONCE).collect();
+            if some.is_empty() {
+                return;
+            }
+            self.change(type_url, |interested, id| interested.forget(id, some.iter().copied()));
         }
     }
 
@@ -246,10 +318,7 @@ impl Interested {
     fn forget<'a>(&mut self, id: u64, names: impl Iterator<Item = &'a Arc<str>>) {
         for name in names {
             let Some(signals) = self.by_name.get_mut(name) else { continue };
-            if let Ok(at) = signals.binary_search_by_key(&id, |(id, _)| *id) {
-                signals.remove(at);
-            }
-            if signals.is_empty() {
+            if !signals.remove(id) {
                 self.by_name.remove(name);
             }
         }

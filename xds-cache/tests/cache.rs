@@ -498,6 +498,32 @@ fn a_watch_of_names_is_raised_for_these_alone() {
 }
 
 #[test]
+fn of_many_watches_of_a_name_each_is_raised_until_it_goes() {
+    let cache = Cache::new();
+    let commit = |content| {
+        let mut transaction = Transaction::new();
+        transaction.upsert("s", resource(CDS, "a", content));
+        cache.commit(transaction).unwrap();
+    };
+    let watch = || {
+        let mut watch = cache.watch();
+        watch.set_scopes(scopes(&["s"]));
+        watch.add_names(&CDS, &["a".into()]);
+        watch
+    };
+    let mut watches: Vec<_> = (0..100).map(|_| watch()).collect();
+    for content in 0..10 {
+        commit(content);
+        let raised = watches.iter().filter(|watch| is_raised(watch)).count();
+        assert_eq!(raised, watches.len());
+        watches.truncate(100 - 11 * content as usize);
+    }
+    watches.iter_mut().for_each(|watch| watch.remove_names(&CDS, &["a".into()]));
+    commit(10);
+    assert!(!watches.iter().any(is_raised), "they ask for that no more");
+}
+
+#[test]
 fn a_watch_that_is_gone_leaves_nothing_behind() {
     struct Counted;
     impl Wake for Counted {

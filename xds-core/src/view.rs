@@ -1,6 +1,12 @@
 //! What a stream reads from: the port through which the machine sees a cache.
 
-use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
+use std::{
+    borrow::Cow,
+    fmt,
+    hash::{Hash, Hasher},
+    str::FromStr,
+    sync::Arc,
+};
 
 use crate::{Key, Resource, Subscription, TypeUrl, Whole};
 
@@ -251,6 +257,12 @@ impl PartialEq for TypeVersion {
 }
 
 impl Eq for TypeVersion {}
+
+impl Hash for TypeVersion {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.sum.hash(state);
+    }
+}
 
 impl fmt::Display for TypeVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,6 +1,6 @@
 //! The hot path in single steps, each with what has to happen before it.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc};
 
 use deltaplane_cache::{Cache, CacheView, Scope, Transaction};
 use deltaplane_core::{
@@ -24,7 +24,7 @@ impl Scenario {
 type Make = fn() -> Scenario;
 
 /// All steps, by name.
-pub const SCENARIOS: [(&str, Make); 11] = [
+pub const SCENARIOS: [(&str, Make); 12] = [
     ("a commit of one of 10,000", commit),
     ("a commit that pushes one of 70,000 out of the log", forgetting),
     ("a resource of 300 bytes is encoded and hashed", built),
@@ -32,6 +32,7 @@ pub const SCENARIOS: [(&str, Make); 11] = [
     ("a first sync of 10,000 after others", first),
     ("a commit of one of 100,000 in 1,000 collections", collected),
     ("a change reaches one of 1,000 globs, which missed those of the others", reached_by_glob),
+    ("one of 2,000 that ask for the same 100 names goes", leaving),
     ("a change reaches a wildcard of 1,000 in delta", || delivery(Variant::Delta, 1_000, &[])),
     ("the same of 10,000", || delivery(Variant::Delta, 10_000, &[])),
     ("a change reaches a wildcard of 1,000 in SotW", || delivery(Variant::Sotw, 1_000, &[])),
@@ -250,6 +251,23 @@ fn reached_by_glob() -> Scenario {
         put(&cache, member(7, 7, generation));
     };
     Scenario::new(before, move || assert_eq!(client.sync(), 1))
+}
+
+/// The one that came first, as it is when a fleet goes all at once.
+fn leaving() -> Scenario {
+    let cache = Cache::new();
+    let names: Vec<Arc<str>> = (0..100).map(|at| format!("cluster-{at:06}").into()).collect();
+    let come = move || {
+        let mut watch = cache.watch();
+        watch.set_scopes(Arc::from([Scope::from("default")]));
+        watch.add_names(&CDS, &names);
+        watch
+    };
+    let watches: VecDeque<_> = (0..2_000).map(|_| come()).collect();
+    let watches = Rc::new(RefCell::new(watches));
+    let others = watches.clone();
+    let before = move || others.borrow_mut().push_back(come());
+    Scenario::new(before, move || assert!(watches.borrow_mut().pop_front().is_some()))
 }
 
 fn built() -> Scenario {

@@ -110,9 +110,10 @@ impl TypeStream {
                 self.everything &= !self.repeats_everything();
                 self.take_up(changes.iter());
                 // What it also asks for by name is owed already.
+                let by_name: BTreeMap<_, _> =
+                    changes.iter().map(|change| (&change.name, change)).collect();
                 for (name, owed) in &mut self.owed {
-                    let change = changes.iter().find(|change| change.name == *name);
-                    let had = match change {
+                    let had = match by_name.get(name) {
                         Some(change) => change.before.clone(),
                         None => view.get(&self.type_url, name),
                     };

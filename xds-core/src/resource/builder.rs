@@ -105,6 +105,10 @@ impl<'a> ResourceBuilder<'a> {
     }
 
     /// The version that clients see, in place of the content's hash.
+    ///
+    /// It has to tell this content from all others of that name, in all scopes that one client may see: a client
+    /// that comes back with a version is taken to have what goes by it now. Within a scope, the cache
+    /// refuses one that denoted another content.
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = Some(version.into());
         self

@@ -80,7 +80,8 @@ async fn is_brought_up_to_date(url: &str, steps: usize, bytes: &str) {
         assert_eq!(rows.unwrap().get::<i64, _>(0), 5);
     }
     let path = format!("/api/v1/services/{}", shop["id"]);
-    let (status, patched) = send(&router, "PATCH", &path, &json!({"upstream_port": 2}).to_string()).await;
+    let (status, patched) =
+        send(&router, "PATCH", &path, &json!({"upstream_port": 2}).to_string()).await;
     assert_eq!(status, StatusCode::OK, "{patched}");
     let revisions = get("/api/v1/revisions").await;
     assert_eq!(revisions[0]["revision"], patched["revision"]);

@@ -3,6 +3,7 @@
 use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::database::PATIENCE;
+use crate::replicas::IS_THERE;
 use crate::rollback::ITSELF;
 use crate::store::{Store, StoreError, within};
 
@@ -50,7 +51,7 @@ impl Store {
             return Ok(Word::default());
         }
         let list = placeholders(4, scopes);
-        let there = "server <> $2 AND seen > clock_timestamp() - INTERVAL '3 seconds'";
+        let there = format!("server <> $2 AND {IS_THERE}");
         // Whoever read later than this server may have counted what others changed, too.
         let sql = format!(
             "SELECT (SELECT count(*) FROM replicas WHERE {there}) AS others, \

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use sqlx::AssertSqlSafe;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::running::Running;
@@ -13,6 +14,9 @@ use crate::store::{Store, StoreError, within};
 /// How often a server says that it is there, and how long the database may take to hear it.
 const INTERVAL: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// That a server is there, since it was heard of lately, in SQL.
+pub(crate) const IS_THERE: &str = "seen > clock_timestamp() - INTERVAL '3 seconds'";
 
 /// For how long there have to be too many streams. It is longer than a server is counted that fell silent, so that
 /// who takes over its clients does not send them on.
@@ -177,17 +181,20 @@ impl Store {
     /// Says that this server is there and has so many streams, and returns what all have. Who has been silent for
     /// long is forgotten.
     async fn tell(&self, streams: u64) -> Result<Replicas, StoreError> {
-        let sql = "WITH told AS (\
-                       INSERT INTO replicas (server, streams) VALUES ($1, $2) ON CONFLICT (server) \
-                       DO UPDATE SET streams = EXCLUDED.streams, seen = clock_timestamp()), \
-                   forgotten AS (\
-                       DELETE FROM replicas WHERE server IN (SELECT server FROM replicas \
-                       WHERE server <> $1 AND seen < clock_timestamp() - INTERVAL '1 minute' \
-                       FOR UPDATE SKIP LOCKED)) \
-                   SELECT count(*) AS servers, coalesce(sum(streams), 0)::BIGINT AS streams \
-                   FROM replicas WHERE server <> $1 AND seen > clock_timestamp() - INTERVAL '3 seconds'";
+        let sql = format!(
+            "WITH told AS (\
+                 INSERT INTO replicas (server, streams) VALUES ($1, $2) ON CONFLICT (server) \
+                 DO UPDATE SET streams = EXCLUDED.streams, seen = clock_timestamp()), \
+             forgotten AS (\
+                 DELETE FROM replicas WHERE server IN (SELECT server FROM replicas \
+                 WHERE server <> $1 AND seen < clock_timestamp() - INTERVAL '1 minute' \
+                 FOR UPDATE SKIP LOCKED)) \
+             SELECT count(*) AS servers, coalesce(sum(streams), 0)::BIGINT AS streams \
+             FROM replicas WHERE server <> $1 AND {IS_THERE}"
+        );
         let here = i64::try_from(streams).unwrap_or(i64::MAX);
-        let query = sqlx::query_as(sql).bind(self.server.to_string()).bind(here);
+        let query = sqlx::query_as(AssertSqlSafe(sql));
+        let query = query.bind(self.server.to_string()).bind(here);
         let (servers, others): (i64, i64) =
             within(PATIENCE, async { query.fetch_one(&self.pool).await }).await?;
         Ok(Replicas {

@@ -2,15 +2,17 @@
 
 #![allow(missing_docs, clippy::expect_used)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use deltaplane_tests::envoy_certificate::Certificate;
+use deltaplane_tests::member::{Member, cluster, put, transact, web};
 use deltaplane_tests::{
-    Database, Deltaplane, Disk, Envoy, Kind, Listener, Postgres, Upstream, Variant, server,
-    service, wait_until,
+    Database, Deltaplane, Disk, Envoy, Follower, Kind, Listener, Postgres, Upstream, Variant,
+    server, service, wait_until,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -127,6 +129,68 @@ fn it_starts_without_its_database_and_catches_up() {
     let health = server.ask("GET", "/healthz", None).json();
     assert_eq!(health["last_known_good"], false);
     place.keeps(&server);
+}
+
+/// Waits until the fleet `shared` is not served what its canary rejected, but what it has since a revision.
+fn is_withdrawn(server: &Deltaplane, has: &Value) {
+    wait_until("it is withdrawn", PATIENCE, || {
+        let rollout = server.ask("GET", "/api/v1/fleets/shared/rollout", None).json();
+        (rollout["stage"] == "withdrawn").then_some(())
+    });
+    let behind = server.ask("GET", "/xds/stats", None).json()["behind"].clone();
+    assert_eq!(behind, json!([{"fleet": "shared", "scopes": ["shared"], "revision": has}]));
+}
+
+#[test]
+fn what_a_canary_rejected_is_neither_kept_nor_forgotten() {
+    let (mut postgres, place) = (Postgres::start(), Place::new());
+    let database = postgres.create_database();
+    let flags = place.flags();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let mut server = Deltaplane::start_with(&postgres.url(&database), &flags);
+    let (a, b) = (Upstream::start("a"), Upstream::start("b"));
+    let canary = json!({"canary": {"nodes": {"id": "canary-*"}}});
+    put(&server, "shared", &json!({"validation": "none", "rollout": canary}));
+    transact(&server, &json!({"scope": "shared", "upserts": [web(&a)]}));
+    let first = Member::join(&server, "canary-1", Variant::Delta);
+    let other = Member::join(&server, "node-1", Variant::Delta);
+    for member in [&first, &other] {
+        member.port.reaches("/", &a);
+    }
+    let has = wait_until("nobody is behind", PATIENCE, || {
+        let health = server.ask("GET", "/healthz", None).json();
+        (health["behind"] == 0).then(|| health["revision"].clone())
+    });
+    place.keeps(&server);
+    let bad = json!([web(&b), cluster("bad", "EDS")]);
+    transact(&server, &json!({"scope": "shared", "upserts": bad}));
+    is_withdrawn(&server, &has);
+
+    // What others are served is kept meanwhile.
+    transact(&server, &json!({"scope": "node-1", "upserts": [cluster("beside", "STATIC")]}));
+    place.keeps(&server);
+    server.stop();
+    postgres.stop();
+    server.resume();
+    for member in [&first, &other] {
+        connected(&member.envoy, 1);
+    }
+    let clusters = BTreeMap::from([("web".to_owned(), 1000), ("beside".to_owned(), 1000)]);
+    let late = Follower::start(vec![server.xds], "node-1", "shop", Variant::Delta);
+    late.runs(&clusters);
+
+    // When the database is back, the canary is asked again, and nobody else.
+    postgres.resume();
+    wait_until("it is ready", PATIENCE, || {
+        (server.ask("GET", "/readyz", None).status == 200).then_some(())
+    });
+    is_withdrawn(&server, &has);
+    late.runs(&clusters);
+    assert_eq!((late.times("bad"), late.times("web")), (0, 1));
+    other.port.reaches("/", &a);
+    assert_eq!(other.rejections(), 0);
+    assert!(!other.envoy.config_dump().contains("\"bad\""), "it was never told");
+    assert!(first.rejections() >= 2);
 }
 
 #[test]

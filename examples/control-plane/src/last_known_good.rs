@@ -1,7 +1,9 @@
 //! What the database held when it was read last, in a file: a server starts from it when its database is down.
 //!
-//! It is as it is in the database: private keys are sealed there and here, and nothing is that is not there.
+//! It is as it is in the database: private keys are sealed there and here, and nothing is that is not there. But
+//! of a fleet with a canary it is what all of the fleet are served, and not what nobody is served any more, or yet.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -15,10 +17,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::changes::Snapshot;
+use crate::health::Status;
 use crate::objects::Object;
 use crate::raw::{RawChange, RawKey, RawResource};
 use crate::running::Running;
 use crate::service::Row;
+use crate::unserved::set_aside;
 
 /// What such a file begins with; the number is that of its form.
 const MAGIC: &str = "deltaplane last known good 1";
@@ -116,23 +120,27 @@ impl Keeper {
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     }
 
-    /// Keeps the file as the database is, for ever. While it is away, the file stays as it is.
+    /// Keeps the file as what is served, for ever. While the database is away, the file stays as it is.
     pub(crate) async fn keep(self, running: Running) {
         let mut health = running.health.watch();
-        let mut kept = None;
+        // What was read and, of those who are not served all of that, what they are served.
+        let mut kept: Option<(i64, BTreeMap<String, i64>)> = None;
         loop {
-            let is_new = |status: &crate::health::Status| {
-                status.is_loaded && status.trouble.is_none() && Some(status.revision) != kept
+            let is_new = |status: &Status| {
+                let is_kept = kept
+                    .as_ref()
+                    .is_some_and(|(read, behind)| *read == status.read && *behind == status.behind);
+                status.is_loaded && status.trouble.is_none() && !is_kept
             };
-            let Ok(found) = health.wait_for(is_new).await.map(|status| status.revision) else {
+            if health.wait_for(is_new).await.is_err() {
                 return;
-            };
+            }
             tokio::time::sleep(QUIET).await;
-            let start = Instant::now();
-            match self.update(&running).await {
+            let (start, status) = (Instant::now(), running.health.status());
+            match self.update(&running, &status).await {
                 Ok(()) => {
                     running.health.update(|status| status.unkept = None);
-                    kept = Some(found);
+                    kept = Some((status.read, status.behind));
                     tokio::time::sleep(start.elapsed() * SHARE).await;
                 }
                 Err(error) => {
@@ -145,8 +153,14 @@ impl Keeper {
         }
     }
 
-    async fn update(&self, running: &Running) -> io::Result<()> {
-        let snapshot = running.store.snapshot().await.map_err(io::Error::other)?;
+    /// Writes what is stored now. What came after the status, fleets with a canary may not be served yet.
+    async fn update(&self, running: &Running, status: &Status) -> io::Result<()> {
+        let Running { store, fleets, .. } = running;
+        let mut snapshot = store.snapshot().await.map_err(io::Error::other)?;
+        let served = fleets.fleets();
+        let served = served.keys().map(|fleet| (fleet.clone(), status.served(fleet)));
+        let behind = served.filter(|(_, revision)| *revision < snapshot.revision).collect();
+        set_aside(store, fleets, behind, &mut snapshot).await.map_err(io::Error::other)?;
         let keeper = self.clone();
         let written = tokio::task::spawn_blocking(move || keeper.store(snapshot)).await;
         written.map_err(io::Error::other)?

@@ -68,6 +68,8 @@ pub struct Publisher {
     raw: RawLayers,
     /// Up to which all was read.
     revision: i64,
+    /// The database itself was read, and not only what was kept of it.
+    has_read: bool,
     pending: Pending,
     lanes: Lanes,
     reloads: Reloads,
@@ -104,6 +106,7 @@ impl Publisher {
             fleets,
             raw,
             revision: 0,
+            has_read: false,
             pending,
             lanes,
             reloads,
@@ -119,7 +122,7 @@ impl Publisher {
         why: String,
     ) -> Result<Publisher, PublishError> {
         let mut publisher = Publisher::new(running, reloads, listener_address);
-        let publication = publisher.prepare(kept)?;
+        let publication = publisher.prepare(kept, Vec::new())?;
         publisher.publish(publication)?;
         publisher.health.update(|status| {
             status.trouble = Some(why);
@@ -249,10 +252,11 @@ impl Publisher {
     }
 
     /// Where what changes in a scope is written: to what all are told at once, or to what goes through the
-    /// canary of its fleet.
+    /// canary of its fleet. What the fleet had before, all of it may have.
     fn to<'a>(&mut self, publication: &'a mut Publication, scope: &str) -> &'a mut Transaction {
         let (fleet, _) = self.directory.owner(scope);
-        if self.lanes.has(&fleet) {
+        let has_before = publication.unserved.iter().any(|unserved| unserved.fleet == fleet);
+        if self.lanes.has(&fleet) && !has_before {
             publication.lane(&mut self.lanes, &fleet, self.revision)
         } else {
             &mut publication.at_once
@@ -397,16 +401,21 @@ impl Publisher {
         for (fleet, (transaction, behind)) in through {
             self.lanes.put(&fleet, transaction, behind, self.revision);
         }
+        let mut awaited = Vec::new();
+        for Unserved { fleet, revision, batch } in unserved {
+            // Before anybody is told that all is read, it is told who is behind that.
+            self.pending.add(fleet.clone(), Pace::default(), batch, revision);
+            awaited.push((fleet, revision));
+        }
         self.commit(at_once, &cost)?;
         for transaction in self.lanes.start()? {
             self.commit(transaction, &Cost::default())?;
         }
-        if unserved.is_empty() {
+        if awaited.is_empty() {
             return Ok(());
         }
-        for Unserved { fleet, revision, batch } in unserved {
+        for (fleet, revision) in awaited {
             self.lanes.await_clients(&fleet, revision, self.revision);
-            self.pending.add(fleet, Pace::default(), batch, revision);
         }
         self.release(Publication::default())
     }

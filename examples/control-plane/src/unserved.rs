@@ -1,7 +1,7 @@
 //! What fleets with a canary were not served yet when a server ended. The next one serves them what they
 //! had, and has the rest go to the canary again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::Row as _;
 
@@ -50,56 +50,72 @@ impl Store {
         within(PATIENCE, async { query.execute(&self.pool).await }).await.map(drop)
     }
 
-    /// Each fleet that is noted, with what changed since the revision that it has wherever it is.
-    async fn unserved(&self, until: i64) -> Result<Vec<(String, i64, Vec<Record>)>, StoreError> {
+    /// Each fleet that is noted, with the revision that it has wherever it is.
+    pub(crate) async fn noted_unserved(&self) -> Result<BTreeMap<String, i64>, StoreError> {
+        let sql = "SELECT fleet, min(has) AS has FROM rollouts GROUP BY fleet";
+        within(PATIENCE, async {
+            let noted = sqlx::query(sql).fetch_all(&self.pool).await?;
+            noted.iter().map(|row| Ok((row.try_get("fleet")?, row.try_get("has")?))).collect()
+        })
+        .await
+    }
+
+    /// What changed after each of these revisions, but for those that the history has no more.
+    async fn since(
+        &self,
+        revisions: BTreeSet<i64>,
+        until: i64,
+    ) -> Result<BTreeMap<i64, Vec<Record>>, StoreError> {
         within(BULK_PATIENCE, async {
             let mut tx = self.begin_read().await?;
-            let noted = sqlx::query(
-                "SELECT fleet, min(has) AS has FROM rollouts GROUP BY fleet ORDER BY fleet",
-            );
-            let mut unserved = Vec::new();
-            for row in noted.fetch_all(&mut *tx).await? {
-                let (fleet, has): (String, i64) = (row.try_get("fleet")?, row.try_get("has")?);
-                if exists(&mut tx, has).await? {
-                    let records = between(&mut tx, has, until).await?;
-                    unserved.push((fleet, has, records));
-                } else {
-                    tracing::warn!(
-                        fleet,
-                        revision = has,
-                        "what the fleet was served is not in the history any more; it is served all"
-                    );
+            let mut since = BTreeMap::new();
+            for revision in revisions {
+                if exists(&mut tx, revision).await? {
+                    since.insert(revision, between(&mut tx, revision, until).await?);
                 }
             }
-            Ok(unserved)
+            Ok(since)
         })
         .await
     }
 }
 
-/// Puts into a snapshot what fleets were served in place of what is stored, which is returned.
+/// Puts into a snapshot what fleets with a canary were served in place of what is stored, which is returned.
+/// Of each, `has` says the revision that it was served.
 pub(crate) async fn set_aside(
     store: &Store,
     fleets: &Directory,
+    mut has: BTreeMap<String, i64>,
     snapshot: &mut Snapshot,
 ) -> Result<Vec<Unserved>, StoreError> {
+    has.retain(|fleet, _| fleets.plan(fleet).is_some());
+    if has.is_empty() {
+        return Ok(Vec::new());
+    }
+    let since = store.since(has.values().copied().collect(), snapshot.revision).await?;
     let mut unserved = Vec::new();
-    for (fleet, revision, mut records) in store.unserved(snapshot.revision).await? {
-        if fleets.plan(&fleet).is_none() {
+    for (fleet, revision) in has {
+        let Some(records) = since.get(&revision) else {
+            tracing::warn!(
+                fleet,
+                revision,
+                "what the fleet was served is not in the history any more; it is served all"
+            );
             continue;
-        }
+        };
         let scopes = fleets.own_scopes(&fleet);
-        records.retain(|record| record.scopes().all(|scope| scopes.iter().any(|own| own == scope)));
+        let is_own = |scope: &str| scopes.iter().any(|own| own == scope);
+        let records: Vec<&Record> =
+            records.iter().filter(|record| record.scopes().all(is_own)).collect();
         let mut batch = Batch::default();
         services(snapshot, &mut batch, &records);
         resources(snapshot, &mut batch, &records);
-        tracing::info!(fleet, revision, "what the fleet was not served yet goes to its canary");
         unserved.push(Unserved { fleet, revision, batch });
     }
     Ok(unserved)
 }
 
-fn services(snapshot: &mut Snapshot, batch: &mut Batch, records: &[Record]) {
+fn services(snapshot: &mut Snapshot, batch: &mut Batch, records: &[&Record]) {
     let mut rows: BTreeMap<i64, Row> = snapshot.rows.drain(..).map(|row| (row.id, row)).collect();
     for record in records.iter().filter(|record| record.key.kind == SERVICE) {
         let place = record.scopes().next().and_then(scope::cluster_of);
@@ -114,10 +130,10 @@ fn services(snapshot: &mut Snapshot, batch: &mut Batch, records: &[Record]) {
     snapshot.rows = rows.into_values().collect();
 }
 
-fn resources(snapshot: &mut Snapshot, batch: &mut Batch, records: &[Record]) {
+fn resources(snapshot: &mut Snapshot, batch: &mut Batch, records: &[&Record]) {
     let records = records.iter().filter(|record| record.key.kind == RESOURCE);
     let mut records: BTreeMap<(String, RawKey), &Record> =
-        records.map(|it| ((it.key.place.clone(), it.key.raw()), it)).collect();
+        records.map(|it| ((it.key.place.clone(), it.key.raw()), *it)).collect();
     let (mut before, revision) = (Vec::new(), snapshot.revision);
     let mut add = |(scope, key): (String, RawKey), record: &Record, now: Option<RawChange>| {
         let gone = || RawChange {

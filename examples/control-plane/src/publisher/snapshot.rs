@@ -9,31 +9,40 @@ use crate::changes::Snapshot;
 use crate::publication::Publication;
 use crate::raw_layers::RawLayer;
 use crate::service::Service;
-use crate::unserved;
+use crate::unserved::{Unserved, set_aside};
 
 impl Publisher {
     /// Reads all that the database holds, and publishes it.
     pub(super) async fn read_all(&mut self) -> Result<(), PublishError> {
         let publication = self.prepare_all().await?;
-        self.publish(publication)
+        self.publish(publication)?;
+        self.has_read = true;
+        Ok(())
     }
 
-    /// All that the database holds.
+    /// All that the database holds. When it is read first, fleets with a canary are served what they had.
     pub(super) async fn prepare_all(&mut self) -> Result<Publication, PublishError> {
         let mut snapshot = self.store.snapshot().await?;
-        let mut unserved = Vec::new();
-        if self.revision == 0 {
-            self.learn(&snapshot.objects);
-            unserved = unserved::set_aside(&self.store, &self.directory, &mut snapshot).await?;
+        if self.has_read {
+            return self.prepare(&snapshot, Vec::new());
         }
-        let publication = self.prepare(&snapshot)?;
-        Ok(Publication { unserved, ..publication })
+        self.learn(&snapshot.objects);
+        let noted = self.store.noted_unserved().await?;
+        let unserved = set_aside(&self.store, &self.directory, noted, &mut snapshot).await?;
+        for Unserved { fleet, revision, .. } in &unserved {
+            tracing::info!(fleet, revision, "what the fleet was not served yet goes to its canary");
+        }
+        self.prepare(&snapshot, unserved)
     }
 
-    /// All of that, to be published.
-    pub(super) fn prepare(&mut self, snapshot: &Snapshot) -> Result<Publication, PublishError> {
+    /// All of that, to be published, with what fleets were not served of it.
+    pub(super) fn prepare(
+        &mut self,
+        snapshot: &Snapshot,
+        unserved: Vec<Unserved>,
+    ) -> Result<Publication, PublishError> {
         self.learn(&snapshot.objects);
-        let mut publication = Publication::default();
+        let mut publication = Publication { unserved, ..Publication::default() };
         let mut changes: BTreeMap<i64, Vec<(i64, Option<Service>)>> = BTreeMap::new();
         // A fleet that is known stays known, even if the database forgot it.
         let known = self.fleets.keys().chain(&snapshot.clusters).chain(self.routes.keys());

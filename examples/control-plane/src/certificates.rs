@@ -71,8 +71,7 @@ impl fmt::Debug for Secret {
 impl Certificate {
     /// The last second of what ends first, since 1970.
     fn not_after(&self) -> Option<i64> {
-        let pem = self.certificate.as_deref().or(self.authorities.as_deref())?;
-        pem::certificates(pem).ok()?.iter().map(|one| one.not_after).min()
+        not_after(self.certificate.as_deref().or(self.authorities.as_deref())?)
     }
 
     /// What Envoys get, if the key can be read.
@@ -86,6 +85,19 @@ impl Certificate {
             _ => Err("it has no key".to_owned()),
         }
     }
+}
+
+impl Secret {
+    /// The last second of what ends first, since 1970.
+    pub(crate) fn not_after(&self) -> Option<i64> {
+        match self {
+            Secret::Pair { certificate: pem, .. } | Secret::Authorities(pem) => not_after(pem),
+        }
+    }
+}
+
+fn not_after(pem: &str) -> Option<i64> {
+    pem::certificates(pem).ok()?.iter().map(|one| one.not_after).min()
 }
 
 impl Kind for Certificate {
@@ -177,31 +189,38 @@ impl Document for Certificate {
     }
 }
 
-/// Reads all certificates: what Envoys get, and when each ends. One whose key cannot
-/// be read is left out, with a line in the log.
+/// Reads all certificates: what Envoys get, and how many are not valid. Each of those is as it was before, if it
+/// was anything, with a line in the log.
 pub(crate) fn read(
     objects: &[Object],
     vault: &Vault,
-) -> (BTreeMap<String, Secret>, BTreeMap<String, i64>) {
-    let (mut secrets, mut ends) = (BTreeMap::new(), BTreeMap::new());
-    let of_kind = objects.iter().filter(|object| object.kind == Certificate::KIND);
-    for object in of_kind {
-        let read = object.read::<Certificate>().map_err(|problem| problem.to_string());
-        let read = read.and_then(|Named { name, definition, .. }| {
-            let secret = definition.secret(&name, vault)?;
-            Ok((secret, definition.not_after()))
-        });
-        match read {
-            Ok((secret, end)) => {
-                secrets.insert(object.name.clone(), secret);
-                ends.extend(end.map(|end| (object.name.clone(), end)));
+    before: &BTreeMap<String, Secret>,
+) -> (BTreeMap<String, Secret>, usize) {
+    let (mut secrets, mut invalid) = (BTreeMap::new(), 0);
+    for object in objects.iter().filter(|object| object.kind == Certificate::KIND) {
+        let secret = match secret(object, vault) {
+            Ok(secret) => Some(secret),
+            Err(problem) => {
+                tracing::warn!(
+                    name = object.name,
+                    problem,
+                    "a stored certificate cannot be used: it stays as it was before, if it was \
+                     anything"
+                );
+                invalid += 1;
+                before.get(&object.name).cloned()
             }
-            Err(problem) => tracing::warn!(
-                name = object.name,
-                problem,
-                "a stored certificate cannot be used and is left out"
-            ),
-        }
+        };
+        secrets.extend(secret.map(|secret| (object.name.clone(), secret)));
     }
-    (secrets, ends)
+    (secrets, invalid)
+}
+
+/// What Envoys get of a row, or why they get nothing.
+fn secret(object: &Object, vault: &Vault) -> Result<Secret, String> {
+    let read = object.read::<Certificate>().map_err(|problem| problem.to_string())?;
+    let Named { name, definition } = read;
+    let secret = definition.secret(&name, vault)?;
+    let errors = definition.check(&name);
+    errors.first().map_or(Ok(secret), |error| Err(error.to_string()))
 }

@@ -18,7 +18,8 @@ pub(crate) fn router() -> OpenApiRouter<Health> {
 /// That there is an answer says that the server is alive; and how far it is.
 #[derive(Serialize, ToSchema)]
 struct Alive {
-    /// `ok`, or `degraded` if one of the next three is not: clients are served what was last read.
+    /// `ok`, or `degraded` if one of the next three is not, or rows are not valid: clients are served what was
+    /// last read, and of such a row what it was before.
     status: &'static str,
     /// `ok`, or why the database cannot be followed.
     database: String,
@@ -26,6 +27,8 @@ struct Alive {
     writes: String,
     /// `ok`, or why the last known good state cannot be kept in its file.
     keeping: String,
+    /// How many rows of the database are not valid: what each was before is served, if it was anything.
+    invalid_rows: usize,
     /// The revision of the database that clients are served.
     revision: i64,
     /// Whether that is from the file of the last known good state, since the database has not been read yet.
@@ -58,13 +61,14 @@ struct Ready {
 async fn healthz(State(health): State<Health>) -> Json<Alive> {
     let status = health.status();
     let troubles = [status.trouble, status.unwritten, status.unkept];
-    let is_well = troubles.iter().all(Option::is_none);
+    let is_well = troubles.iter().all(Option::is_none) && status.invalid_rows == 0;
     let [database, writes, keeping] = troubles.map(|why| why.unwrap_or_else(|| "ok".to_owned()));
     Json(Alive {
         status: if is_well { "ok" } else { "degraded" },
         database,
         writes,
         keeping,
+        invalid_rows: status.invalid_rows,
         revision: status.revision,
         last_known_good: status.last_known_good.is_some(),
         behind: status.behind.len(),

@@ -17,7 +17,7 @@ use prometheus::{
 };
 
 use crate::client_rest::{State, variant};
-use crate::health::Published;
+use crate::health::{Published, Status};
 use crate::rollouts::Ended;
 use crate::running::Running;
 use crate::tls::TlsStatus;
@@ -257,6 +257,20 @@ fn server(page: &Page, running: &Running) -> Result<(), Error> {
             float(tasks as u64),
         )?;
     }
+    database(page, running, &status)?;
+    let mut sizes: BTreeMap<String, u64> = BTreeMap::new();
+    for (_, type_url, resources) in running.cache.sizes() {
+        *sizes.entry(type_url.message_name().to_owned()).or_default() += resources as u64;
+    }
+    let sizes = sizes.iter().map(|(name, size)| ([name.as_str()], float(*size)));
+    page.gauges("deltaplane_resources", "Resources that are served, in all scopes", ["type"], sizes)
+}
+
+/// How the server stands with its database, and with what is in it.
+fn database(page: &Page, running: &Running, status: &Status) -> Result<(), Error> {
+    let invalid = float(status.invalid_rows as u64);
+    let help = "Rows of the database that are not valid, so that what they were before is served";
+    page.gauge("deltaplane_invalid_rows", help, invalid)?;
     let up = u64::from(status.trouble.is_none());
     page.gauge("deltaplane_database_up", "Whether the database can be followed", float(up))?;
     let writable = u64::from(status.unwritten.is_none());
@@ -272,13 +286,7 @@ fn server(page: &Page, running: &Running) -> Result<(), Error> {
     let (idle, all) = running.store.connections();
     let connections = [(["idle"], float(idle)), (["busy"], float(all.saturating_sub(idle)))];
     let name = "deltaplane_database_connections";
-    page.gauges(name, "Connections to the database", ["state"], connections)?;
-    let mut sizes: BTreeMap<String, u64> = BTreeMap::new();
-    for (_, type_url, resources) in running.cache.sizes() {
-        *sizes.entry(type_url.message_name().to_owned()).or_default() += resources as u64;
-    }
-    let sizes = sizes.iter().map(|(name, size)| ([name.as_str()], float(*size)));
-    page.gauges("deltaplane_resources", "Resources that are served, in all scopes", ["type"], sizes)
+    page.gauges(name, "Connections to the database", ["state"], connections)
 }
 
 /// Of the faces that have TLS.

@@ -87,33 +87,52 @@ impl Object {
     }
 }
 
-/// Those of a kind that are valid, by name. The others, which somebody wrote past
-/// the REST face, are left out, with a line in the log.
+/// Those of a kind that are valid, by name.
 pub(crate) fn valid<K: Kind>(objects: &[Object]) -> BTreeMap<String, K> {
+    valid_or_before(objects, BTreeMap::new()).0
+}
+
+/// Those of a kind that are valid, by name, and how many are not. Of the latter, which somebody wrote past the
+/// REST face, each is as it was before, if that can be beside the others, with a line in the log.
+pub(crate) fn valid_or_before<K: Kind>(
+    objects: &[Object],
+    mut before: BTreeMap<String, K>,
+) -> (BTreeMap<String, K>, usize) {
     let mut valid: BTreeMap<String, K> = BTreeMap::new();
+    let mut invalid = Vec::new();
     for object in objects.iter().filter(|object| object.kind == K::KIND) {
-        let wrong = match object.read::<K>() {
-            Ok(Named { definition, .. }) => {
-                let mut errors = definition.check(&object.name);
-                errors.extend(definition.conflict(&valid));
-                match errors.first() {
-                    None => {
-                        valid.insert(object.name.clone(), definition);
-                        continue;
-                    }
-                    Some(error) => error.to_string(),
-                }
+        match checked(object, &valid) {
+            Ok(definition) => {
+                valid.insert(object.name.clone(), definition);
             }
-            Err(problem) => problem.to_string(),
-        };
-        tracing::warn!(
-            kind = K::KIND,
-            name = object.name,
-            problem = wrong,
-            "a stored object is not valid and is left out"
-        );
+            Err(problem) => {
+                tracing::warn!(
+                    kind = K::KIND,
+                    name = object.name,
+                    problem,
+                    "a stored object is not valid: it stays as it was before, if it was anything"
+                );
+                invalid.push(&object.name);
+            }
+        }
     }
-    valid
+    let count = invalid.len();
+    for name in invalid {
+        if let Some(old) = before.remove(name)
+            && old.conflict(&valid).is_none()
+        {
+            valid.insert(name.clone(), old);
+        }
+    }
+    (valid, count)
+}
+
+/// The object, or what is wrong with it beside others.
+fn checked<K: Kind>(object: &Object, others: &BTreeMap<String, K>) -> Result<K, String> {
+    let definition = object.read::<K>().map_err(|problem| problem.to_string())?.definition;
+    let mut errors = definition.check(&object.name);
+    errors.extend(definition.conflict(others));
+    errors.first().map_or(Ok(definition), |error| Err(error.to_string()))
 }
 
 impl Store {

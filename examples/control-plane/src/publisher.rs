@@ -9,15 +9,17 @@ use deltaplane_server::{Cache, Commit, CommitError, Transaction};
 use thiserror::Error;
 use tokio::time::Instant;
 
+mod rows;
 mod snapshot;
 
-use crate::certificates::{self, Secret};
+use self::rows::Invalid;
+use crate::certificates::Secret;
 use crate::changes::{Change, Changes, Snapshot};
 use crate::database::OpenError;
 use crate::fleets::{Directory, Pace};
 use crate::health::{Health, Published};
 use crate::lanes::Lanes;
-use crate::objects::{self, Object};
+use crate::objects::Object;
 use crate::pending::{Batch, Pending};
 use crate::publication::{Cost, Publication, change, fill, resource};
 use crate::raw::RawChange;
@@ -28,7 +30,7 @@ use crate::running::Running;
 use crate::scope;
 use crate::service::{Row, Service};
 use crate::store::{Store, StoreError};
-use crate::translate::{Fleet, Surroundings};
+use crate::translate::Fleet;
 use crate::unserved::Unserved;
 use crate::vault::Vault;
 use crate::watch::Watch;
@@ -66,6 +68,7 @@ pub struct Publisher {
     secrets: Arc<BTreeMap<String, Secret>>,
     fleets: BTreeMap<i64, Fleet>,
     raw: RawLayers,
+    invalid: Invalid,
     /// Up to which all was read.
     revision: i64,
     /// The database itself was read, and not only what was kept of it.
@@ -105,6 +108,7 @@ impl Publisher {
             secrets: Arc::default(),
             fleets,
             raw,
+            invalid: Invalid::default(),
             revision: 0,
             has_read: false,
             pending,
@@ -284,26 +288,6 @@ impl Publisher {
         }
     }
 
-    /// Takes over what there is beside services and raw resources.
-    fn learn(&mut self, objects: &[Object]) {
-        self.directory.set(objects::valid(objects));
-        self.routes.clear();
-        for (name, route) in objects::valid::<Route>(objects) {
-            self.routes.entry(route.cluster_id).or_default().insert(name, route);
-        }
-        let (secrets, ends) = certificates::read(objects, &self.vault);
-        self.secrets = Arc::new(secrets);
-        self.health.update(|status| status.certificates = ends);
-    }
-
-    fn surroundings(&self, cluster: i64) -> Surroundings {
-        Surroundings {
-            source: self.directory.of_cluster(cluster).source,
-            routes: self.routes.get(&cluster).cloned().unwrap_or_default(),
-            secrets: self.secrets.clone(),
-        }
-    }
-
     /// What changed, by the fleet that is told at a pace.
     fn by_fleet(
         &self,
@@ -363,12 +347,12 @@ impl Publisher {
             };
             publication.cost.resources += self.raw.change(transaction, &batch.raw_scopes, &raw);
         }
-        let mut services: BTreeMap<i64, Vec<(i64, Option<Service>)>> = BTreeMap::new();
-        for ((cluster, id), row) in batch.services {
-            let fleet = services.entry(cluster).or_default();
-            fleet.push((id, row.as_ref().and_then(valid)));
+        let mut rows: BTreeMap<i64, Vec<(i64, Option<&Row>)>> = BTreeMap::new();
+        for ((cluster, id), row) in &batch.services {
+            rows.entry(*cluster).or_default().push((*id, row.as_ref()));
         }
-        for (cluster, services) in services {
+        for (cluster, rows) in rows {
+            let services = self.invalid.read(cluster, rows, self.fleets.get(&cluster));
             self.change(publication, cluster, services);
         }
     }
@@ -445,6 +429,7 @@ impl Publisher {
                 let behind = status.behind.entry(fleet.clone()).or_insert(revision);
                 *behind = revision.min(*behind);
             }
+            status.invalid_rows = self.invalid_rows();
             status.revision = status.behind.values().copied().min().unwrap_or(self.revision);
             if commit.changes > 0 {
                 status.publications += 1;
@@ -468,22 +453,4 @@ async fn until(due: Option<Instant>) {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
-}
-
-/// A row that somebody wrote past the checks of the REST face costs itself only.
-fn valid(row: &Row) -> Option<Service> {
-    let errors = match Service::parse(row) {
-        Ok(service) => return Some(service),
-        Err(errors) => errors,
-    };
-    for error in errors {
-        tracing::warn!(
-            id = row.id,
-            service = row.definition.name,
-            field = &*error.field,
-            problem = error.message,
-            "a stored service is not valid and is left out"
-        );
-    }
-    None
 }

@@ -1,11 +1,12 @@
 //! Raw resources in the cache: a layer of its own over each scope.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use deltaplane_server::{Cache, Resource, Scope, Transaction, TypeUrl};
+use deltaplane_server::{Cache, Resource, Scope, Transaction, TypeUrl, View as _};
 
 use crate::changes::Snapshot;
-use crate::raw::{RawChange, RawResource};
+use crate::raw::{RawChange, RawKey, RawResource};
 use crate::scope;
 
 /// Which raw layers are in the cache.
@@ -15,6 +16,8 @@ pub(crate) struct RawLayers {
     /// The types that each scope ever had. One of them is clusters, even if
     /// there are none: so the scope is known.
     types: BTreeMap<String, BTreeSet<TypeUrl>>,
+    /// The scopes and keys of what no client could read as it is stored.
+    torn: BTreeSet<(String, RawKey)>,
 }
 
 /// All resources of one type in one scope.
@@ -28,11 +31,12 @@ pub(crate) struct RawLayer {
 
 impl RawLayers {
     pub(crate) fn new(cache: Cache) -> RawLayers {
-        RawLayers { cache, types: BTreeMap::new() }
+        RawLayers { cache, types: BTreeMap::new(), torn: BTreeSet::new() }
     }
 
-    /// Every layer as the database has it, and those that it has no more.
+    /// Every layer as the database has it, and those that it has no more. What is torn there is as it is served.
     pub(crate) fn all(&mut self, snapshot: &Snapshot) -> Vec<RawLayer> {
+        self.torn.clear();
         for scope in &snapshot.raw_scopes {
             self.types_of(scope);
         }
@@ -51,7 +55,12 @@ impl RawLayers {
             if let Some(layer) = layers.get_mut(&(&*change.scope, &*change.key.type_url))
                 && let Some(resource) = &change.resource
             {
-                layer.resources.extend(self.build(&layer.scope, resource));
+                let built = self.build(&layer.scope, resource);
+                if built.is_none() {
+                    self.torn.insert((change.scope.clone(), change.key.clone()));
+                }
+                let built = built.or_else(|| self.served(&layer.scope, &change.key));
+                layer.resources.extend(built);
                 layer.label.clone_from(&change.label);
             }
         }
@@ -59,7 +68,7 @@ impl RawLayers {
     }
 
     /// Adds what changed to a transaction, with the label of the last change,
-    /// and says how many resources were built.
+    /// and says how many resources were built. What is torn stays as it is served.
     pub(crate) fn change(
         &mut self,
         transaction: &mut Transaction,
@@ -72,23 +81,42 @@ impl RawLayers {
                 self.types_of(scope);
             }
         }
+        let mut count = 0;
         for change in changes {
             let type_url: TypeUrl = change.key.type_url.as_str().into();
-            let scope = scope::of_raw(&change.scope);
-            match change.resource.as_ref().and_then(|resource| self.build(&scope, resource)) {
+            let (scope, key) =
+                (scope::of_raw(&change.scope), (change.scope.clone(), change.key.clone()));
+            self.torn.remove(&key);
+            let Some(resource) = &change.resource else {
+                transaction.remove(scope, type_url, change.key.name.as_str());
+                continue;
+            };
+            match self.build(&scope, resource) {
                 Some(resource) => {
                     transaction.upsert(scope, resource);
                     self.types_of(&change.scope).insert(type_url);
+                    count += 1;
                 }
                 None => {
-                    transaction.remove(scope, type_url, change.key.name.as_str());
+                    self.torn.insert(key);
                 }
             }
         }
         if let Some(label) = changes.last().and_then(|change| change.label.as_deref()) {
             transaction.label(label);
         }
-        changes.iter().filter(|change| change.resource.is_some()).count()
+        count
+    }
+
+    /// How many resources no client could read as they are stored.
+    pub(crate) fn torn(&self) -> usize {
+        self.torn.len()
+    }
+
+    /// What all are served by a name.
+    fn served(&self, scope: &Scope, key: &RawKey) -> Option<Resource> {
+        let view = self.cache.view(&Arc::from([scope.clone()]));
+        view.get(&key.type_url.as_str().into(), &key.name)
     }
 
     fn types_of(&mut self, scope: &str) -> &mut BTreeSet<TypeUrl> {
@@ -109,7 +137,7 @@ impl RawLayers {
                 type_url = resource.key.type_url,
                 name = resource.key.name,
                 problem,
-                "a stored resource cannot be read and is left out"
+                "a stored resource cannot be read: what it was before is served, if it was anything"
             );
             return None;
         }

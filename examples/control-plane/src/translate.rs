@@ -146,6 +146,11 @@ impl Fleet {
         }
     }
 
+    /// The service of this id, if it is served.
+    pub(crate) fn service(&self, id: i64) -> Option<&Service> {
+        self.services.get(&id)
+    }
+
     /// Takes over changed rows, each id with its service or, if it has left or
     /// is not valid, with nothing. One that is not active is as one that left.
     #[must_use]

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use deltaplane_server::Transaction;
 
-use super::{PublishError, Publisher, valid};
+use super::{PublishError, Publisher};
 use crate::changes::Snapshot;
 use crate::publication::Publication;
 use crate::raw_layers::RawLayer;
-use crate::service::Service;
+use crate::service::Row;
 use crate::unserved::{Unserved, set_aside};
 
 impl Publisher {
@@ -43,15 +43,15 @@ impl Publisher {
     ) -> Result<Publication, PublishError> {
         self.learn(&snapshot.objects);
         let mut publication = Publication { unserved, ..Publication::default() };
-        let mut changes: BTreeMap<i64, Vec<(i64, Option<Service>)>> = BTreeMap::new();
+        let mut rows: BTreeMap<i64, Vec<(i64, Option<&Row>)>> = BTreeMap::new();
         // A fleet that is known stays known, even if the database forgot it.
         let known = self.fleets.keys().chain(&snapshot.clusters).chain(self.routes.keys());
-        changes.extend(known.map(|cluster| (*cluster, Vec::new())));
+        rows.extend(known.map(|cluster| (*cluster, Vec::new())));
         for row in &snapshot.rows {
-            let fleet = changes.entry(row.definition.cluster_id).or_default();
-            fleet.push((row.id, valid(row)));
+            rows.entry(row.definition.cluster_id).or_default().push((row.id, Some(row)));
         }
-        self.fleets.clear();
+        let before = std::mem::take(&mut self.fleets);
+        self.invalid.forget_services();
         self.pending.clear();
         self.lanes.clear();
         let layers = self.raw.all(snapshot);
@@ -62,7 +62,8 @@ impl Publisher {
             layer.replace(self.to(&mut publication, layer.scope()));
         }
         publication.cost.resources = layers.iter().map(RawLayer::len).sum();
-        for (cluster, services) in changes {
+        for (cluster, rows) in rows {
+            let services = self.invalid.read(cluster, rows, before.get(&cluster));
             self.change(&mut publication, cluster, services);
         }
         self.revision = snapshot.revision;

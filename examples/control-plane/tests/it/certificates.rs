@@ -12,7 +12,7 @@ use crate::rest::{router, send};
 
 const CERTIFICATES: &str = "/api/v1/certificates";
 
-fn pair(name: &str) -> (String, String) {
+pub(crate) fn pair(name: &str) -> (String, String) {
     let CertifiedKey { cert, signing_key } =
         rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     (cert.pem(), signing_key.serialize_pem())

@@ -10,11 +10,12 @@ use deltaplane::running::Running;
 use deltaplane::scope;
 use deltaplane::vault::Vault;
 use deltaplane_server::{Cache, Scope, TypeUrl, View};
+use serde_json::json;
 use sqlx::Executor as _;
 
 use crate::database::{Postgres, Sqlite, connect, execute, open, until};
-use crate::definition;
-use crate::rest::running_with;
+use crate::rest::{running_with, send};
+use crate::{certificates, definition};
 
 /// What secrets are encrypted with here.
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
@@ -63,8 +64,19 @@ impl Server {
 
     /// Whether there is a raw cluster of this name in the scope of fleet 1.
     fn has_raw(&self, name: &str) -> bool {
+        self.raw_version(name).is_some()
+    }
+
+    fn raw_version(&self, name: &str) -> Option<String> {
         let scopes: Arc<[Scope]> = Arc::from([scope::of_raw("cluster-1")]);
-        self.cache.view(&scopes).get(&TypeUrl::CLUSTER, name).is_some()
+        let resource = self.cache.view(&scopes).get(&TypeUrl::CLUSTER, name);
+        resource.map(|resource| resource.version().to_string())
+    }
+
+    /// Waits until so many rows are not valid.
+    pub(crate) async fn tells_of_invalid_rows(&self, count: usize) {
+        let count = async || (self.health.status().invalid_rows == count).then_some(());
+        until("how many rows are not valid", count).await;
     }
 
     async fn is_at(&self, revision: i64) {
@@ -187,16 +199,7 @@ async fn bears_corrupt_rows(url: &str, words: &Words) {
     drop(server);
     let server = Server::start(url).await;
     is_as_it_should_be(&server).await;
-
-    // What was whole and is torn goes, and what is mended comes.
-    let set = |name: &str, value: &str| {
-        format!("UPDATE raw_resources SET value = {value} WHERE name = '{name}'")
-    };
-    execute(url, &format!("{}; {}", set("torn", whole), set("whole", torn))).await;
-    until("what is mended, and nothing torn", async || {
-        (server.has_raw("torn") && !server.has_raw("whole")).then_some(())
-    })
-    .await;
+    what_was_good_is_served_on(url, words, &server).await;
 }
 
 async fn is_as_it_should_be(server: &Server) {
@@ -205,6 +208,74 @@ async fn is_as_it_should_be(server: &Server) {
     assert!(!server.has(1, &TypeUrl::CLUSTER, "no-port"));
     assert_eq!((server.has_raw("whole"), server.has_raw("torn")), (true, false));
     assert_eq!(server.health.status().trouble, None);
+    // A service, a resource, a fleet, a route and a certificate.
+    server.tells_of_invalid_rows(5).await;
+    let (_, health) = send(&server.router(), "GET", "/healthz", "").await;
+    assert_eq!((&health["status"], &health["invalid_rows"]), (&json!("degraded"), &json!(5)));
+    let metrics = Metrics::new().unwrap().text(&server.app).unwrap();
+    assert!(metrics.contains("deltaplane_invalid_rows 5\n"), "{metrics}");
+}
+
+/// While the row is there that says it no more.
+async fn what_was_good_is_served_on(url: &str, words: &Words, server: &Server) {
+    let authorities = json!({"authorities": certificates::pair("ca").0});
+    let route = json!({"listener_port": 81, "prefix": "/", "targets": [{"service": "before"}]});
+    let objects = format!(
+        "INSERT INTO objects (kind, name, definition) VALUES ('certificate', 'good', \
+         '{authorities}'), ('route', 'good', '{route}'), ('fleet', 'good', '{{\"rank\": 7}}')"
+    );
+    let ca = "UPDATE services SET protocol = 'https', tls_ca = 'good' WHERE name = 'after'";
+    execute(url, &format!("{objects}; {ca}")).await;
+    server.is_current().await;
+    let good = served(server);
+    assert!(good.iter().all(Option::is_some), "{good:?}");
+
+    let corrupt = |torn: &str, whole: &str| {
+        format!(
+            "UPDATE services SET upstream_host = 'a b' WHERE name = 'before'; \
+             UPDATE objects SET definition = '{{\"nodes\": 7}}' WHERE name = 'good'; \
+             UPDATE raw_resources SET value = {torn} WHERE name = 'whole'; \
+             UPDATE raw_resources SET value = {whole} WHERE name = 'torn'"
+        )
+    };
+    execute(url, &corrupt(words.torn, words.whole)).await;
+    server.tells_of_invalid_rows(9).await;
+    assert!(server.has_raw("torn"), "it is mended");
+    assert_eq!(served(server), good);
+    let all = server.app.reloader.reload(None).await.unwrap();
+    assert!(all.changes.is_empty(), "{:?}", all.changes);
+    server.tells_of_invalid_rows(9).await;
+    assert_eq!(served(server), good);
+    let anew = served(&Server::start(url).await);
+    assert!(anew.iter().all(Option::is_none), "who never saw it cannot serve it: {anew:?}");
+
+    // Whoever is valid goes before it, and who deletes it gets rid of it.
+    execute(url, &format!("{INSERT} ('instead', 1, 80, 'h', 1, '/before')")).await;
+    until("what is in its place", async || {
+        (server.has(1, &TypeUrl::CLUSTER, "instead") && !server.has(1, &TypeUrl::CLUSTER, "before"))
+            .then_some(())
+    })
+    .await;
+    let delete = "DELETE FROM services WHERE name = 'before'; \
+        DELETE FROM objects WHERE name = 'good'; DELETE FROM raw_resources WHERE name = 'whole'";
+    execute(url, delete).await;
+    server.tells_of_invalid_rows(4).await;
+    let gone = served(server);
+    assert!(gone.iter().all(Option::is_none), "{gone:?}");
+}
+
+/// The versions of what comes of the rows that were good; of a fleet, that it is there.
+fn served(server: &Server) -> Vec<Option<String>> {
+    let of = |type_url: &TypeUrl, name| server.version(1, type_url, name);
+    let fleet = server.app.fleets.fleets().get("good").map(|fleet| fleet.rank.to_string());
+    vec![
+        of(&TypeUrl::CLUSTER, "before"),
+        of(&TypeUrl::ROUTE, "routes-81"),
+        of(&TypeUrl::SECRET, "good"),
+        server.health.status().certificates.get("good").map(ToString::to_string),
+        server.raw_version("whole"),
+        fleet,
+    ]
 }
 
 #[tokio::test]

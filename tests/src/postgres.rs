@@ -48,6 +48,30 @@ impl Postgres {
     }
 
     fn start_in(disk: Option<Disk>) -> Postgres {
+        let mut postgres = Postgres::place(disk);
+        run(postgres
+            .command("initdb")
+            .args(["--username", USER, "--auth", "trust", "--encoding", "UTF8", "--no-sync"])
+            .arg("--pgdata")
+            .arg(postgres.data()));
+        postgres.resume();
+        postgres
+    }
+
+    /// Starts a standby of it, which has all that it has, and may only be read until it is promoted.
+    pub fn standby(&self) -> Postgres {
+        let mut standby = Postgres::place(None);
+        run(standby
+            .command("pg_basebackup")
+            .args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--username", USER])
+            .args(["--host", "127.0.0.1", "--port", &self.port.to_string(), "--pgdata"])
+            .arg(standby.data()));
+        standby.resume();
+        standby
+    }
+
+    /// A folder and a port for one that has no data yet.
+    fn place(disk: Option<Disk>) -> Postgres {
         let programs = installed(PACKAGE, programs);
         let folder = tempfile::Builder::new().prefix("deltaplane-postgres-").tempdir();
         let folder = folder.expect("a folder for temporary files can be made");
@@ -58,14 +82,7 @@ impl Postgres {
             }
         }
         let (port, databases) = (port::reserve(), AtomicU32::new(0));
-        let mut postgres = Postgres { process: None, programs, port, disk, folder, databases };
-        run(postgres
-            .command("initdb")
-            .args(["--username", USER, "--auth", "trust", "--encoding", "UTF8", "--no-sync"])
-            .arg("--pgdata")
-            .arg(postgres.data()));
-        postgres.resume();
-        postgres
+        Postgres { process: None, programs, port, disk, folder, databases }
     }
 
     /// The server that all tests of this process share, for as long as one of them does.

@@ -64,6 +64,20 @@ impl Scene {
         self.postgres.psql(&self.database, sql);
     }
 
+    /// Whether the database may only be read, but by who insists.
+    fn may_only_be_read(&self, on: &str) {
+        let name = &self.database;
+        let sql = format!("ALTER DATABASE {name} SET default_transaction_read_only = {on}");
+        self.postgres.psql("postgres", &sql);
+        self.proxy.cuts();
+    }
+
+    /// One may still say that one writes: the default is all that is against it.
+    fn insists(&self, upstream: &Upstream) {
+        let port = upstream.port();
+        self.sql(&format!("BEGIN READ WRITE; UPDATE services SET upstream_port = {port}; COMMIT"));
+    }
+
     /// What somebody writes past the server reaches Envoy, and what it is asked for it does.
     fn is_well(&self) {
         self.is_ready(true);
@@ -209,31 +223,27 @@ fn sqlite_has_no_room() {
     shop.moves("/", &a, &b);
 }
 
+/// Waits until a write is refused since the database may only be read.
+fn is_read_only(server: &Deltaplane, path: &str, patch: &str) {
+    wait_until("a write is refused", RECOVERY, || {
+        let answer = server.ask("PATCH", path, Some(patch));
+        (answer.status == 503 && answer.body.contains("read-only")).then_some(())
+    });
+    assert!(!is_writable(server));
+    assert_eq!(server.ask("GET", path, None).status, 200, "it can be read");
+}
+
 #[test]
 fn postgres_may_only_be_read() {
     let scene = Scene::start();
-    let only_read = |on: &str| {
-        let name = &scene.database;
-        let sql = format!("ALTER DATABASE {name} SET default_transaction_read_only = {on}");
-        scene.postgres.psql("postgres", &sql);
-        scene.proxy.cuts();
-    };
-    only_read("on");
+    scene.may_only_be_read("on");
     let path = format!("/api/v1/services/{}", scene.id);
-    let patch = json!({"upstream_port": scene.b.port()}).to_string();
-    wait_until("a write is refused", RECOVERY, || {
-        let answer = scene.server.ask("PATCH", &path, Some(&patch));
-        (answer.status == 503 && answer.body.contains("read-only")).then_some(())
-    });
+    is_read_only(&scene.server, &path, &json!({"upstream_port": scene.b.port()}).to_string());
     scene.shop.reaches("/", &scene.a);
     scene.is_ready(true);
-    assert!(!is_writable(&scene.server));
-    assert_eq!(scene.status(&path), 200, "it can be read");
-    // One may still say that one writes: the default is all that is against it.
-    let elsewhere = format!("UPDATE services SET upstream_port = {}", scene.b.port());
-    scene.sql(&format!("BEGIN READ WRITE; {elsewhere}; COMMIT"));
+    scene.insists(&scene.b);
     scene.shop.moves_within("/", &scene.a, &scene.b, RECOVERY);
-    only_read("off");
+    scene.may_only_be_read("off");
     wait_until("a write is done", RECOVERY, || {
         let patch = json!({"upstream_port": scene.a.port()}).to_string();
         (scene.server.ask("PATCH", &path, Some(&patch)).status == 200).then_some(())
@@ -241,6 +251,51 @@ fn postgres_may_only_be_read() {
     scene.shop.moves_within("/", &scene.b, &scene.a, RECOVERY);
     can_be_written(&scene.server);
     scene.is_well();
+}
+
+#[test]
+fn a_server_starts_while_postgres_may_only_be_read() {
+    let mut scene = Scene::start();
+    let before = scene.updates();
+    scene.server.stop();
+    scene.may_only_be_read("on");
+    scene.server.resume();
+    scene.is_ready(true);
+    let path = format!("/api/v1/services/{}", scene.id);
+    is_read_only(&scene.server, &path, &json!({"upstream_port": scene.b.port()}).to_string());
+    scene.insists(&scene.b);
+    scene.shop.moves_within("/", &scene.a, &scene.b, RECOVERY);
+    assert_eq!(scene.updates(), before, "nothing was sent again");
+    scene.insists(&scene.a);
+    scene.shop.moves_within("/", &scene.b, &scene.a, RECOVERY);
+    scene.may_only_be_read("off");
+    can_be_written(&scene.server);
+    scene.is_well();
+}
+
+/// A standby may only be read, and notifies of nothing, until it is promoted.
+#[test]
+fn postgres_is_a_standby() {
+    let primary = Postgres::start();
+    let database = primary.create_database();
+    let writer = Deltaplane::start(&primary.url(&database));
+    let (a, b, shop) = (Upstream::start("a"), Upstream::start("b"), Listener::reserve());
+    let id = writer.create(&service::http("shop", &shop, &a));
+    let standby = primary.standby();
+    let server = Deltaplane::start(&standby.url(&database));
+    let _envoy = Envoy::start(&server.bootstrap("envoy-1", "cluster-1", Variant::Delta));
+    shop.reaches("/", &a);
+    let patch = json!({"upstream_port": b.port()});
+    writer.patch(id, &patch);
+    shop.moves_within("/", &a, &b, RECOVERY);
+    is_read_only(&server, &format!("/api/v1/services/{id}"), &patch.to_string());
+    assert_eq!(server.ask("GET", "/readyz", None).status, 200);
+    assert_eq!(server.log_line(&["cannot be followed"]), None);
+    standby.psql("postgres", "SELECT pg_promote()");
+    can_be_written(&server);
+    server.patch(id, &json!({"upstream_port": a.port()}));
+    shop.moves_within("/", &b, &a, RECOVERY);
+    assert_eq!(server.log_line(&["cannot be followed"]), None);
 }
 
 #[test]

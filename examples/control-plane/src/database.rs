@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sqlx::{AnyConnection, AnyPool, Connection, Executor as _, PgPool, Row as _, SqlSafeStr};
@@ -18,6 +18,12 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The same for what may be many megabytes.
 pub(crate) const BULK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a database may take to be brought up to date. Rows are written anew, and there may be many.
+const STEPS_PATIENCE: Duration = Duration::from_secs(10 * 60);
+
+/// Where it stands which steps were taken. It has our own name, so that another program's log is not mistaken for it.
+const STEPS: &str = "deltaplane_migrations";
 
 /// How long the other end of a connection may be silent when it is asked whether it is there.
 pub(crate) const SILENCE: Duration = Duration::from_secs(2);
@@ -103,13 +109,31 @@ impl Database {
         Ok(Database { driver, any })
     }
 
-    /// Creates an absent SQLite file, and brings the tables up to date.
+    /// Creates an absent SQLite file, and brings the tables up to date. Where they are, nothing is written: it may be
+    /// there to be read only.
     pub(crate) async fn prepare(&self) -> Result<(), OpenError> {
-        let migrated = tokio::time::timeout(2 * PATIENCE, self.migrate());
-        migrated.await.unwrap_or_else(|_| {
-            let why = "it does not answer";
-            Err(self.unreachable(why))
-        })
+        let migrator = self.migrator();
+        let looked = self.within(2 * PATIENCE, self.look(&migrator)).await?;
+        let (mut connection, lacks_steps) = looked;
+        if lacks_steps {
+            tracing::info!(
+                database = %self,
+                "the tables are brought up to date, which takes a while where much is stored"
+            );
+            let steps = async { migrator.run(&mut connection).await.map_err(|e| self.foreign(&e)) };
+            self.within(STEPS_PATIENCE, steps).await?;
+        }
+        let closed = async { connection.close().await.map_err(|e| self.unusable(&e)) };
+        self.within(PATIENCE, closed).await
+    }
+
+    async fn within<T>(
+        &self,
+        patience: Duration,
+        work: impl Future<Output = Result<T, OpenError>>,
+    ) -> Result<T, OpenError> {
+        let silent = |_| Err(self.unreachable("it does not answer"));
+        tokio::time::timeout(patience, work).await.unwrap_or_else(silent)
     }
 
     /// A pool that connects, and reconnects, by itself.
@@ -136,7 +160,8 @@ impl Database {
         options.connect_lazy_with(self.any.clone())
     }
 
-    async fn migrate(&self) -> Result<(), OpenError> {
+    /// Connects, and finds out whether steps are still to be taken.
+    async fn look(&self, migrator: &Migrator) -> Result<(AnyConnection, bool), OpenError> {
         if let Driver::Sqlite(options) = &self.driver {
             let created = SqliteConnection::connect_with(options).await;
             let closed = created.map_err(|e| self.unusable(&e))?.close().await;
@@ -145,9 +170,35 @@ impl Database {
         // One connection and not the pool, which would retry a refusal.
         let connected = AnyConnection::connect_with(&self.any).await;
         let mut connection = connected.map_err(|e| self.unusable(&e))?;
-        let migrated = self.migrator().run(&mut connection).await;
-        migrated.map_err(|e| self.foreign(&e))?;
-        connection.close().await.map_err(|e| self.unusable(&e))
+        let lacks_steps = self.lacks_steps(migrator, &mut connection).await;
+        Ok((connection, lacks_steps.map_err(|e| self.foreign(&e))?))
+    }
+
+    /// The migrator itself asks the same, but by a table that it makes if it is not there, which a database that may
+    /// only be read refuses even if it is.
+    async fn lacks_steps(
+        &self,
+        migrator: &Migrator,
+        connection: &mut AnyConnection,
+    ) -> Result<bool, MigrateError> {
+        let is_there = match self.driver {
+            Driver::Sqlite(_) => "SELECT count(*) FROM sqlite_master WHERE name = $1",
+            Driver::Postgres(_) => "SELECT count(*) FROM pg_class WHERE oid = to_regclass($1)",
+        };
+        let is_there = sqlx::query_scalar(is_there).bind(STEPS);
+        let is_there: i64 = is_there.fetch_one(&mut *connection).await?;
+        if is_there == 0 {
+            return Ok(true);
+        }
+        let taken = connection.list_applied_migrations(STEPS).await?;
+        for step in &taken {
+            let known = migrator.iter().find(|known| known.version == step.version);
+            let known = known.ok_or(MigrateError::VersionMissing(step.version))?;
+            if known.checksum != step.checksum {
+                return Err(MigrateError::VersionMismatch(step.version));
+            }
+        }
+        Ok(taken.len() < migrator.iter().len())
     }
 
     /// The steps that make the tables what they are. Servers are replaced one after the other: a step leaves
@@ -190,8 +241,7 @@ impl Database {
             Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
         };
         let mut migrator = Migrator::with_migrations(steps.map(migration).collect());
-        // Of our own name, so that another program's log is not mistaken for it.
-        migrator.dangerous_set_table_name("deltaplane_migrations");
+        migrator.dangerous_set_table_name(STEPS);
         migrator
     }
 

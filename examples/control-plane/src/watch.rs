@@ -31,7 +31,7 @@ pub struct Watch {
 #[derive(Debug)]
 enum Source {
     Sqlite { connection: Box<SqliteConnection>, version: i64, file: SqliteFile },
-    Postgres(Box<PgListener>),
+    Postgres { listener: Box<PgListener>, is_listening: bool },
 }
 
 impl Watch {
@@ -56,8 +56,8 @@ impl Watch {
                 let mut listener = PgListener::connect_with(&pool).await?;
                 // It is for us to notice a lost connection and to read all again.
                 listener.eager_reconnect(false);
-                listener.listen(CHANNEL).await?;
-                Source::Postgres(Box::new(listener))
+                let is_listening = listen(&mut listener).await?;
+                Source::Postgres { listener: Box::new(listener), is_listening }
             }
         };
         Ok(Watch { source, written })
@@ -84,10 +84,10 @@ impl Source {
                     return Ok(());
                 }
             },
-            Source::Postgres(listener) => {
+            Source::Postgres { listener, is_listening } => {
                 let notified = tokio::time::timeout(POSTGRES_POLL, listener.try_recv()).await;
                 let Ok(received) = notified else {
-                    return is_heard(listener).await;
+                    return is_heard(listener, is_listening).await;
                 };
                 if received?.is_none() {
                     let why = "its connection for notifications was lost";
@@ -101,16 +101,30 @@ impl Source {
     }
 }
 
-/// Nothing is notified on a connection that is half-open, either.
-async fn is_heard(listener: &mut PgListener) -> Result<(), sqlx::Error> {
-    let asked = listener.execute("SELECT 1");
-    match tokio::time::timeout(SILENCE, asked).await {
-        Ok(answered) => answered.map(drop),
-        Err(_) => {
-            let why = "its connection for notifications is silent";
-            Err(io::Error::new(io::ErrorKind::TimedOut, why).into())
-        }
+/// Asks PostgreSQL to notify, and returns whether it does. A standby does not, and refuses to be asked for it until it
+/// is promoted.
+async fn listen(listener: &mut PgListener) -> Result<bool, sqlx::Error> {
+    let is_standby = sqlx::query_scalar("SELECT pg_is_in_recovery()");
+    let is_standby: bool = is_standby.fetch_one(&mut *listener).await?;
+    if is_standby {
+        return Ok(false);
     }
+    listener.listen(CHANNEL).await.map(|()| true)
+}
+
+/// Nothing is notified on a connection that is half-open, either.
+async fn is_heard(listener: &mut PgListener, is_listening: &mut bool) -> Result<(), sqlx::Error> {
+    let asked = async {
+        if *is_listening {
+            return listener.execute("SELECT 1").await.map(drop);
+        }
+        *is_listening = listen(listener).await?;
+        Ok(())
+    };
+    tokio::time::timeout(SILENCE, asked).await.unwrap_or_else(|_| {
+        let why = "its connection for notifications is silent";
+        Err(io::Error::new(io::ErrorKind::TimedOut, why).into())
+    })
 }
 
 async fn data_version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {

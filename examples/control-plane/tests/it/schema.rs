@@ -3,15 +3,16 @@
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use deltaplane::database::Database;
 use deltaplane::store::Store;
 use serde_json::json;
-use sqlx::Row as _;
 use sqlx::migrate::Migrator;
+use sqlx::{Executor as _, Row as _};
 
-use crate::database::{Postgres, Sqlite, connect, execute};
+use crate::database::{Postgres, Sqlite, connect, execute, until};
 use crate::rest::{router_of, running, send};
 
 fn migrations(url: &str) -> PathBuf {
@@ -119,6 +120,10 @@ async fn is_left_alone_when_it_is_newer(url: &str) {
          SELECT 1000, {columns} FROM deltaplane_migrations WHERE version = 1"
     );
     execute(url, &newer).await;
+    is_refused_as_newer(url).await;
+}
+
+async fn is_refused_as_newer(url: &str) {
     let error = Store::open(Database::parse(url).unwrap()).await.err().unwrap().to_string();
     assert!(error.contains("were made by a newer deltaplane"), "{error}");
 }
@@ -127,5 +132,34 @@ async fn is_left_alone_when_it_is_newer(url: &str) {
 async fn newer_tables_are_left_alone() {
     let sqlite = Sqlite::empty();
     is_left_alone_when_it_is_newer(&sqlite.url()).await;
-    is_left_alone_when_it_is_newer(&Postgres::start().url()).await;
+    let postgres = Postgres::start();
+    is_left_alone_when_it_is_newer(&postgres.url()).await;
+    postgres.psql("ALTER DATABASE postgres SET default_transaction_read_only = on");
+    is_refused_as_newer(&postgres.url()).await;
+}
+
+/// Rows that are written anew may be many.
+#[tokio::test]
+async fn a_step_may_take_minutes() {
+    let postgres = Postgres::start();
+    let url = postgres.url();
+    migrate(&url, 1).await;
+    let mut holder = connect(&url).await;
+    holder.execute("BEGIN").await.unwrap();
+    holder.execute("LOCK TABLE services").await.unwrap();
+    let minutes = async {
+        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+        until("a step waits", async || {
+            let waiting = sqlx::query_scalar(waits).fetch_one(&mut holder).await;
+            let waiting: i64 = waiting.unwrap();
+            (waiting == 1).then_some(())
+        })
+        .await;
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(5 * 60)).await;
+        tokio::time::resume();
+        holder.execute("COMMIT").await.unwrap();
+    };
+    let (opened, ()) = tokio::join!(Store::open(Database::parse(&url).unwrap()), minutes);
+    opened.unwrap().close().await;
 }

@@ -3,14 +3,20 @@
 #![allow(missing_docs, clippy::expect_used)]
 
 use std::net::SocketAddr;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use deltaplane_server::TypeUrl;
 use deltaplane_server::envoy_types::pb::envoy::config::core::v3::Node;
 use deltaplane_server::testing::{Connection, ModelClient};
+use deltaplane_tests::process::Process;
+use deltaplane_tests::proxy::Proxy;
+use deltaplane_tests::server::deltaplane;
 use deltaplane_tests::{
-    Database, Deltaplane, Envoy, Kind, Listener, Upstream, Variant, service, wait_until,
+    Database, Deltaplane, Envoy, Kind, Listener, Postgres, Upstream, Variant, http, service,
+    wait_until,
 };
+use rustix::process::Signal;
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
@@ -63,21 +69,72 @@ fn connections_grow_old_and_nothing_is_sent_again() {
     assert_eq!(updates(), before);
 }
 
-/// Whoever does not take notice is not waited for longer than that.
-#[test]
-fn the_end_comes_in_time() {
-    let database = Database::create(Kind::Sqlite);
-    let mut server = Deltaplane::start_with(&database.url(), &["--shutdown-s", "1"]);
+/// How long the end may take, and how long until it is seen.
+const SHUTDOWN_S: &str = "2";
+const END: Duration = Duration::from_secs(3);
+
+/// Whoever does not take notice is not waited for longer than that; nor, at last, is a database.
+fn ends_in_time(url: &str, befall: impl FnOnce(&Deltaplane)) {
+    let mut server = Deltaplane::start_with(url, &["--shutdown-s", SHUTDOWN_S]);
     let (upstream, shop) = (Upstream::start("a"), Listener::reserve());
     server.create(&service::http("shop", &shop, &upstream));
     let envoy = envoy(&server, "envoy-1");
     shop.reaches("/", &upstream);
     envoy.pause();
+    befall(&server);
     let start = Instant::now();
     server.stop();
     let took = start.elapsed();
     envoy.resume();
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert!(took < END, "{took:?}");
+}
+
+#[test]
+fn the_end_comes_in_time() {
+    let database = Database::create(Kind::Sqlite);
+    ends_in_time(&database.url(), |_| {});
+}
+
+#[test]
+fn the_end_comes_in_time_while_the_database_is_silent() {
+    let postgres = Postgres::shared();
+    let (database, proxy) = (postgres.create_database(), Proxy::before(postgres.port()));
+    ends_in_time(&postgres.url_at(&database, proxy.port()), |server| {
+        // It happens while all connections that there may be are busy.
+        proxy.delays(Duration::from_millis(500));
+        let services = format!("http://{}/api/v1/services/", server.http);
+        for _ in 0..8 {
+            let services = services.clone();
+            thread::spawn(move || http::get(&services));
+        }
+        wait_until("all are busy", PATIENCE, || {
+            let busy = server.metric("deltaplane_database_connections{state=\"busy\"}");
+            (busy == 4.0).then_some(())
+        });
+        proxy.stalls();
+    });
+}
+
+#[test]
+fn the_end_comes_in_time_while_tables_are_made() {
+    let postgres = Postgres::shared();
+    let database = postgres.create_database();
+    let sql = "CREATE FUNCTION take_time() RETURNS event_trigger LANGUAGE plpgsql \
+               AS 'BEGIN PERFORM pg_sleep(60); END'; \
+               CREATE EVENT TRIGGER slow ON ddl_command_start EXECUTE FUNCTION take_time()";
+    postgres.psql(&database, sql);
+    let folder = tempfile::tempdir().expect("a folder for temporary files can be made");
+    let mut command = deltaplane();
+    command.args(["serve", "--database-url", &postgres.url(&database)]);
+    command.args(["--xds-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+    let mut process = Process::start("deltaplane", &mut command, &folder.path().join("log"));
+    process.wait_until("tables are made", PATIENCE, |process| {
+        process.log().contains("brought up to date").then_some(())
+    });
+    process.signal(Signal::TERM);
+    let start = Instant::now();
+    assert!(process.wait_for_end().success(), "{}", process.log());
+    assert!(start.elapsed() < END, "{:?}", start.elapsed());
 }
 
 /// A server with a service, and what runs its clients.

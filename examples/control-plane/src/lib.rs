@@ -49,6 +49,7 @@ mod identity;
 mod import;
 mod lanes;
 mod last_known_good;
+mod lifetime;
 pub mod message;
 pub mod metrics;
 mod object_rest;

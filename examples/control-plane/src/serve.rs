@@ -24,18 +24,18 @@ use crate::health::Health;
 use crate::http_listener::{HttpListener, PeerAddress};
 use crate::identity::Identities;
 use crate::last_known_good::Keeper;
+use crate::lifetime::{Stop, to_leave};
 use crate::metrics::Metrics;
 use crate::publisher::{PublishError, Publisher};
+use crate::reload::Reloads;
 use crate::rollouts::Rollouts;
 use crate::running::Running;
 use crate::store::Store;
 use crate::tls::{Files, TlsError};
 use crate::token::TokenError;
 use crate::traffic::Traffic;
+use crate::vault::Vault;
 use crate::{audit, delivery, reload, replicas, rest, retention, scope, writes};
-
-/// How long what is left may take to end when clients had their time to.
-const LATE: Duration = Duration::from_secs(1);
 
 /// Why the server does not run.
 #[derive(Debug, Error)]
@@ -83,28 +83,65 @@ pub enum ServeError {
 pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     let vault = arguments.vault()?;
     let secured = Secured::read(arguments)?;
-    let stop = stop_signal()?;
+    let stop = Stop::by_signal()?;
     let xds = listen(&arguments.xds_listen(), "--xds-listen").await?;
     let http = listen(&arguments.http_listen(), "--http-listen").await?;
+    let (xds_address, http_address) = (xds.local_addr()?, http.local_addr()?);
     let database = Database::parse(&arguments.database.database_url)?;
     let name = database.to_string();
     let keeper = arguments.last_known_good.as_deref().map(Keeper::new);
-    let (store, without) = open(database, keeper.as_ref()).await?;
+    let (store, kept) = tokio::select! {
+        opened = open(database, keeper.as_ref()) => opened?,
+        // Its tables may be brought up to date for minutes.
+        () = stop.told() => return Ok(()),
+    };
+    let access = access(arguments.http_tokens, http_address).with_pass(Pass::issue()?);
+    secured.complain(xds_address, http_address, &access);
+    let (running, reloads) = assemble(arguments, store, vault, access, &secured);
+    let metrics = Metrics::new().map_err(io::Error::other)?;
+    accompany(arguments, &running, &metrics, &stop);
+    let spread = replicas::spread(running.clone(), arguments.fair_share, stop.told());
+    let spread = tokio::spawn(spread);
+
+    let Secured { xds: xds_tls, http: http_tls } = secured;
+    let router = rest::router(running.clone(), metrics);
+    let router = router.into_make_service_with_connect_info::<PeerAddress>();
+    let http = http_listener(http, http_tls, &running.health)?;
+    let http = axum::serve(http, router).with_graceful_shutdown(stop.told());
+    let xds = async {
+        let publisher = start_publisher(arguments, &running, reloads, kept).await?;
+        if let Some(keeper) = keeper {
+            tokio::spawn(keeper.keep(running.clone()));
+        }
+        tracing::info!(xds = %xds_address, http = %http_address, database = name, "serving");
+        serve_envoys(&running, publisher, xds, xds_tls, stop.clone()).await
+    };
+    let http = async { http.await.map_err(ServeError::from) };
+    let faces = async { tokio::try_join!(xds, http).map(drop) };
+    stop.end(faces, spread, &running.store, seconds(arguments.shutdown_s)).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Puts together what a server consists of.
+fn assemble(
+    arguments: &Serve,
+    store: Store,
+    vault: Vault,
+    access: Access,
+    secured: &Secured,
+) -> (Running, Reloads) {
     let (cache, traffic, fleets) = (Cache::new(), Traffic::default(), Directory::default());
-    let pass = Pass::issue()?;
     let identities = secured.xds.as_ref().is_some_and(Files::wants_clients).then(|| Identities {
         fleets: fleets.clone(),
         cache: cache.clone(),
         fallback: arguments.node_id.clone(),
         usual: arguments.client_identity.clone(),
-        pass: pass.clone(),
+        pass: access.pass().clone(),
     });
     let server = xds_server(cache.clone(), traffic.clone(), fleets.clone(), arguments, identities);
     let (reloader, reloads) = reload::channel();
-    let health = Health::default();
-    let access = access(arguments.http_tokens, http.local_addr()?).with_pass(pass);
-    secured.complain(xds.local_addr()?, http.local_addr()?, &access);
-    let rollouts = Rollouts::default();
+    let (health, rollouts) = (Health::default(), Rollouts::default());
     let running = Running {
         store,
         cache,
@@ -117,64 +154,59 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
         reloader,
         access,
     };
-    let metrics = Metrics::new().map_err(io::Error::other)?;
-    beside(&stop, metrics.clone().measure(running.clone()));
-    beside(&stop, delivery::note(running.clone()));
-    beside(&stop, writes::follow(running.clone()));
-    let (kept, log) = (arguments.retention(), running.health.clone());
-    beside(&stop, retention::run(running.store.clone(), log, kept));
-    beside(&stop, audit::keep(running.store.clone(), days(arguments.audit_days)));
-    let spread = replicas::spread(running.clone(), arguments.fair_share, stopped(stop.clone()));
-    let spread = tokio::spawn(spread);
+    (running, reloads)
+}
 
-    let (xds_address, http_address) = (xds.local_addr()?, http.local_addr()?);
-    let router = rest::router(running.clone(), metrics);
-    let router = router.into_make_service_with_connect_info::<PeerAddress>();
-    let Secured { xds: xds_tls, http: http_tls } = secured;
-    let http = http_listener(http, http_tls, &running.health)?;
-    let http = axum::serve(http, router).with_graceful_shutdown(stopped(stop.clone()));
-    let xds = async {
-        let Running { health, server, fleets, .. } = running.clone();
-        let address = arguments.listener_address;
-        let publisher = match without {
-            None => Publisher::start(running.clone(), reloads, address).await?,
-            Some(Kept { state, why }) => {
-                Publisher::start_from(running.clone(), reloads, address, &state, why)?
-            }
-        };
-        if let Some(keeper) = keeper {
-            tokio::spawn(keeper.keep(running.clone()));
-        }
-        tracing::info!(xds = %xds_address, http = %http_address, database = name, "serving");
-        health.update(|status| status.serves_xds = true);
-        let mut publishing = JoinSet::new();
-        publishing.spawn(publisher.run());
-        let stopping = async {
-            stopped(stop.clone()).await;
-            health.update(|status| status.serves_xds = false);
-        };
-        let ended = tokio::select! {
-            result = serve_xds(&server, xds, xds_tls, &health, stopping) => result,
-            () = regroup(&fleets, &server) => Ok(()),
-            // Rather none at all than a server that no change reaches.
-            Some(ended) = publishing.join_next() => {
-                Err(ended.map_or_else(io::Error::other, |()| io::Error::other("no change is read")).into())
-            }
-        };
-        // Before the database is closed, which it would take for a fault.
-        publishing.shutdown().await;
-        ended
-    };
-    let faces = async { tokio::try_join!(xds, async { http.await.map_err(ServeError::from) }) };
-    tokio::select! {
-        result = faces => result.map(drop)?,
-        () = late(stop.clone(), seconds(arguments.shutdown_s)) => tracing::warn!("some connections did not end in time"),
+/// Starts what is done beside serving.
+fn accompany(arguments: &Serve, running: &Running, metrics: &Metrics, stop: &Stop) {
+    stop.beside(metrics.clone().measure(running.clone()));
+    stop.beside(delivery::note(running.clone()));
+    stop.beside(writes::follow(running.clone()));
+    let (kept, log) = (arguments.retention(), running.health.clone());
+    stop.beside(retention::run(running.store.clone(), log, kept));
+    stop.beside(audit::keep(running.store.clone(), days(arguments.audit_days)));
+}
+
+async fn start_publisher(
+    arguments: &Serve,
+    running: &Running,
+    reloads: Reloads,
+    kept: Option<Kept>,
+) -> Result<Publisher, PublishError> {
+    let (running, address) = (running.clone(), arguments.listener_address);
+    match kept {
+        None => Publisher::start(running, reloads, address).await,
+        Some(Kept { state, why }) => Publisher::start_from(running, reloads, address, &state, why),
     }
-    // Long since done, but where nobody was connected.
-    let _ = tokio::time::timeout(LATE, spread).await;
-    running.store.close().await;
-    tracing::info!("stopped");
-    Ok(())
+}
+
+/// Serves Envoys what the publisher reads, until it is told to stop.
+async fn serve_envoys(
+    running: &Running,
+    publisher: Publisher,
+    listener: TcpListener,
+    tls: Option<Files>,
+    stop: Stop,
+) -> Result<(), ServeError> {
+    let Running { health, server, fleets, .. } = running;
+    health.update(|status| status.serves_xds = true);
+    let mut publishing = JoinSet::new();
+    publishing.spawn(publisher.run());
+    let stopping = async {
+        stop.told().await;
+        health.update(|status| status.serves_xds = false);
+    };
+    let ended = tokio::select! {
+        result = serve_xds(server, listener, tls, health, stopping) => result,
+        () = regroup(fleets, server) => Ok(()),
+        // Rather none at all than a server that no change reaches.
+        Some(ended) = publishing.join_next() => {
+            Err(ended.map_or_else(io::Error::other, |()| io::Error::other("no change is read")).into())
+        }
+    };
+    // Before the database is closed, which it would take for a fault.
+    publishing.shutdown().await;
+    ended
 }
 
 fn days(days: u32) -> Duration {
@@ -329,12 +361,12 @@ fn xds_server(
     identities: Option<Identities>,
 ) -> XdsServer {
     let fallback = arguments.node_id.clone();
-    let drain = Duration::from_secs(arguments.drain_time_s);
+    let (drain, shutdown) = (seconds(arguments.drain_time_s), seconds(arguments.shutdown_s));
     let server = XdsServer::builder(cache)
         .order(Order::default().with_drain(drain))
         .view(move |node, cache| scope::choose(node, fallback.as_deref(), &fleets, cache))
         .limits(limits(arguments))
-        .drain(Drain::within(seconds(arguments.shutdown_s)))
+        .drain(Drain::within(to_leave(shutdown)))
         .catch_up(seconds(arguments.catch_up_s))
         .keepalive(keepalive(seconds(arguments.keepalive_s)))
         .observer(Arc::new(Observers(ClientLog, traffic)));
@@ -399,43 +431,4 @@ impl Observer for Observers {
 async fn listen(address: &str, flag: &'static str) -> Result<TcpListener, ServeError> {
     let bound = TcpListener::bind(address).await;
     bound.map_err(|why| ServeError::Listen { address: address.to_owned(), flag, why })
-}
-
-/// Becomes true when SIGTERM or SIGINT arrives.
-fn stop_signal() -> io::Result<watch::Receiver<bool>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let (sender, receiver) = watch::channel(false);
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stopping: clients are told to go elsewhere");
-        sender.send_replace(true);
-    });
-    Ok(receiver)
-}
-
-/// Does what is not for clients, until the server is told to end: from then on clients leave, which says nothing
-/// of changes, and soon there is no database.
-fn beside(stop: &watch::Receiver<bool>, work: impl Future<Output = ()> + Send + 'static) {
-    let stop = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            () = work => {}
-            () = stopped(stop) => {}
-        }
-    });
-}
-
-async fn stopped(mut stop: watch::Receiver<bool>) {
-    // An error says that nobody is left who could stop us: then we are stopped.
-    let _ = stop.wait_for(|stop| *stop).await;
-}
-
-async fn late(stop: watch::Receiver<bool>, shutdown: Duration) {
-    stopped(stop).await;
-    tokio::time::sleep(shutdown + LATE).await;
 }

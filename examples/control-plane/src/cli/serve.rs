@@ -111,8 +111,9 @@ pub struct Serve {
     /// while those that are there are served; 0 for never.
     #[arg(long, env = "MEMORY_MAX_MB", default_value_t = 0)]
     pub memory_max_mb: u64,
-    /// How many seconds the end takes at most, once it is asked for by SIGTERM or SIGINT:
-    /// so long clients have to take notice.
+    /// How many seconds the end takes at most, once it is asked for by SIGTERM or SIGINT.
+    /// Clients have to take notice until the last quarter, or second, of it, which is for
+    /// the database.
     #[arg(long, env = "SHUTDOWN_S", default_value_t = 5)]
     pub shutdown_s: u64,
     /// A file in which is kept what the database held last: the server starts from it

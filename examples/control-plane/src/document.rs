@@ -14,6 +14,7 @@ use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
+use crate::http_listener::TooSlow;
 use crate::problem::{Fault, Problem};
 
 /// What a client may send.
@@ -56,6 +57,7 @@ async fn yaml<T: Document, S: Send + Sync>(request: Request, state: &S) -> Resul
         let status = rejection.status();
         match status {
             StatusCode::PAYLOAD_TOO_LARGE => too_large::<T>(),
+            _ if is_too_slow(&rejection) => too_slow(),
             _ => Problem::new(status, rejection.body_text()),
         }
     })?;
@@ -152,6 +154,7 @@ fn refuse<T: Document>(rejection: &JsonRejection) -> Problem {
             Problem::new(status, "send JSON, with the header Content-Type: application/json")
         }
         _ if status == StatusCode::PAYLOAD_TOO_LARGE => too_large::<T>(),
+        other if is_too_slow(other) => too_slow(),
         other => Problem::new(status, other.body_text()),
     }
 }
@@ -159,6 +162,16 @@ fn refuse<T: Document>(rejection: &JsonRejection) -> Problem {
 fn too_large<T: Document>() -> Problem {
     let detail = format!("the body is too large; {}", T::TOO_LARGE);
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+}
+
+/// Whether a body did not come in time.
+pub(crate) fn is_too_slow(error: &(dyn Error + 'static)) -> bool {
+    cause::<TooSlow>(error).is_some()
+}
+
+pub(crate) fn too_slow() -> Problem {
+    let detail = "the body did not come in time; send it without a pause";
+    Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
 }
 
 /// What axum wrapped, however deep.

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use prometheus::TEXT_FORMAT;
 
+use crate::document::{is_too_slow, too_slow};
 use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::running::Running;
@@ -55,7 +56,10 @@ fn polls(running: Running) -> Router {
 
 async fn poll(State(running): State<Running>, request: Request) -> Result<Response, Problem> {
     let (mut head, body) = request.into_parts();
-    let body = to_bytes(body, POLL_MAX).await.map_err(|_| {
+    let body = to_bytes(body, POLL_MAX).await.map_err(|error| {
+        if is_too_slow(&error) {
+            return too_slow();
+        }
         let detail = format!("a poll may have {POLL_MAX} bytes: name less in it");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
     })?;

@@ -9,6 +9,7 @@ use deltaplane_server::{
     Aging, Cache, Client, ClientEvent, Drain, Keepalive, Limits, LoadReporting, Observer, Order,
     Tls, XdsServer,
 };
+use rustls::ServerConfig;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -21,7 +22,6 @@ use crate::client_log::ClientLog;
 use crate::database::{Database, OpenError};
 use crate::fleets::{Directory, wrong_pattern};
 use crate::health::Health;
-use crate::http_listener::{HttpListener, PeerAddress};
 use crate::identity::Identities;
 use crate::last_known_good::Keeper;
 use crate::lifetime::{Stop, to_leave};
@@ -35,7 +35,7 @@ use crate::tls::{Files, TlsError};
 use crate::token::TokenError;
 use crate::traffic::Traffic;
 use crate::vault::Vault;
-use crate::{audit, delivery, reload, replicas, rest, retention, scope, writes};
+use crate::{audit, delivery, http_listener, reload, replicas, rest, retention, scope, writes};
 
 /// Why the server does not run.
 #[derive(Debug, Error)]
@@ -104,10 +104,9 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     let spread = tokio::spawn(spread);
 
     let Secured { xds: xds_tls, http: http_tls } = secured;
+    let http_tls = http_tls.map(|files| follow(files, &running.health)).transpose()?;
     let router = rest::router(running.clone(), metrics);
-    let router = router.into_make_service_with_connect_info::<PeerAddress>();
-    let http = http_listener(http, http_tls, &running.health)?;
-    let http = axum::serve(http, router).with_graceful_shutdown(stop.told());
+    let http = http_listener::serve(http, http_tls, router, stop.clone());
     let xds = async {
         let publisher = start_publisher(arguments, &running, reloads, kept).await?;
         if let Some(keeper) = keeper {
@@ -116,7 +115,10 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
         tracing::info!(xds = %xds_address, http = %http_address, database = name, "serving");
         serve_envoys(&running, publisher, xds, xds_tls, stop.clone()).await
     };
-    let http = async { http.await.map_err(ServeError::from) };
+    let http = async {
+        http.await;
+        Ok(())
+    };
     let faces = async { tokio::try_join!(xds, http).map(drop) };
     stop.end(faces, spread, &running.store, seconds(arguments.shutdown_s)).await?;
     tracing::info!("stopped");
@@ -308,17 +310,13 @@ impl Secured {
     }
 }
 
-fn http_listener(
-    listener: TcpListener,
-    files: Option<Files>,
-    health: &Health,
-) -> Result<HttpListener, ServeError> {
-    let Some(files) = files else { return Ok(HttpListener::plain(listener)?) };
+/// What TLS is by these files, now and when they change.
+fn follow(files: Files, health: &Health) -> Result<watch::Receiver<Arc<ServerConfig>>, ServeError> {
     let loaded = files.load()?;
     let (config, taken) = watch::channel(loaded.config.clone());
     let take = move |new| drop(config.send_replace(new));
     tokio::spawn(files.follow(loaded, health.clone(), take));
-    Ok(HttpListener::secured(listener, taken)?)
+    Ok(taken)
 }
 
 async fn serve_xds(

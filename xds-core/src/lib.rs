@@ -9,9 +9,10 @@
 //! ([`deltaplane-server`] does; start there). Nor does it know the Envoy API: any
 //! `prost::Message + prost::Name` can become a resource.
 //!
-//! Identifiers such as `D-06` in this documentation name statements of the xDS protocol that the code
+//! Identifiers such as `D-06` in this documentation name [`statements`] of the xDS protocol that the code
 //! answers to: B streams and nodes, S State of the World, W wildcard, D delta, N ACK and NACK, R
-//! reconnect, T time to live, O ordering, V on demand, E errors, P dynamic parameters, X `xdstp:` names.
+//! reconnect, T time to live, O ordering, V on demand, E errors, P dynamic parameters, X `xdstp:` names,
+//! K keepalive and limits, C client status, L load reports, H polling by HTTP, G gRPC's clients.
 //!
 //! # Layout
 //!
@@ -51,6 +52,8 @@ mod machine;
 mod resource;
 mod schema;
 mod sent;
+#[doc = include_str!("../STATEMENTS.md")]
+pub mod statements {}
 mod subscription;
 mod type_stream;
 mod type_url;

@@ -103,7 +103,7 @@
 //!
 //! # Statements declined
 //!
-//! Of what the xDS protocol demands of a server, by the statements after which tests are named (`D-06`),
+//! Of what the xDS protocol demands of a server, by the [`statements`] after which tests are named (`D-06`),
 //! every MUST that one stream can hold to has a test,
 //! but for those whose condition does not hold here. Of what it recommends, these are declined:
 //!

@@ -1,5 +1,5 @@
 //! Conversations between a client and the machine over a cache, each named after the statement of the
-//! protocol that it shows.
+//! protocol that it shows; `xds-core/STATEMENTS.md` says what that demands.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 mod answers;

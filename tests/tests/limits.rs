@@ -137,6 +137,31 @@ fn the_end_comes_in_time_while_tables_are_made() {
     assert!(start.elapsed() < END, "{:?}", start.elapsed());
 }
 
+/// No time that can be written down is too long.
+#[test]
+fn times_without_end_are_borne() {
+    let longest = u64::MAX.to_string();
+    let flags = [
+        "--drain-time-s",
+        "--load-report-interval-s",
+        "--connection-age-s",
+        "--catch-up-s",
+        "--keepalive-s",
+        "--shutdown-s",
+        "--memory-max-mb",
+        "--history-days",
+    ];
+    let mut flags: Vec<_> = flags.into_iter().flat_map(|flag| [flag, longest.as_str()]).collect();
+    flags.extend(["--audit-days", "4294967295"]);
+    let mut scene = Scene::start(&flags);
+    let mut client = scene.open(scene.channel(), "one").expect("it is served");
+    scene.serves(&mut client, 700);
+    let silent = scene.channel();
+    drop((client, silent));
+    let log = scene.server.stop();
+    assert!(!log.contains("panicked"), "{log}");
+}
+
 /// A server with a service, and what runs its clients.
 struct Scene {
     server: Deltaplane,

@@ -47,7 +47,25 @@ impl Default for Order {
     }
 }
 
+/// Longer than any stream: two such times, and a third, still make one.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// That time, or one that is as good as for ever and can be added to others.
+pub(crate) fn bounded(time: Duration) -> Duration {
+    time.min(LONGEST)
+}
+
 impl Order {
+    /// The same, with times that can be added to others.
+    pub(crate) fn bounded(self) -> Self {
+        match self {
+            Order::Gated { patience, drain } => {
+                Order::Gated { patience: bounded(patience), drain: bounded(drain) }
+            }
+            other => other,
+        }
+    }
+
     /// The same with another drain time, if it is gated.
     #[must_use]
     pub fn with_drain(self, drain: Duration) -> Self {

@@ -12,7 +12,7 @@ pub use self::standing::Standing;
 use crate::{
     Event, LogTruncated, Nonce, Order, Request, RequestError, Response, Revision, StreamLimits,
     Subscription, TypeUrl, View,
-    gates::Arrivals,
+    gates::{Arrivals, bounded},
     type_stream::{Told, TypeStream},
     unsettled::Settled,
 };
@@ -104,7 +104,7 @@ impl<V: View> Machine<V> {
     /// Tells the time: how long the stream has been open. Call it before the other methods; what is sent
     /// and asked counts from then.
     pub fn handle_timeout(&mut self, now: Duration) {
-        self.now = self.now.max(now);
+        self.now = self.now.max(bounded(now));
         let is_time = self.timeout.is_some_and(|timeout| timeout <= self.now);
         self.stirred |= is_time;
         if is_time {

@@ -38,6 +38,7 @@ use crate::{
     authorizer::Admission,
     peer::Credentials,
     server::{Shared, XdsServer, XdsServerBuilder},
+    spread,
 };
 
 /// Which load clients report, and how often.
@@ -48,13 +49,14 @@ pub struct LoadReporting {
 }
 
 impl LoadReporting {
-    /// That of all clusters, so often; at least a millisecond passes between two reports.
+    /// That of all clusters, so often; at least a millisecond passes between two reports, and at most ten
+    /// years, since clients take no interval that is much longer.
     ///
     /// Clients that do not know how to report all clusters (Envoy and gRPC do) are asked for those that
     /// they see when they are asked.
     #[must_use]
     pub fn every(interval: Duration) -> Self {
-        Self { interval: interval.max(Duration::from_millis(1)), clusters: None }
+        Self { interval: spread::bounded(interval).max(Duration::from_millis(1)), clusters: None }
     }
 
     /// That of these clusters alone, by the names that clients know them by.

@@ -110,8 +110,9 @@ impl Pacer {
     /// When what changed is told, if something did.
     fn due(&self) -> Option<Duration> {
         let (first, last) = self.waiting?;
-        let settled = (last + self.pace.quiet).min(first + self.pace.longest.max(self.pace.quiet));
-        let free = self.told.map_or(Duration::ZERO, |told| told + self.pace.apart);
+        let Pace { quiet, longest, apart } = self.pace;
+        let settled = last.saturating_add(quiet).min(first.saturating_add(longest.max(quiet)));
+        let free = self.told.map_or(Duration::ZERO, |told| told.saturating_add(apart));
         Some(settled.max(free))
     }
 

@@ -304,8 +304,8 @@ fn http2(shared: &Shared) -> http2::Builder<TokioExecutor> {
     let mut http2 = http2::Builder::new(TokioExecutor::new());
     http2
         .timer(TokioTimer::new())
-        .keep_alive_interval(shared.keepalive.interval)
-        .keep_alive_timeout(shared.keepalive.timeout)
+        .keep_alive_interval(spread::bounded(shared.keepalive.interval))
+        .keep_alive_timeout(spread::bounded(shared.keepalive.timeout))
         .max_concurrent_streams(shared.limits.streams_per_connection);
     http2
 }

@@ -1,18 +1,26 @@
-//! Times that are not the same for all, so that not all do the same at once.
+//! Times that are not the same for all, so that not all do the same at once; and that are not too long.
 
 use std::{
     hash::{BuildHasher, RandomState},
     time::Duration,
 };
 
+/// Longer than anything that is waited for.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// That time, or one that is as good as for ever and can be added to a point in time.
+pub(crate) fn bounded(time: Duration) -> Duration {
+    time.min(LONGEST)
+}
+
 /// That long, give or take a tenth.
 pub(crate) fn about(time: Duration) -> Duration {
-    time.mul_f64(0.9 + 0.2 * random())
+    bounded(time).mul_f64(0.9 + 0.2 * random())
 }
 
 /// Some time up to that.
 pub(crate) fn within(time: Duration) -> Duration {
-    time.mul_f64(random())
+    bounded(time).mul_f64(random())
 }
 
 /// One of so many places, of which there is at least one.

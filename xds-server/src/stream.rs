@@ -33,6 +33,7 @@ use crate::{
     rate::Rate,
     requests::{PREFIX, Requests},
     server::Shared,
+    spread,
     status::Entry,
 };
 
@@ -276,7 +277,7 @@ impl XdsStream {
             self.alarm = None;
             return false;
         };
-        let deadline = self.opened + timeout;
+        let deadline = self.opened + spread::bounded(timeout);
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if alarm.deadline() != deadline {
             alarm.as_mut().reset(deadline);

@@ -411,7 +411,7 @@ fn limits(arguments: &Serve) -> Limits {
         limits.streams = arguments.streams_max;
     }
     if arguments.memory_max_mb > 0 {
-        limits.memory = arguments.memory_max_mb << 20;
+        limits.memory = arguments.memory_max_mb.saturating_mul(1 << 20);
     }
     limits
 }

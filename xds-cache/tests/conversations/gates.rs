@@ -364,6 +364,40 @@ fn o09_a_rejected_cluster_holds_its_routes_without_a_deadline() {
 }
 
 #[test]
+fn times_without_end_are_borne() {
+    for variant in BOTH {
+        let mut client = running(variant);
+        let forever = Order::Gated { patience: Duration::MAX, drain: Duration::MAX };
+        client.machine.set_order(forever);
+        swap(&client);
+        let clusters = client.expect(CDS);
+        commit(&client, &[resource(&LDS, "l", 2, &[(CDS, "x")])], &[]);
+        accept_all(&mut client);
+        client.pass(DRAIN * 2);
+        client.silence();
+        ask_for_y(&mut client, &clusters);
+        accept_all(&mut client);
+        accept(&mut client, &clusters);
+        accept_all(&mut client);
+        commit(&client, &[resource(&LDS, "l", 3, &[])], &[]);
+        accept_all(&mut client);
+        client.pass(DRAIN * 2);
+        client.silence();
+        let mut again = Client::of(client.cache, variant);
+        again.machine.set_order(forever);
+        again.machine.set_catch_up(Duration::MAX);
+        match variant {
+            Variant::Sotw => again.sotw(RDS, &["r"], "00000000000000a1", ""),
+            _ => again.delta_from(RDS, &["r"], &[], &[("r", "00000000000000a1")]),
+        }
+        again.ask(EDS, &["x"]);
+        again.read_all();
+        again.machine.handle_timeout(Duration::MAX);
+        again.read_all();
+    }
+}
+
+#[test]
 fn o09_rejected_endpoints_hold_the_routes_of_a_new_cluster() {
     let mut client = running(Variant::Delta);
     commit(&client, &[cluster("y", 1), endpoints("y"), route("r", 2, "y")], &[]);

@@ -132,6 +132,20 @@ fn r04_the_wait_is_bounded_and_said() {
 }
 
 #[test]
+fn r04_the_wait_may_be_without_end() {
+    let newer = ahead();
+    let mut client = behind(Variant::Sotw);
+    client.machine.set_catch_up(Duration::MAX);
+    client.pass(Duration::from_secs(1));
+    client.sotw(CDS, &[], &newer.version, "");
+    client.silence();
+    client.pass(Duration::from_secs(1_000_000));
+    client.silence();
+    client.put_at(2, &[(CDS, "b", 2)]);
+    assert_eq!(client.expect(CDS).resources, ["a=1", "b=2"]);
+}
+
+#[test]
 fn r04_who_has_something_older_or_of_another_server_does_not_wait() {
     let older = {
         let mut client = behind(Variant::Sotw);

@@ -41,6 +41,19 @@ fn t01_who_cannot_bear_it_is_told_of_no_time() {
 }
 
 #[test]
+fn t03_a_time_without_end_is_borne() {
+    for variant in BOTH {
+        let mut client = bearing(variant, &[]);
+        client.pass(TTL);
+        client.add([Resource::raw(RTDS, "a", "a=1").ttl(Duration::MAX).build()]);
+        client.ask(RTDS, &["a"]);
+        assert_eq!(client.expect(RTDS).ttls, [i64::MAX]);
+        client.silence();
+        assert!(client.machine.poll_timeout() > Some(TTL * 1_000_000));
+    }
+}
+
+#[test]
 fn t03_every_delivery_has_the_time() {
     for variant in BOTH {
         let mut client = bearing(variant, &[]);

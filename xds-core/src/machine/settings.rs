@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Machine;
-use crate::{Order, StreamLimits, TypeUrl, View};
+use crate::{Order, StreamLimits, TypeUrl, View, gates::bounded};
 
 impl<V: View> Machine<V> {
     /// What the stream may ask for, from now on.
@@ -13,7 +13,7 @@ impl<V: View> Machine<V> {
 
     /// In which order the client is told what changes, from now on.
     pub fn set_order(&mut self, order: Order) {
-        self.order = order;
+        self.order = order.bounded();
         self.stirred = true;
     }
 
@@ -34,7 +34,7 @@ impl<V: View> Machine<V> {
     /// caught up. In delta nothing tells; there, clusters and listeners that this replica never heard of are
     /// not removed before that time is over, nor sent when they come as the client has them.
     pub fn set_catch_up(&mut self, patience: Duration) {
-        self.catch_up = patience;
+        self.catch_up = bounded(patience);
     }
 
     /// From now on, what first requests of these types say about what the client runs is not believed:

@@ -6,6 +6,7 @@ use super::TypeStream;
 use crate::{
     Resource, Variant, View,
     answer::{Answer, Held},
+    gates::bounded,
 };
 
 /// How often a client hears of something before its time is over.
@@ -46,7 +47,7 @@ impl Leases {
     pub(super) fn tell(&mut self, name: &Arc<str>, content: Option<&Resource>, now: Duration) {
         match content.and_then(|told| Some((told, told.ttl()?))) {
             Some((told, ttl)) => {
-                let lease = Lease { told: told.clone(), since: now, ttl };
+                let lease = Lease { told: told.clone(), since: now, ttl: bounded(ttl) };
                 self.0.insert(name.clone(), lease);
             }
             // Mostly there is none.

@@ -1,7 +1,10 @@
 //! Limits: what is refused, and what is large and is not.
 
+use std::time::Duration;
+
 use deltaplane_server::{
-    Limits, Resource, Transaction, TypeUrl, Variant,
+    Aging, Authorizer, Drain, Grant, Keepalive, Limits, Order, Pace, Resource, Transaction,
+    TypeUrl, Variant,
     envoy_types::pb::envoy::service::{
         discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
         endpoint::v3::endpoint_discovery_service_client::EndpointDiscoveryServiceClient,
@@ -54,6 +57,42 @@ async fn beyond_a_limit_the_stream_ends_and_says_which() {
     };
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert!(refused.message().contains("5 requests a second"), "{refused}");
+}
+
+#[tokio::test]
+async fn times_without_end_are_borne() {
+    const FOREVER: Duration = Duration::MAX;
+    let mut limits = Limits::default();
+    (limits.handshake, limits.first_request) = (FOREVER, FOREVER);
+    let mut keepalive = Keepalive::default();
+    (keepalive.interval, keepalive.timeout) = (FOREVER, FOREVER);
+    let authorizer = Authorizer::new(|_| async { Ok(Grant::usual()) });
+    let authorizer = authorizer.within(FOREVER).again_every(FOREVER);
+    let mut served = serve_with(|builder| {
+        builder
+            .limits(limits)
+            .keepalive(keepalive)
+            .authorizer(authorizer)
+            .order(Order::default().with_drain(FOREVER))
+            .catch_up(FOREVER)
+            .pace(Pace::default().debounce(Duration::ZERO, FOREVER))
+            .aging(Aging::after(FOREVER).grace(FOREVER))
+            .drain(Drain::within(Duration::from_secs(1)).spread(FOREVER))
+    })
+    .await;
+    served.put("c", "a", "1");
+    // It has a connection and a stream before it says something.
+    let (requests, mut responses) = served.delta().await;
+    requests.send(subscribe(node("n", "c"))).unwrap();
+    for content in ["2", "3"] {
+        let response = next_delta(&mut responses).await;
+        let answer = DeltaDiscoveryRequest { response_nonce: response.nonce, ..subscribe(None) };
+        requests.send(answer).unwrap();
+        served.put("c", "a", content);
+    }
+    next_delta(&mut responses).await;
+    drop(served.stop.take());
+    served.task.await.expect("nothing panics").unwrap();
 }
 
 #[tokio::test]

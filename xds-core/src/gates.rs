@@ -7,7 +7,8 @@
 //! ```
 //!
 //! What names a cluster that is arriving waits (O-03, O-09), and what is gone stays as long as the client
-//! may use it (O-02, O-12). Silence has a deadline; a rejection has none.
+//! may use it (O-02, O-12). Silence has a deadline; a rejection has none, but where all others of a type
+//! would wait with what waits for it (O-08).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

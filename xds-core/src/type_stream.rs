@@ -99,8 +99,8 @@ pub(crate) struct Owed {
     /// What goes out with it and with nothing else, to find out which of several names is at fault; 0 if
     /// it is sent for another reason.
     pub(crate) probe: u32,
-    /// Since when its removal is held back for something in the view itself, or since the client asks for
-    /// it by name.
+    /// Since when it is held for some time only: its removal, for something in the view itself or since the
+    /// client asks for it by name; or what no answer can leave as the client has it.
     pub(crate) waits_since: Option<Duration>,
 }
 

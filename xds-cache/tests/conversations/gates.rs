@@ -363,6 +363,41 @@ fn o09_a_rejected_cluster_holds_its_routes_without_a_deadline() {
     }
 }
 
+/// In State of the World no answer can leave a listener as the client has it where that is not known: others
+/// do not wait for ever until what it names is repaired.
+#[test]
+fn o08_what_who_comes_back_rejects_does_not_hold_what_it_has_nothing_to_do_with() {
+    let mut client = running(Variant::Sotw);
+    let listener = |name, content, cluster| resource(&LDS, name, content, &[(CDS, cluster)]);
+    let bad = [cluster("y", 1), endpoints("y"), listener("m", 1, "y"), listener("n", 1, "x")];
+    commit(&client, &bad, &[]);
+    client = Client::of(client.cache, Variant::Sotw);
+    let unknown = "00000000000000a1";
+    client.sotw(CDS, &[], unknown, "");
+    client.sotw(EDS, &["x"], unknown, "");
+    client.sotw(LDS, &[], unknown, "");
+    client.sotw(RDS, &["r"], unknown, "");
+    let clusters = client.expect(CDS);
+    client.pass(PATIENCE / 2);
+    client.nack(&clusters, &[], unknown, "y: no");
+    let listeners = |client: &mut Client| {
+        let all = accept_all(client).into_iter().filter(|got| got.type_url == LDS.as_str());
+        all.map(|got| got.resources).collect::<Vec<_>>()
+    };
+    assert_eq!(listeners(&mut client), [[""; 0]; 0]);
+    commit(&client, &[listener("n", 2, "x")], &[]);
+    client.pass(PATIENCE - INSTANT);
+    assert_eq!(listeners(&mut client), [[""; 0]; 0], "it may be repaired in time");
+    assert_eq!(client.machine.poll_timeout(), Some(client.now() + INSTANT));
+    client.pass(INSTANT);
+    assert_eq!(listeners(&mut client), [["l=1", "m=1", "n=2"]]);
+    // What the client has is known again, and so held without a deadline.
+    commit(&client, &[listener("m", 2, "y")], &[(LDS, "n")]);
+    assert_eq!(listeners(&mut client), [["l=1", "m=1"]]);
+    client.pass(PATIENCE * 2);
+    assert_eq!(listeners(&mut client), [[""; 0]; 0]);
+}
+
 #[test]
 fn times_without_end_are_borne() {
     for variant in BOTH {

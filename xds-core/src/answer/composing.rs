@@ -40,8 +40,14 @@ impl TypeStream {
     /// Whether no answer can be given that holds everything: what the client has of something that is held
     /// is not known, and it would lose that by an answer without it.
     fn cannot_repeat(&self, held: &Held) -> bool {
-        let is_unknown = |name| self.owed.get(name).is_some_and(Owed::cannot_be_repeated);
-        self.repeats_everything() && held.names.iter().any(is_unknown)
+        let is_unknown = |name| self.owed.get(name).is_some_and(|owed| self.must_repeat(owed));
+        held.names.iter().any(is_unknown)
+    }
+
+    /// Whether no answer can leave this as the client has it: it would have to repeat what that is, which is
+    /// not known.
+    pub(crate) fn must_repeat(&self, owed: &Owed) -> bool {
+        self.repeats_everything() && owed.cannot_be_repeated()
     }
 
     /// The names that are gone, and that any answer takes from the client, since it cannot repeat them: what

@@ -150,6 +150,7 @@ impl<V: View> Machine<V> {
             return held;
         };
         let mut timeout = self.timeout;
+        let mut endless = Vec::new();
         let may_wait = !self.arrivals.is_empty() || self.is_about_to_ask(patience).is_some();
         if may_wait && !stream.policy.is_proven_first && !stream.is_first {
             for (name, owed) in &stream.owed {
@@ -157,9 +158,17 @@ impl<V: View> Machine<V> {
                 if owed.told.as_ref() == Some(&resource) {
                     continue; // It is sent again, and changes nothing.
                 }
-                if let Some(until) = self.blocked(&resource, view, patience) {
-                    timeout = sooner(timeout, until);
-                    held.names.insert(name.clone());
+                match self.blocked(&resource, view, patience) {
+                    // An answer without it would take from the client what it has of it, so all others
+                    // of the type wait with it, which they do not for ever.
+                    Some(None) if stream.must_repeat(owed) => {
+                        endless.push((name.clone(), patience));
+                    }
+                    Some(until) => {
+                        timeout = sooner(timeout, until);
+                        held.names.insert(name.clone());
+                    }
+                    None => {}
                 }
             }
         }
@@ -172,6 +181,7 @@ impl<V: View> Machine<V> {
         }
         let lost = stream.gone_unless_repeated(view);
         self.timeout = timeout;
+        self.hold_for(at, endless, &mut held);
         if !lost.is_empty() {
             held.names.extend(self.held_removals(at, view, &lost).names);
         }
@@ -240,15 +250,19 @@ impl<V: View> Machine<V> {
                 && stream.owed.get(name).is_some_and(is_strange)
                 && view.version(&type_url).revision.is_some()
         };
+        // All others of the type wait with it.
+        let must_repeat =
+            |name: &Arc<str>| stream.owed.get(name).is_some_and(|owed| stream.must_repeat(owed));
         let uses = self.uses(patience);
         for name in gone {
             let key = Key::new(type_url.clone(), name.clone());
             let until = uses.until(&key).filter(|until| until.is_none_or(|until| until > now));
-            if let Some(until) = until {
+            let is_endless = until == Some(None) && must_repeat(name);
+            if let Some(until) = until.filter(|_| !is_endless) {
                 timeout = sooner(timeout, until);
                 held.names.insert(name.clone());
             }
-            if is_named(name) {
+            if is_endless || is_named(name) {
                 waiting.push((name.clone(), patience + drain));
             } else if may_be_new(name) {
                 waiting.push((name.clone(), self.catch_up));
@@ -257,15 +271,20 @@ impl<V: View> Machine<V> {
             }
         }
         self.timeout = timeout;
+        self.hold_for(at, waiting, &mut held);
+        held
+    }
+
+    /// Holds names for some time each, from when that was first done.
+    fn hold_for(&mut self, at: usize, waiting: Vec<(Arc<str>, Duration)>, held: &mut Held) {
         for (name, time) in waiting {
             let owed = self.types.get_mut(at).and_then(|stream| stream.owed.get_mut(&name));
-            let until = owed.map(|owed| *owed.waits_since.get_or_insert(now) + time);
-            if until.is_some_and(|until| until > now) {
+            let until = owed.map(|owed| *owed.waits_since.get_or_insert(self.now) + time);
+            if until.is_some_and(|until| until > self.now) {
                 self.timeout = sooner(self.timeout, until);
                 held.names.insert(name);
             }
         }
-        held
     }
 
     /// Who comes back and did not say what it has may have anything that is gone of late. But whoever has a

@@ -181,6 +181,9 @@ impl XdsStream {
 
     /// Hears what the client says while there is no room for a frame; tells whether it may have said more.
     pub(crate) fn hear(&mut self, driver: &Arc<Driver>) -> bool {
+        // What it answers now counts from now.
+        self.machine.handle_timeout(self.opened.elapsed());
+        self.tell_events();
         match self.read_requests(driver) {
             Ok(more) => {
                 self.show();

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use deltaplane_server::{
-    Keepalive, Transaction, TypeUrl, Variant, envoy,
+    Keepalive, Key, Resource, Transaction, TypeUrl, Variant, envoy,
     envoy_types::pb::envoy::config::{cluster::v3::Cluster, core::v3::Node},
     testing::{Connection, ModelClient, Received},
 };
 use prost::Message as _;
 use tokio::{
     task::{spawn_blocking, yield_now},
-    time::timeout,
+    time::{advance, pause, resume, timeout},
 };
 
 use crate::{
     raw_http2::RawClient,
-    served::{CDS, DELTA, Served, node, serve, serve_with, subscribe},
+    served::{CDS, DELTA, Served, cluster, node, serve, serve_with, subscribe},
 };
 
 #[tokio::test]
@@ -96,6 +96,47 @@ async fn k06_requests_are_read_while_a_response_waits() {
     }
     client.subscribe(TypeUrl::LISTENER, &[]);
     served.heard.expect("n: subscribed Listener").await;
+}
+
+/// How long the connections drain that came in by a listener's old content counts from its answer, whenever
+/// the server said something last.
+#[tokio::test]
+async fn k06_what_is_answered_while_a_response_waits_is_answered_then() {
+    let served = serve().await;
+    let listener = |content: u8, cluster: &str| {
+        let listener = Resource::raw(TypeUrl::LISTENER, "l", vec![content]);
+        listener.references([Key::new(CDS, cluster)]).build()
+    };
+    served.put_all([cluster("x", "1"), cluster("y", "1"), listener(1, "x")]);
+    let mut client = unread(&served, Variant::Delta).await;
+    client.subscribe(TypeUrl::LISTENER, &[]);
+    let update = client.expect(TypeUrl::LISTENER).await;
+    client.ack(&update);
+    served.put_all([listener(2, "y")]);
+    let update = client.expect(TypeUrl::LISTENER).await;
+    for round in 0..100 {
+        put(&served, &format!("c{}", round % 10), round);
+        yield_now().await;
+    }
+    pause();
+    advance(Duration::from_secs(1000)).await;
+    resume();
+    client.ack(&update);
+    client.subscribe(TypeUrl::ROUTE, &["r"]);
+    served.heard.expect("n: subscribed RouteConfiguration").await;
+    let mut removal = Transaction::new();
+    removal.remove("c", CDS, "x");
+    served.cache.commit(removal).unwrap();
+    let is_newest = |held: &Received| {
+        let content = held.decode::<Cluster>().alt_stat_name;
+        !held.name.starts_with('c') || content.starts_with(&format!("9{} ", &held.name[1..]))
+    };
+    while client.running(&CDS).count() < 13 || !client.running(&CDS).all(is_newest) {
+        let update = client.expect(CDS).await;
+        assert_eq!(update.removed, [""; 0], "it is in use until the old connections are drained");
+        client.ack(&update);
+    }
+    client.silence().await;
 }
 
 #[tokio::test]

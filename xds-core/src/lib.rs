@@ -29,7 +29,7 @@
 //! * `type_stream`: one type on one stream: what it subscribes to, and what it is owed; in `changes`, what
 //!   changed of it, in `claim`, what a client has from before, in `usage`, what it may use,
 //!   and in `report`, how each resource stands with it
-//! * `sent`: what a response said; `unsettled`: what was sent and is not accepted: in flight, rejected
+//! * `sent`: what a response said; `unsettled`: what was sent and is not accepted; in `rejected`, what of it was
 //! * `words`: what clients say of what they reject
 //! * `limits`: what a stream may ask for
 //! * `answer`: the next response of a type; in `composing`, what goes into it

@@ -8,7 +8,8 @@ use crate::{Request, TypeUrl, Variant};
 #[non_exhaustive]
 pub struct StreamLimits {
     /// How many names of one type a stream may subscribe to. An Envoy names every cluster that gets its
-    /// endpoints by EDS. 100,000 unless set.
+    /// endpoints by EDS. Four times as many it may give up while it goes on asking for everything, and not
+    /// have read yet what becomes of them. 100,000 unless set.
     pub names: usize,
     /// How long a name may be, in bytes. 4,096 unless set.
     pub name_length: usize,
@@ -25,6 +26,13 @@ impl Default for StreamLimits {
 /// How long a type URL may be, in bytes.
 const TYPE_URL_LENGTH: usize = 1024;
 
+/// How often what a stream may subscribe to of a type may be in flight, or be given up with nothing read
+/// about it.
+const TIMES: usize = 4;
+
+/// How many names of a type may be in flight, however few a stream may subscribe to: a wildcard brings more.
+const FEWEST_IN_FLIGHT: usize = 1 << 18;
+
 /// A request that ends its stream: the client is at fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -40,6 +48,17 @@ pub enum RequestError {
     /// More names than [`StreamLimits::names`].
     #[error("a stream may name {limit} resources of {type_url}, and this one names more")]
     TooManyNames {
+        /// The type.
+        type_url: TypeUrl,
+        /// The limit.
+        limit: usize,
+    },
+    /// Many times more names given up than [`StreamLimits::names`], and nothing read about them.
+    #[error(
+        "a stream may give up {limit} names of {type_url} before it reads what becomes of them, and this \
+         one gave up more"
+    )]
+    TooManyGivenUp {
         /// The type.
         type_url: TypeUrl,
         /// The limit.
@@ -72,6 +91,24 @@ pub enum RequestError {
 }
 
 impl StreamLimits {
+    /// How many names of a type may be in flight.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.names.saturating_mul(TIMES).max(FEWEST_IN_FLIGHT)
+    }
+
+    /// Checks how many names a stream gave up while it waits for what becomes of them.
+    pub(crate) fn check_given_up(
+        &self,
+        type_url: &TypeUrl,
+        given_up: usize,
+    ) -> Result<(), RequestError> {
+        let limit = self.names.saturating_mul(TIMES);
+        if given_up > limit {
+            return Err(RequestError::TooManyGivenUp { type_url: type_url.clone(), limit });
+        }
+        Ok(())
+    }
+
     /// Checks a request, before anything is kept of it: with it, its stream asks for this many types.
     pub(crate) fn check(
         &self,

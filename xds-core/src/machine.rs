@@ -197,6 +197,9 @@ impl<V: View> Machine<V> {
         if subscription.names().len() + subscription.globs().len() > self.limits.names {
             return Err(RequestError::TooManyNames { type_url, limit: self.limits.names });
         }
+        if !told.asked.given_up.is_empty() {
+            self.limits.check_given_up(&type_url, stream.given_up())?;
+        }
         // Who only answers, and is owed nothing, has nothing coming.
         self.stirred |= first || !told.asked.is_nothing();
         self.stirred |= self.types.iter().any(TypeStream::owes);

@@ -82,7 +82,12 @@ impl Subscription {
     /// Whether a resource of that name is subscribed.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
-        self.is_named(name) || self.covers(name) || self.globs.contains(name)
+        self.is_named(name) || self.covers(name) || self.has_glob(name)
+    }
+
+    /// Whether that is the glob of a collection that is subscribed.
+    pub(crate) fn has_glob(&self, glob: &str) -> bool {
+        self.globs.contains(glob)
     }
 
     /// Whether that name is subscribed by itself.

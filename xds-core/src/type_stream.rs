@@ -358,9 +358,15 @@ impl TypeStream {
             }
             match self.variant {
                 Variant::Delta => self.owe(name.clone(), None, true, Reason::Released),
-                _ => self.aside.fill().dropped.push(name.clone()),
+                _ => _ = self.aside.fill().dropped.insert(name.clone()),
             }
         }
+    }
+
+    /// How many names it gave up and asks what becomes of them.
+    pub(crate) fn given_up(&self) -> usize {
+        let owed = self.owed.values().filter(|owed| owed.reason == Reason::Released);
+        owed.count() + self.aside.dropped.len()
     }
 
     /// Lets go of what is no longer subscribed. What was rejected together with it may go without it.
@@ -432,7 +438,7 @@ impl TypeStream {
     }
 
     /// Notes that a response goes out. What it held although it is gone already is still to be removed.
-    pub(crate) fn send(&mut self, response: InFlight) {
+    pub(crate) fn send(&mut self, response: InFlight, most_names: usize) {
         // What is shared was owed to nobody by name.
         let own: &[Sent] = match &response.sent {
             News::Own(own) => own,
@@ -462,6 +468,6 @@ impl TypeStream {
         }
         self.is_first &= !self.owed.is_empty() || self.aside.first.is_some();
         self.aside.tidy();
-        self.unsettled.send(response);
+        self.unsettled.send(response, most_names);
     }
 }

@@ -1,19 +1,22 @@
 //! What was sent and is not accepted: in flight, or rejected.
 
+mod rejected;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
+use self::rejected::Rejected;
 use crate::{
     ErrorDetail, Nonce, Resource, Revision, TypeUrl, Variant,
     sent::{News, Sent},
-    words::mentions,
 };
 
-/// How many responses of a type may be unanswered before the oldest is forgotten. Clients legitimately
-/// never answer (N-08), and their silence must not cost memory; a forgotten answer counts as unknown.
+/// How many responses of a type may be unanswered before the older half of them is forgotten. Clients
+/// legitimately never answer (N-08), and their silence must not cost memory; a forgotten answer counts as
+/// unknown.
 const MAX_UNANSWERED: usize = 1024;
 
 /// What was sent and is not accepted, of one type on one stream.
@@ -48,32 +51,13 @@ pub(crate) struct InFlight {
     /// It is sent to find out which of several names is at fault.
     pub(crate) is_probe: bool,
     /// What responses that were unanswered then wait for (N-13).
-    pub(crate) awaited: Vec<Arc<str>>,
+    pub(crate) awaited: Option<Arc<[Arc<str>]>>,
     /// What it left out, because the client rejected that by name.
     pub(crate) withheld: BTreeSet<Arc<str>>,
     /// Something that it may repeat was rejected since.
     pub(crate) is_crossed: bool,
     /// What it only says is still good.
     pub(crate) beats: Vec<Arc<str>>,
-}
-
-/// A name that was rejected: the others of its group were in the same response, and go with it when one
-/// of them goes out again (N-06).
-#[derive(Debug)]
-struct Rejected {
-    group: u64,
-    /// What the client holds instead, as far as that is known.
-    holds: Option<Resource>,
-    /// What it rejected, and may run in part.
-    sent: Sent,
-    /// The client's words name it.
-    blamed: bool,
-}
-
-impl Rejected {
-    fn again(self) -> Again {
-        Again { name: self.sent.name, holds: self.holds, since: self.sent.since }
-    }
 }
 
 /// A name that is to be sent again.
@@ -114,7 +98,7 @@ pub(crate) enum Settled {
         /// what it has.
         doubted: Vec<Arc<str>>,
         /// What clients were waiting for when the response was sent.
-        awaited: Vec<Arc<str>>,
+        awaited: BTreeSet<Arc<str>>,
     },
 }
 
@@ -142,19 +126,61 @@ impl Unsettled {
         }
     }
 
-    /// Notes that a response goes out.
-    pub(crate) fn send(&mut self, response: InFlight) {
-        if self.in_flight.len() == MAX_UNANSWERED
-            && let Some(oldest) = self.in_flight.pop_front()
+    /// Notes that a response goes out. No more names than `most` are kept for those in flight, unless it has
+    /// more by itself.
+    pub(crate) fn send(&mut self, mut response: InFlight, most: usize) {
+        if let Some(last) = self.in_flight.back()
+            && response.awaited.is_some()
+            && response.awaited == last.awaited
         {
-            let in_flight = self.unanswered();
-            for Sent { name, .. } in oldest.sent.iter() {
-                if !in_flight.contains(name) && !self.rejected.contains_key(name) {
-                    self.acknowledged.remove(name);
-                }
-            }
+            response.awaited.clone_from(&last.awaited);
         }
         self.in_flight.push_back(Box::new(response));
+        // Mostly it is the only one.
+        if self.in_flight.len() > 1
+            && (self.in_flight.len() > MAX_UNANSWERED || self.names_in_flight() > most)
+        {
+            self.forget_older(most);
+        }
+    }
+
+    /// How many names are kept for what is in flight, but for those that are shared.
+    fn names_in_flight(&self) -> usize {
+        let mut last = None;
+        let names = self.in_flight.iter().map(|response| {
+            let own = match &response.sent {
+                News::Own(own) => own.len(),
+                News::Shared(_) => 0,
+            };
+            let awaited = response.awaited.as_ref();
+            let is_shared = last.zip(awaited).is_some_and(|(one, other)| Arc::ptr_eq(one, other));
+            last = awaited;
+            let awaited = awaited.filter(|_| !is_shared).map_or(0, |names| names.len());
+            own + awaited + response.withheld.len() + response.beats.len()
+        });
+        names.sum()
+    }
+
+    /// Forgets the older half of what is in flight: not less, for all of it is gone through for that.
+    fn forget_older(&mut self, most: usize) {
+        let mut forgotten = BTreeSet::new();
+        while self.in_flight.len() > 1
+            && (self.in_flight.len() > MAX_UNANSWERED / 2 || self.names_in_flight() > most / 2)
+        {
+            let Some(oldest) = self.in_flight.pop_front() else { break };
+            let names = oldest.sent.iter().map(|sent| &sent.name);
+            let names = names.filter(|name| self.acknowledged.contains_key(*name));
+            forgotten.extend(names.cloned());
+        }
+        if forgotten.is_empty() {
+            return;
+        }
+        for sent in self.sent() {
+            forgotten.remove(&sent.name);
+        }
+        for name in forgotten.iter().filter(|name| !self.rejected.contains_key(*name)) {
+            self.acknowledged.remove(name);
+        }
     }
 
     /// Reads the answer to a response. In delta it settles its own; in State of the World its own and
@@ -217,92 +243,6 @@ impl Unsettled {
         replaced
     }
 
-    /// Parks the names of rejected responses. If one of them was sent again, changed or was given up
-    /// since, the others go out at once: what crosses a NACK must not strand them.
-    fn reject(
-        &mut self,
-        (nonce, revision): (Nonce, Revision),
-        settled: VecDeque<Box<InFlight>>,
-        error: &ErrorDetail,
-        is_current: impl Fn(&str) -> bool,
-    ) -> Settled {
-        let is_first = settled.iter().any(|response| response.is_first);
-        let is_probe = settled.iter().all(|response| response.is_probe);
-        let mut is_innocent = settled.iter().any(|response| response.is_crossed);
-        let mut sent = BTreeMap::<Arc<str>, Sent>::new();
-        let mut awaited = Vec::new();
-        let mut again = Vec::new();
-        for response in settled {
-            // To who rejects that it is still good, it is not (T-10).
-            let beats = response.beats.into_iter().filter(|name| is_current(name));
-            again.extend(beats.map(|name| Again { name, holds: None, since: revision }));
-            for mut news in response.sent.into_vec() {
-                let earlier = sent.get(&news.name);
-                if let Some(Sent { replaces_unknown, since, .. }) = earlier {
-                    news.replaces_unknown |= replaces_unknown;
-                    news.since = news.since.min(*since);
-                }
-                sent.insert(news.name.clone(), news);
-            }
-            awaited.extend(response.awaited);
-        }
-        if self.repeats_everything {
-            // What was repeated is as suspect as what was news.
-            let is_named = |name: &str| mentions(&error.message, name);
-            let rejected = std::mem::take(&mut self.rejected).into_iter();
-            let (repeated, withheld): (BTreeMap<_, _>, _) =
-                rejected.partition(|(name, rejected)| !rejected.blamed || is_named(name));
-            self.rejected = withheld;
-            is_innocent &= repeated.is_empty();
-            for (name, rejected) in repeated {
-                sent.entry(name).or_insert(rejected.sent);
-            }
-            self.in_flight.iter_mut().for_each(|response| response.is_crossed = true);
-        }
-        let names: Vec<_> = sent.keys().cloned().collect();
-        let is_blamed = |name: &&Arc<str>| mentions(&error.message, name);
-        let words: Vec<_> = names.iter().filter(is_blamed).cloned().collect();
-        is_innocent &= words.is_empty();
-        let (kept, sent): (BTreeMap<_, _>, _) =
-            sent.into_iter().partition(|(_, sent)| sent.is_kept);
-        let is_doubted = |name: &Arc<str>| words.is_empty() || words.contains(name);
-        let doubted: Vec<_> = kept.into_keys().filter(is_doubted).collect();
-        let in_flight = self.unanswered();
-        let is_parked = |name: &Arc<str>, sent: &Sent| {
-            is_current(name) && !in_flight.contains(name) && !sent.is_void
-        };
-        let all = sent.len();
-        let parked: Vec<_> =
-            sent.into_iter().filter(|(name, sent)| is_parked(name, sent)).collect();
-        let is_whole = parked.len() == all && doubted.is_empty() && !is_innocent;
-        self.rejections += 1;
-        for (name, sent) in parked {
-            let blamed = mentions(&error.message, &name);
-            let holds = match blamed {
-                true => self.acknowledged.get(&name).cloned().flatten(),
-                false => sent.content.clone(),
-            };
-            let rejected = Rejected { group: self.rejections, holds, sent, blamed };
-            if is_whole {
-                self.rejected.insert(name, rejected);
-            } else {
-                again.push(rejected.again());
-            }
-        }
-        Settled::Rejected {
-            nonce,
-            revision,
-            names,
-            blamed: words,
-            is_innocent,
-            is_first,
-            is_probe,
-            again,
-            doubted,
-            awaited,
-        }
-    }
-
     /// Notes that a name is gone without a word.
     pub(crate) fn void(&mut self, name: &str) {
         let responses = self.in_flight.iter_mut();
@@ -310,100 +250,9 @@ impl Unsettled {
         sent.for_each(|sent| sent.is_void = true);
     }
 
-    /// Frees the group of a rejected name, since one of it is about to go out again (N-06).
-    pub(crate) fn release(&mut self, name: &str) -> Vec<Again> {
-        let Some(group) = self.rejected.get(name).map(|rejected| rejected.group) else {
-            return Vec::new();
-        };
-        let rejected = std::mem::take(&mut self.rejected).into_iter();
-        let (freed, rest): (BTreeMap<_, _>, _) =
-            rejected.partition(|(_, rejected)| rejected.group == group);
-        self.rejected = rest;
-        freed.into_values().map(Rejected::again).collect()
-    }
-
-    /// What was rejected last.
-    fn last_group(&self) -> impl Iterator<Item = (&Arc<str>, &Rejected)> {
-        self.rejected.iter().filter(|(_, rejected)| rejected.group == self.rejections)
-    }
-
-    /// Frees, in parts to be sent one by one, those of the last rejected names that may be good: the ones
-    /// that the client's words do not name, or if they name none, all of them in two halves. A name alone
-    /// stays.
-    pub(crate) fn isolate(&mut self) -> Vec<Vec<Again>> {
-        let (blamed, others): (Vec<_>, Vec<_>) =
-            self.last_group().partition(|(_, rejected)| rejected.blamed);
-        let names = |part: &[(&Arc<str>, &Rejected)]| -> Vec<Arc<str>> {
-            part.iter().map(|(name, _)| (*name).clone()).collect()
-        };
-        let parts = match (blamed.len(), others.len()) {
-            (_, 0) | (0, 1) => return Vec::new(),
-            (0, all) => {
-                let (one, other) = others.split_at(all.div_ceil(2));
-                vec![names(one), names(other)]
-            }
-            _ => vec![names(&others)],
-        };
-        let free = |name| self.rejected.remove(&name).map(Rejected::again);
-        let mut free = free;
-        parts.into_iter().map(|part| part.into_iter().filter_map(&mut free).collect()).collect()
-    }
-
-    /// Frees a single name, if it may go out without its group: the client's words name others than it.
-    /// Whatever is not rejected may.
-    pub(crate) fn release_alone(&mut self, name: &str) -> bool {
-        let Some(rejected) = self.rejected.get(name) else { return true };
-        let mut group = self.rejected.values().filter(|other| other.group == rejected.group);
-        let is_free = !rejected.blamed && group.any(|other| other.blamed);
-        if is_free {
-            self.rejected.remove(name);
-        }
-        is_free
-    }
-
-    /// The rejected names that meet a condition.
-    pub(crate) fn rejected(&self, meets: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
-        self.rejected.keys().filter(|name| meets(name)).cloned().collect()
-    }
-
-    /// What was sent of a rejected name, if it is rejected; that it is gone may be what was.
-    pub(crate) fn rejected_content(&self, name: &str) -> Option<Option<&Resource>> {
-        self.rejected.get(name).map(|rejected| rejected.sent.content.as_ref())
-    }
-
-    pub(crate) fn is_rejected(&self, name: &str) -> bool {
-        self.rejected.contains_key(name)
-    }
-
-    /// Whether something was rejected and has not been sent again since.
-    pub(crate) fn has_rejections(&self) -> bool {
-        !self.rejected.is_empty()
-    }
-
     /// Lets go of what is no longer subscribed.
     pub(crate) fn retain(&mut self, is_subscribed: impl Fn(&str) -> bool) {
         self.acknowledged.retain(|name, _| is_subscribed(name));
-    }
-
-    /// What goes out in the place of a name's content: a response that repeats everything does not
-    /// repeat what the client rejected by name, but what it acknowledged before.
-    pub(crate) fn substitute(&self, name: &str) -> Option<Option<Resource>> {
-        let rejected = self.rejected.get(name)?;
-        rejected.blamed.then(|| rejected.holds.clone())
-    }
-
-    /// Whether something has a substitute.
-    pub(crate) fn withholds(&self) -> bool {
-        self.rejected.values().any(|rejected| rejected.blamed)
-    }
-
-    /// The names that have a substitute.
-    pub(crate) fn withheld(&self) -> BTreeSet<Arc<str>> {
-        if !self.repeats_everything {
-            return BTreeSet::new();
-        }
-        let blamed = self.rejected.iter().filter(|(_, rejected)| rejected.blamed);
-        blamed.map(|(name, _)| name.clone()).collect()
     }
 
     /// The names in flight.
@@ -455,11 +304,6 @@ impl Unsettled {
     /// The oldest revision of which something is unanswered.
     pub(crate) fn unanswered_since(&self) -> Option<Revision> {
         self.in_flight.iter().filter_map(|response| response.since).min()
-    }
-
-    /// The oldest revision of which something is rejected.
-    pub(crate) fn rejected_since(&self) -> Option<Revision> {
-        self.rejected.values().map(|rejected| rejected.sent.since).min()
     }
 
     /// What is in flight.

@@ -116,6 +116,81 @@ fn a_stream_may_reach_each_limit_and_not_exceed_it() {
     assert!(matches!(refused, Err(RequestError::NameTooLong { .. })));
 }
 
+/// A request that asks for names, and gives others up.
+fn exchange(variant: Variant, names: &[String], given_up: &[String]) -> Request {
+    match variant {
+        Variant::Sotw => {
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            sotw(CDS, &[&["*"], &names[..]].concat(), "")
+        }
+        _ => DeltaRequest {
+            type_url: CDS.to_string(),
+            resource_names_subscribe: names.to_vec(),
+            resource_names_unsubscribe: given_up.to_vec(),
+            ..DeltaRequest::default()
+        }
+        .into(),
+    }
+}
+
+#[test]
+fn what_is_given_up_and_not_read_about_has_a_limit() {
+    let view = Shelf::of(1, &[(CDS, "a", 1)]);
+    let mut limits = StreamLimits::default();
+    limits.names = 10;
+    for (variant, reads) in
+        [Variant::Sotw, Variant::Delta].into_iter().flat_map(|v| [(v, true), (v, false)])
+    {
+        let mut machine = Machine::new(variant);
+        machine.set_limits(limits);
+        machine.handle_request(exchange(variant, &["*".into()], &[])).unwrap();
+        let mut before = Vec::new();
+        let end = (0..20).find_map(|round| {
+            let names: Vec<_> = (0..9).map(|name| format!("{round}-{name}")).collect();
+            let given_up = std::mem::replace(&mut before, names);
+            let refused = machine.handle_request(exchange(variant, &before, &given_up)).err();
+            if reads {
+                drain(&mut machine, &view);
+            }
+            Some((round, refused?))
+        });
+        let too_many = RequestError::TooManyGivenUp { type_url: CDS, limit: 40 };
+        assert_eq!(end, (!reads).then_some((5, too_many)), "{variant:?}");
+    }
+    let mut machine = Machine::<Shelf>::new(Variant::Delta);
+    machine.set_limits(limits);
+    let names: Vec<_> = (0..11).map(|name| name.to_string()).collect();
+    let refused = machine.handle_request(exchange(Variant::Delta, &[], &names));
+    assert_eq!(refused, Err(RequestError::TooManyNames { type_url: CDS, limit: 10 }));
+}
+
+/// Whoever never answers is remembered no more than so many responses and names.
+#[test]
+fn n08_of_what_is_never_answered_the_oldest_is_forgotten() {
+    let view = Shelf::of(1, &[]);
+    for (names, responses) in [(53_000, 5), (1, 1025)] {
+        let names: Vec<_> = (0..names).map(|name| name.to_string()).collect();
+        let mut limits = StreamLimits::default();
+        limits.names = names.len();
+        let mut machine = Machine::new(Variant::Delta);
+        machine.set_limits(limits);
+        let mut sent = Vec::new();
+        for _ in 0..responses {
+            machine.handle_request(exchange(Variant::Delta, &names, &[])).unwrap();
+            sent.extend(machine.poll_response(&view).unwrap());
+            assert!(machine.poll_response(&view).unwrap().is_none());
+        }
+        while machine.poll_event().is_some() {}
+        let mut is_heard = |response: Response| {
+            machine.handle_request(answer(response, Some(ErrorDetail::new(13, "no")))).unwrap();
+            matches!(machine.poll_event(), Some(Event::Rejected { .. }))
+        };
+        let newest = sent.pop().unwrap();
+        assert!(!is_heard(sent.swap_remove(0)), "{} names", names.len());
+        assert!(is_heard(newest), "{} names", names.len());
+    }
+}
+
 #[test]
 fn a_demand_is_answered_although_there_is_nothing_to_say() {
     let view = Shelf::of(1, &[]);

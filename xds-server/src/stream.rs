@@ -181,17 +181,20 @@ impl XdsStream {
 
     /// Hears what the client says while there is no room for a frame; tells whether it may have said more.
     pub(crate) fn hear(&mut self, driver: &Arc<Driver>) -> bool {
+        if self.end.is_some() {
+            return false;
+        }
         // What it answers now counts from now.
         self.machine.handle_timeout(self.opened.elapsed());
         self.tell_events();
         match self.read_requests(driver) {
             Ok(more) => {
                 self.show();
-                more && self.end.is_none()
+                more
             }
             Err(status) => {
                 self.leave(&status);
-                self.end.get_or_insert(status);
+                self.end = Some(status);
                 false
             }
         }
@@ -420,9 +423,9 @@ fn refuse(error: RequestError) -> Status {
         RequestError::NoTypeUrl
         | RequestError::NameTooLong { .. }
         | RequestError::TypeUrlTooLong { .. } => Status::invalid_argument(message),
-        RequestError::TooManyNames { .. } | RequestError::TooManyTypes { .. } => {
-            Status::resource_exhausted(message)
-        }
+        RequestError::TooManyNames { .. }
+        | RequestError::TooManyGivenUp { .. }
+        | RequestError::TooManyTypes { .. } => Status::resource_exhausted(message),
         _ => Status::internal(message),
     }
 }

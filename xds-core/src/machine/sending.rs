@@ -99,7 +99,7 @@ impl<V: View> Machine<V> {
             withheld: stream.unsettled.withheld(),
             is_crossed: false,
         };
-        stream.send(in_flight);
+        stream.send(in_flight, self.limits.in_flight());
         Some(response)
     }
 
@@ -117,7 +117,7 @@ impl<V: View> Machine<V> {
 
     /// The names of a type that the client waits for when this answer goes out: because a response that
     /// refers to them is not yet answered, or because it asked and was told nothing yet.
-    fn waited_for(&self, type_url: &TypeUrl, answer: &Answer) -> Vec<Arc<str>> {
+    fn waited_for(&self, type_url: &TypeUrl, answer: &Answer) -> Option<Arc<[Arc<str>]>> {
         let is_followed =
             |stream: &&TypeStream| stream.policy.followed_by.as_ref() == Some(type_url);
         let followed = self.types.iter().filter(is_followed);
@@ -128,6 +128,7 @@ impl<V: View> Machine<V> {
             let new = answer.sent().iter().filter(|sent| !stream.subscription.was_told(&sent.name));
             new.map(|sent| sent.name.clone())
         });
-        seen.chain(unseen).collect()
+        let names: BTreeSet<_> = seen.chain(unseen).collect();
+        (!names.is_empty()).then(|| names.into_iter().collect())
     }
 }

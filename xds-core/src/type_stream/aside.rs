@@ -33,10 +33,10 @@ pub(crate) struct Exceptions {
     /// comes with that version is no news to it.
     pub(crate) strange: BTreeMap<Arc<str>, String>,
     /// Collections that the client asked for and of which it was owed nothing yet.
-    pub(super) asked_globs: Vec<Arc<str>>,
+    pub(super) asked_globs: BTreeSet<Arc<str>>,
     /// Names that it gave up while it goes on asking for others with them, where that is not answered: what
     /// is on demand of them, it is to lose.
-    pub(super) dropped: Vec<Arc<str>>,
+    pub(super) dropped: BTreeSet<Arc<str>>,
     /// Names that it asks for and that are being looked for, or what came of that: the answer waits (V-07).
     pub(crate) sought: BTreeMap<Arc<str>, Sought>,
     /// What it was told that is good for some time only.
@@ -60,8 +60,8 @@ impl Exceptions {
         claim: Claim::Nothing,
         catch_up: None,
         strange: BTreeMap::new(),
-        asked_globs: Vec::new(),
-        dropped: Vec::new(),
+        asked_globs: BTreeSet::new(),
+        dropped: BTreeSet::new(),
         sought: BTreeMap::new(),
         leases: Leases::NONE,
         lingering: Vec::new(),
@@ -129,7 +129,7 @@ impl Aside {
         aside.lingering_unknown.retain(|name, _| subscription.contains(name));
         aside.gone_before.retain(|name| subscription.contains(name));
         aside.strange.retain(|name, _| subscription.contains(name));
-        aside.asked_globs.retain(|glob| subscription.contains(glob));
+        aside.asked_globs.retain(|glob| subscription.has_glob(glob));
         aside.sought.retain(|name, _| subscription.is_named(name));
         aside.leases.retain(|name| subscription.contains(name));
         match &mut aside.claim {

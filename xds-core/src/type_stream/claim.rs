@@ -173,7 +173,7 @@ impl TypeStream {
                 let members: Vec<_> = self.members(view, &glob).collect();
                 members.iter().for_each(|member| compare(self, member));
                 if members.is_empty() {
-                    self.aside.fill().asked_globs.push(glob);
+                    self.aside.fill().asked_globs.insert(glob);
                 }
             }
         }

@@ -107,7 +107,10 @@ impl Request {
             Request::Delta(request) => {
                 let held = request.initial_resource_versions.len();
                 let locators = request.resource_locators_subscribe.len();
-                (request.resource_names_subscribe.len() + locators).max(held)
+                let subscribed = request.resource_names_subscribe.len() + locators;
+                let locators = request.resource_locators_unsubscribe.len();
+                let given_up = request.resource_names_unsubscribe.len() + locators;
+                subscribed.max(given_up).max(held)
             }
         }
     }

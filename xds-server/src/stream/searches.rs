@@ -23,6 +23,16 @@ impl XdsStream {
         }
     }
 
+    /// Waits no longer for what the client does not ask for any more.
+    pub(super) fn give_up_searches(&mut self, type_url: &TypeUrl, names: &[Arc<str>]) {
+        if self.searches.is_empty() {
+            return;
+        }
+        for name in names {
+            self.searches.remove(&Key::new(type_url.clone(), name.clone()));
+        }
+    }
+
     /// Takes up what came of searches.
     pub(super) fn end_searches(&mut self) {
         let machine = &mut self.machine;

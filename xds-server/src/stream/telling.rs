@@ -68,6 +68,7 @@ impl XdsStream {
                 self.watch.add_names(type_url, names);
                 self.watch.add_names(type_url, globs);
                 self.watch.remove_names(type_url, given_up);
+                self.give_up_searches(type_url, given_up);
                 self.begin_searches(type_url, names);
             }
             if let Some(entry) = &self.entry {

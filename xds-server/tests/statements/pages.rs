@@ -9,7 +9,8 @@ use super::sources::{Test, tests_in};
 const PAGES: &[&str] = &["../SECURITY.md", "../examples/control-plane/README.md"];
 
 /// Where their tests are.
-const SOURCES: &[&str] = &["tests", "../tests/tests", "../examples/control-plane/tests"];
+const SOURCES: &[&str] =
+    &["tests", "../xds-core/tests", "../tests/tests", "../examples/control-plane/tests"];
 
 #[test]
 fn every_test_that_a_page_names_is_there() {

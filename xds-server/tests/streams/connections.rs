@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use deltaplane_server::{
-    Keepalive, Key, Resource, Transaction, TypeUrl, Variant, envoy,
+    Keepalive, Key, Limits, Resource, Transaction, TypeUrl, Variant, envoy,
     envoy_types::pb::envoy::config::{cluster::v3::Cluster, core::v3::Node},
     testing::{Connection, ModelClient, Received},
 };
@@ -96,6 +96,25 @@ async fn k06_requests_are_read_while_a_response_waits() {
     }
     client.subscribe(TypeUrl::LISTENER, &[]);
     served.heard.expect("n: subscribed Listener").await;
+}
+
+#[tokio::test]
+async fn who_asks_and_asks_and_does_not_read_meets_a_limit() {
+    for variant in [Variant::Sotw, Variant::Delta] {
+        let mut limits = Limits::default();
+        limits.stream.names = 10;
+        let served = serve_with(|builder| builder.limits(limits)).await;
+        let mut client = unread(&served, variant).await;
+        for round in 0..100 {
+            put(&served, &format!("c{}", round % 10), round);
+            yield_now().await;
+        }
+        for name in 0..100 {
+            client.subscribe(CDS, &[&name.to_string()]);
+            client.unsubscribe(CDS, &[&name.to_string()]);
+        }
+        served.heard.expect("n: disconnected Some(ResourceExhausted)").await;
+    }
 }
 
 /// How long the connections drain that came in by a listener's old content counts from its answer, whenever

@@ -1,6 +1,7 @@
 //! What is looked for when a client asks for it by name.
 
 use std::{
+    future::pending,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -8,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use deltaplane_server::{ErrorDetail, Found, OnDemand, Transaction, TypeUrl, Variant};
+use deltaplane_server::{Drain, ErrorDetail, Found, OnDemand, Transaction, TypeUrl, Variant};
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use tokio::{sync::Semaphore, time::timeout};
 use tonic::Code;
@@ -68,6 +69,23 @@ async fn v07_what_is_found_is_sent_to_all_who_ask_and_to_nobody_else() {
     assert_eq!(other.expect(CDS).await.names(), ["od"]);
     assert_eq!(asked.load(Ordering::SeqCst), 1, "once for both");
     all.silence().await;
+}
+
+#[tokio::test]
+async fn who_gives_up_what_is_looked_for_waits_for_it_no_longer() {
+    let clusters = OnDemand::new([CDS], |_| pending()).limit(LONG);
+    let mut served =
+        serve_with(|builder| builder.on_demand(clusters).drain(Drain::within(LONG))).await;
+    served.put_all([cluster("a", "1")]);
+    let mut client = served.model("one", Variant::Delta).await;
+    client.subscribe(CDS, &["od"]);
+    client.unsubscribe(CDS, &["od"]);
+    client.subscribe(TypeUrl::ROUTE, &["r"]);
+    served.heard.expect("one: subscribed RouteConfiguration").await;
+    drop(served.stop.take());
+    // A stream ends when it was answered, or waits for nothing.
+    let ended = client.next().await.unwrap_err();
+    assert_eq!(ended.code(), Code::Unavailable, "{ended}");
 }
 
 #[tokio::test]

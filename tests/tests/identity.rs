@@ -174,6 +174,41 @@ fn certificates_are_taken_over_while_they_are_used() {
     assert_eq!(first.stat("control_plane.connected_state"), 1, "who is there stays");
 }
 
+/// What changes is for those who are first, and a canary's name is no way to be among them.
+#[test]
+fn who_names_a_canary_is_not_told_what_it_is_told() {
+    let flags = ["--client-identity", "spiffe://prod/*", "--node-id", "cluster-9"];
+    let secured = Secured::start(&flags);
+    let canary = json!({"canary": {"nodes": {"id": "one"}}, "settled_for_ms": 3_600_000});
+    let identity = json!(["spiffe://prod/edge/{node}"]);
+    secured.fleet("edge", &json!({"identity": identity, "cluster_id": 2, "rollout": canary}));
+    let (upstream, shop, next) = (Upstream::start("a"), Listener::reserve(), Listener::reserve());
+    let lobby = Listener::reserve();
+    for (name, port, cluster) in [("shop", &shop, 2), ("lobby", &lobby, 9)] {
+        let cluster = json!({"cluster_id": cluster});
+        secured.server.create(&service::but(&service::http(name, port, &upstream), &cluster));
+    }
+    let one = secured.authority.sign("one", "spiffe://prod/edge/one");
+    let _one = secured.envoy("one", "edge", Some(&one));
+    shop.reaches("/", &upstream);
+    let unreleased = service::http("unreleased", &next, &upstream);
+    secured.server.create(&service::but(&unreleased, &json!({"cluster_id": 2})));
+    next.reaches("/", &upstream);
+
+    let other = secured.authority.sign("other", "spiffe://prod/other");
+    for canary in 0..4 {
+        let layer = |scope: &str| format!("{scope}~canary-{canary}");
+        let envoy = secured.envoy(&layer("edge"), &layer("cluster-2"), Some(&other));
+        wait_until("it has what is for everybody", PATIENCE, || {
+            (envoy.listeners().len() == 1).then_some(())
+        });
+        let told = envoy.config_dump();
+        assert!(told.contains("\"lobby\"") && !told.contains("\"unreleased\""), "{told}");
+    }
+    let rollout = secured.server.ask("GET", "/api/v1/fleets/edge/rollout", None).json();
+    assert_eq!(rollout["stage"], "in_canary", "it was there to be asked for: {rollout}");
+}
+
 #[test]
 fn the_http_api_speaks_tls() {
     let (database, authority) = (Database::create(Kind::Sqlite), Authority::make());

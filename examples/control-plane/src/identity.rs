@@ -75,7 +75,10 @@ impl Identities {
 
     /// The fleet of these scopes, if none of these names may be the node in it.
     fn refuses(&self, scopes: &[Scope], node: &Node, names: &[String]) -> Option<String> {
-        let (fleet, patterns) = self.fleets.identity(scope::name(scopes)?);
+        let first = scopes.first()?;
+        // Of layers that nobody has a name for, nobody knows who may see them.
+        let Some(scope) = scope::name(scopes) else { return Some(first.to_string()) };
+        let (fleet, patterns) = self.fleets.identity(scope);
         let patterns =
             if patterns.is_empty() { self.usual.iter().cloned().collect() } else { patterns };
         let fits = |pattern: &String| {

@@ -16,6 +16,7 @@ use crate::proto_json::{self, Encoded};
 use crate::raw::{
     NAME_MAX, RawKey, RawResource, RawTransaction, SCOPE_MAX, TYPE_URL_MAX, VERSION_MAX,
 };
+use crate::scope;
 use crate::validate::Form;
 
 /// A transaction with whatever was given of it, so that all that is wrong is
@@ -95,6 +96,10 @@ impl RawDraft {
     pub(crate) fn define(self) -> Result<Defined, Problem> {
         let mut faults = Faults(Vec::new());
         let scope = faults.required("scope", self.scope, SCOPE_MAX);
+        if scope::is_of_canary(&scope) {
+            let why = format!("{scope:?} is kept for what a canary is told first; choose another");
+            faults.add("scope", why);
+        }
         let label = faults.optional("label", self.label, VERSION_MAX);
         let wait = self.wait.map(|Object(wait)| wait);
         faults.0.extend(wait.iter().flat_map(Wait::faults));

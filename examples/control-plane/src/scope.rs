@@ -28,14 +28,20 @@ pub fn of_raw(scope: &str) -> Scope {
 
 /// Whether no fleet can have this name.
 pub(crate) fn is_reserved(scope: &str) -> bool {
-    scope.starts_with(RAW)
+    scope.starts_with(RAW) || is_of_canary(scope)
+}
+
+/// Whether this names a layer of a canary, which is for those who see what it lies over, and for nobody by its
+/// name.
+pub(crate) fn is_of_canary(scope: &str) -> bool {
+    Canary::below(&Scope::from(scope)).is_some()
 }
 
 /// What the fleet sees that selects the node. If none does: of the scopes named by
 /// `node.cluster`, by `node.id` and by `fallback`, the first that was ever filled,
 /// by services or by a transaction. In each scope, its raw resources lie over what
 /// its services become. Of what was never filled, nothing is known, and nothing is
-/// said.
+/// said; nor is it to who names a canary's layer.
 pub fn choose(
     node: &Node,
     fallback: Option<&str>,
@@ -47,7 +53,8 @@ pub fn choose(
         return Some(seen(&scopes)).filter(known).unwrap_or_default();
     }
     let named = [Some(node.cluster.as_str()), Some(&node.id), fallback];
-    let mut views = named.into_iter().flatten().map(|name| view(name, fleets));
+    let named = named.into_iter().flatten().filter(|name| !is_of_canary(name));
+    let mut views = named.map(|name| view(name, fleets));
     views.find(known).unwrap_or_default()
 }
 

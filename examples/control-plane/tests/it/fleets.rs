@@ -169,6 +169,7 @@ async fn what_is_wrong_with_a_fleet_is_named() {
         (json!({"below": ""}), "below"),
         (json!({"below": "edge"}), "below"),
         (json!({"below": "raw/x"}), "below"),
+        (json!({"below": "x~canary-1"}), "below"),
         (json!({"cluster_id": 0}), "cluster_id"),
         (json!({"cluster_id": "1"}), "cluster_id"),
         (json!({"nodes": {}}), "nodes"),

@@ -167,6 +167,7 @@ async fn documents_that_are_none() {
         (json!({}), "scope"),
         (json!({"scope": ""}), "scope"),
         (json!({"scope": "x".repeat(257)}), "scope"),
+        (json!({"scope": "s~canary-1"}), "scope"),
         (json!({"scope": "s", "label": ""}), "label"),
         (json!({"scope": "s", "colour": 1}), "colour"),
         (json!({"scope": "s", "upserts": {}}), "upserts"),

@@ -32,6 +32,25 @@ fn the_first_scope_that_was_ever_filled_is_seen() {
 }
 
 #[test]
+fn a_layer_of_a_canary_is_seen_by_nobody_who_names_it() {
+    let cache = Cache::new();
+    let mut transaction = Transaction::new();
+    let layers = ["raw/edge~canary-3", "edge~canary-3", "cluster-2~canary-3", "cluster-1"];
+    for layer in layers {
+        transaction.replace(layer, TypeUrl::CLUSTER, []);
+    }
+    let _ = cache.commit(transaction).unwrap();
+    let seen = |cluster: &str, id: &str, fallback: Option<&str>| {
+        choose(&node(cluster, id), fallback, &Directory::default(), &cache)
+    };
+    for layer in ["edge~canary-3", "cluster-2~canary-3"] {
+        assert_eq!(seen(layer, layer, Some(layer)), [], "{layer}");
+        let next = [of_raw("cluster-1"), of_cluster(1)];
+        assert_eq!(seen(layer, "cluster-1", None), next);
+    }
+}
+
+#[test]
 fn layers_go_by_the_name_of_their_scope() {
     assert_eq!(name(&[of_raw("edge"), Scope::from("edge")]), Some("edge"));
     assert_eq!(name(&[]), None);

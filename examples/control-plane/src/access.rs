@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
@@ -12,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::audit::Entry;
 use crate::author;
+use crate::database::PATIENCE;
 use crate::http_listener::PeerAddress;
 use crate::problem::Problem;
 use crate::running::Running;
@@ -50,6 +52,9 @@ const BY_FLEET: [&str; 20] = [
 /// What any token is good for: Prometheus has one that is good for nothing else.
 const BY_TOKEN: &str = "/metrics";
 
+/// How long the database is waited for by who reads, if it told of his token before.
+const BRIEFLY: Duration = Duration::from_secs(1);
+
 /// How much of a path is written down.
 const PATH_MAX: usize = 2048;
 
@@ -85,17 +90,18 @@ impl Access {
         self.is_wanted
     }
 
-    /// The token that was presented, if there is such a one. While the database is away, those that it told of
-    /// before are good.
-    async fn find(&self, presented: &str, app: &Running) -> Result<Option<Token>, StoreError> {
+    /// The token that was presented, if there is such a one. For who reads, one that the database told of before is
+    /// good while it does not answer; who writes needs its answer.
+    async fn find(
+        &self,
+        presented: &str,
+        store: &Store,
+        reads: bool,
+    ) -> Result<Option<Token>, StoreError> {
         let hash = hash(presented);
-        let seen = || locked(&self.seen).get(&hash).cloned();
-        if app.health.status().trouble.is_some()
-            && let Some(token) = seen()
-        {
-            return Ok(Some(token));
-        }
-        match app.store.token(&hash).await {
+        let seen = locked(&self.seen).get(&hash).cloned().filter(|_| reads);
+        let patience = if seen.is_some() { BRIEFLY } else { PATIENCE };
+        match store.token(&hash, patience).await {
             Ok(Some(token)) => {
                 locked(&self.seen).insert(hash, token.clone());
                 Ok(Some(token))
@@ -104,7 +110,7 @@ impl Access {
                 locked(&self.seen).remove(&hash);
                 Ok(None)
             }
-            Err(error) => seen().map(Some).ok_or(error),
+            Err(error) => seen.map(Some).ok_or(error),
         }
     }
 }
@@ -256,11 +262,12 @@ pub(crate) async fn gate(State(app): State<Running>, mut request: Request, next:
         return next.run(request).await;
     }
     let presented = request.headers().get(header::AUTHORIZATION).cloned();
-    let caller = match identify(&app, presented).await {
-        Ok(token) => Caller::new(token, request.headers()),
+    let reads = is_read(&request);
+    let token = match identify(&app, presented, reads).await {
+        Ok(token) => token,
         Err(refusal) => return refusal,
     };
-    let caller = match caller {
+    let caller = match Caller::new(token, request.headers()) {
         Ok(caller) => caller,
         Err(problem) => return problem.into_response(),
     };
@@ -296,6 +303,7 @@ const INSUFFICIENT: &str = r#"Bearer realm="deltaplane", error="insufficient_sco
 async fn identify(
     app: &Running,
     presented: Option<HeaderValue>,
+    reads: bool,
 ) -> Result<Option<Token>, Response> {
     let refuse = |challenge: &'static str, detail: &str| {
         let problem = Problem::new(StatusCode::UNAUTHORIZED, detail);
@@ -315,7 +323,7 @@ async fn identify(
         let detail = "the header Authorization is not Bearer TOKEN; write it so";
         return Err(refuse(INVALID, detail));
     };
-    match app.access.find(token.trim(), app).await {
+    match app.access.find(token.trim(), &app.store, reads).await {
         Ok(Some(token)) if token.is_expired() => {
             let detail = "the token has expired; deltaplane token create makes a new one";
             Err(refuse(INVALID, detail))

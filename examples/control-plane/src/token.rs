@@ -1,7 +1,7 @@
 //! Tokens: who may use the HTTP API, and for which fleets.
 
 use std::collections::BTreeSet;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -121,7 +121,7 @@ impl Store {
         &self,
         name: &str,
         rights: &Rights,
-        lifetime: Option<std::time::Duration>,
+        lifetime: Option<Duration>,
     ) -> Result<String, TokenError> {
         if !is_name(name) {
             return Err(TokenError::Name(name.to_owned()));
@@ -178,10 +178,14 @@ impl Store {
         }
     }
 
-    /// The token that has this hash.
-    pub(crate) async fn token(&self, hash: &str) -> Result<Option<Token>, StoreError> {
+    /// The token that has this hash, if the database tells in time.
+    pub(crate) async fn token(
+        &self,
+        hash: &str,
+        patience: Duration,
+    ) -> Result<Option<Token>, StoreError> {
         let sql = "SELECT name, rights, created_at, expires_at FROM tokens WHERE hash = $1";
-        within(PATIENCE, async {
+        within(patience, async {
             let query = sqlx::query(sql).bind(hash.to_owned());
             query.fetch_optional(&self.pool).await?.as_ref().map(token).transpose()
         })

@@ -16,6 +16,7 @@ use tower::ServiceExt;
 
 use crate::binary::{Running as Process, deltaplane, serve};
 use crate::database::{Postgres, Sqlite, execute, until};
+use crate::publisher::Server;
 use crate::rest::running;
 
 const SERVICES: &str = "/api/v1/services/";
@@ -412,6 +413,23 @@ async fn tokens_outlive_the_database() {
         (Asked(&router, &other).get("/xds/clients").await == 200).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_token_that_was_revoked_is_over_though_the_database_cannot_be_followed() {
+    let sqlite = Sqlite::new();
+    let mut server = Server::start(&sqlite.url()).await;
+    server.app.access = Access::by_token();
+    let (router, store) = (server.router(), &server.app.store);
+    let admin = token(store, "admin", &[], &["*"]).await;
+    let asked = Asked(&router, &admin);
+    assert_eq!(asked.status("POST", SERVICES, &service("one", 1)).await, 201);
+    execute(&sqlite.url(), "ALTER TABLE raw_scopes RENAME TO hidden").await;
+    assert_eq!(asked.status("POST", SERVICES, &service("two", 2)).await, 201);
+    until("trouble", async || server.health.status().trouble).await;
+    store.revoke_token("admin").await.unwrap();
+    assert_eq!(asked.status("POST", SERVICES, &service("three", 3)).await, 401);
+    assert_eq!(asked.get(SERVICES).await, 401);
 }
 
 #[test]

@@ -380,7 +380,7 @@ fn who_does_not_wait_leaves_no_transaction_open() {
     scene.proxy.delays(Duration::from_millis(30));
     let body = json!({"timeout_ms": 1}).to_string();
     let patch = format!(
-        "PATCH /api/v1/services/{} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\
+        "PATCH /api/v1/services/{} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\
          content-type: application/json\r\n\r\n{body}",
         scene.id,
         body.len()

@@ -20,7 +20,7 @@ const ENOUGH: usize = 4 << 20;
 
 fn connect(witness: &Witness, head: &str) -> TcpStream {
     let mut stream = TcpStream::connect(witness.server.http).expect("the server listens");
-    let head = format!("POST /api/v1/services/ HTTP/1.1\r\nhost: x\r\n{head}\r\n");
+    let head = format!("POST /api/v1/services/ HTTP/1.1\r\nhost: localhost\r\n{head}\r\n");
     stream.write_all(head.as_bytes()).expect("the server reads");
     stream
 }

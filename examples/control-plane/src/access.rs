@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::audit::Entry;
 use crate::author;
+use crate::browser;
 use crate::database::PATIENCE;
 use crate::http_listener::PeerAddress;
 use crate::problem::Problem;
@@ -62,6 +63,8 @@ const PATH_MAX: usize = 2048;
 #[derive(Clone, Debug, Default)]
 pub struct Access {
     is_wanted: bool,
+    /// Nobody reaches the server but from its own machine.
+    is_local: bool,
     /// What the server shows itself, for who was let in here.
     pass: Pass,
     /// By their hashes: what they were when the database was asked last.
@@ -72,6 +75,12 @@ impl Access {
     /// Nobody gets in without a token.
     pub fn by_token() -> Access {
         Access { is_wanted: true, ..Access::default() }
+    }
+
+    /// Nobody needs a token, and nobody reaches the server but from its own machine. Who calls that by a name that
+    /// is not its own, is sent by somebody else, and refused.
+    pub fn on_loopback() -> Access {
+        Access { is_local: true, ..Access::default() }
     }
 
     /// The same, with a pass.
@@ -267,6 +276,12 @@ pub(crate) async fn gate(State(app): State<Running>, mut request: Request, next:
         Ok(token) => token,
         Err(refusal) => return refusal,
     };
+    // A page has no token to show.
+    if token.is_none()
+        && let Err(problem) = browser::admit(&request, app.access.is_local)
+    {
+        return problem.into_response();
+    }
     let caller = match Caller::new(token, request.headers()) {
         Ok(caller) => caller,
         Err(problem) => return problem.into_response(),

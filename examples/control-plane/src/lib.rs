@@ -22,6 +22,7 @@ pub mod audit;
 mod audit_rest;
 mod author;
 pub mod bootstrap;
+mod browser;
 pub mod certificates;
 pub mod changes;
 pub mod cli;

@@ -228,7 +228,7 @@ fn access(tokens: HttpTokens, address: SocketAddr) -> Access {
         HttpTokens::Auto if is_here => {}
         HttpTokens::Auto | HttpTokens::Always => return Access::by_token(),
     }
-    Access::default()
+    if is_here { Access::on_loopback() } else { Access::default() }
 }
 
 /// What a server starts from whose database cannot be used, for this reason.

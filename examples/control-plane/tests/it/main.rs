@@ -5,6 +5,7 @@
 
 mod access;
 mod binary;
+mod browser;
 mod certificates;
 mod commands;
 mod config;

@@ -209,6 +209,57 @@ fn who_names_a_canary_is_not_told_what_it_is_told() {
     assert_eq!(rollout["stage"], "in_canary", "it was there to be asked for: {rollout}");
 }
 
+/// Its connection does, too: it could not come back on that.
+#[test]
+fn who_has_a_certificate_has_to_go_when_it_ends() {
+    let secured = Secured::start(&["--client-identity", "spiffe://prod/{fleet}/{node}"]);
+    let (upstream, port) = (Upstream::start("a"), Listener::reserve());
+    secured.server.create(&service::http("shop", &port, &upstream));
+    let (name, lifetime) = ("spiffe://prod/cluster-1/a", Duration::from_secs(10));
+    let brief = secured.authority.sign_for("a", name, Some(lifetime));
+    let envoy = secured.envoy("a", "cluster-1", Some(&brief));
+    port.reaches("/", &upstream);
+    assert_eq!(secured.node("a"), 200);
+    wait_until("it has to go", PATIENCE, || (secured.node("a") == 404).then_some(()));
+    let log = secured.server.log_line(&["certificate has ended", "127.0.0.1"]);
+    assert!(log.is_some(), "{}", secured.server.log());
+    wait_until("it is not let in again", PATIENCE, || (envoy.stat(TLS_FAILED) >= 3).then_some(()));
+    assert_eq!(secured.node("a"), 404);
+    port.reaches("/", &upstream);
+}
+
+#[test]
+fn who_is_vouched_for_no_more_has_to_go() {
+    let secured = Secured::start(&["--client-identity", "spiffe://prod/{fleet}/{node}"]);
+    let (upstream, port) = (Upstream::start("a"), Listener::reserve());
+    secured.server.create(&service::http("shop", &port, &upstream));
+    let (old, new) = (&secured.authority, Authority::make());
+    let of = |authority: &Authority| {
+        fs::read_to_string(authority.file()).expect("it was written before")
+    };
+    let (of_old, of_new) = (of(old), of(&new));
+    let loads = || secured.server.metric("deltaplane_tls_loads_total{face=\"xds\"}");
+    let vouch = |text: &str, nth: f64| {
+        fs::write(old.file(), text).expect("a file can be written to");
+        wait_until("it is taken over", PATIENCE, || (loads() == nth).then_some(()));
+    };
+    vouch(&format!("{of_old}{of_new}"), 2.0);
+    let a = old.sign("a", "spiffe://prod/cluster-1/a");
+    let b = new.sign("b", "spiffe://prod/cluster-1/b");
+    let envoys = [("a", &a), ("b", &b)].map(|(id, pair)| {
+        let envoy = secured.envoy(id, "cluster-1", Some(pair));
+        wait_until("it is served", PATIENCE, || (envoy.listeners().len() == 1).then_some(()));
+        envoy
+    });
+    vouch(&of_new, 3.0);
+    wait_until("it has to go", PATIENCE, || (secured.node("a") == 404).then_some(()));
+    wait_until("it is not let in again", PATIENCE, || {
+        (envoys[0].stat(TLS_FAILED) >= 3).then_some(())
+    });
+    assert_eq!((secured.node("a"), secured.node("b")), (404, 200));
+    assert_eq!(envoys[1].stat(TLS_FAILED), 0, "the other one stayed");
+}
+
 #[test]
 fn the_http_api_speaks_tls() {
     let (database, authority) = (Database::create(Kind::Sqlite), Authority::make());

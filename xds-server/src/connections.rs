@@ -8,7 +8,7 @@ use std::{
     fmt,
     future::pending,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -23,6 +23,7 @@ use tonic::Status;
 
 use crate::{
     body::Driver,
+    peer::Peer,
     server::{Shared, XdsServer, XdsServerBuilder},
     spread,
 };
@@ -87,6 +88,8 @@ pub struct Occupancy {
 pub(crate) struct Connections {
     all: DashMap<u64, Arc<Connection>>,
     opened: AtomicU64,
+    /// How often some had to end for who is at their other end.
+    endings: AtomicU64,
     streams: AtomicUsize,
     refused: AtomicU64,
     aged: AtomicU64,
@@ -100,6 +103,8 @@ pub(crate) struct Connections {
 /// One connection.
 pub(crate) struct Connection {
     id: u64,
+    /// Who is at its other end, once that is known.
+    peer: OnceLock<Peer>,
     /// When it goes, and why, if that is known.
     goes: watch::Sender<Option<(Instant, Why)>>,
     /// Why its streams end, once they do.
@@ -113,6 +118,7 @@ pub(crate) struct Connection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Why {
     Age,
+    Certificate,
     Surplus,
     Shutdown,
 }
@@ -122,6 +128,7 @@ impl Why {
     pub(crate) fn status(self) -> Status {
         Status::unavailable(match self {
             Why::Age => "this connection has reached its age: reconnect",
+            Why::Certificate => "the certificate is good no more: reconnect with another",
             Why::Surplus => "other replicas have less to do: reconnect",
             Why::Shutdown => "the server shuts down: reconnect",
         })
@@ -132,6 +139,8 @@ impl Why {
 pub(crate) struct Presence {
     shared: Arc<Shared>,
     pub(crate) connection: Arc<Connection>,
+    /// How often some had to end before it came.
+    endings: u64,
 }
 
 /// That a stream is there, until this is dropped.
@@ -158,6 +167,19 @@ impl Connections {
             }
             left.await;
         }
+    }
+
+    /// Tells those to go that this is true of, and returns how many.
+    fn end(&self, is_over: impl Fn(&Peer) -> bool) -> usize {
+        self.endings.fetch_add(1, Ordering::SeqCst);
+        // So that whatever that takes holds up nobody who comes.
+        let all: Vec<_> = self.all.iter().map(|connection| connection.clone()).collect();
+        let mut ended = 0;
+        for connection in all.iter().filter(|it| it.peer.get().is_some_and(&is_over)) {
+            connection.go(Duration::ZERO, Why::Certificate);
+            ended += 1;
+        }
+        ended
     }
 
     pub(crate) fn occupancy(&self) -> Occupancy {
@@ -271,16 +293,26 @@ impl Connection {
 impl Presence {
     pub(crate) fn enter(shared: &Arc<Shared>) -> Self {
         let connections = &shared.connections;
+        let endings = connections.endings.load(Ordering::SeqCst);
         let age = shared.aging.age.map(|age| (Instant::now() + spread::about(age), Why::Age));
         let connection = Arc::new(Connection {
             id: connections.opened.fetch_add(1, Ordering::Relaxed),
+            peer: OnceLock::new(),
             goes: watch::Sender::new(age),
             ends: watch::Sender::new(None),
             is_asked: AtomicBool::new(false),
             drivers: Mutex::default(),
         });
         connections.all.insert(connection.id, connection.clone());
-        Self { shared: shared.clone(), connection }
+        Self { shared: shared.clone(), connection, endings }
+    }
+
+    /// Whether who is at the other end may go on, now that it is known: not if some had to end meanwhile, by what
+    /// it was not asked for then.
+    pub(crate) fn meets(&self, peer: &Peer) -> bool {
+        // First this, since who ends some counts that first.
+        _ = self.connection.peer.set(peer.clone());
+        self.shared.connections.endings.load(Ordering::SeqCst) == self.endings
     }
 
     /// Ends its streams, and counts that.
@@ -289,7 +321,7 @@ impl Presence {
         match why {
             Why::Age => _ = aged.fetch_add(1, Ordering::Relaxed),
             Why::Surplus => _ = shed.fetch_add(1, Ordering::Relaxed),
-            Why::Shutdown => {}
+            Why::Certificate | Why::Shutdown => {}
         }
         self.connection.end(why);
     }
@@ -373,6 +405,16 @@ impl XdsServer {
     #[must_use]
     pub fn occupancy(&self) -> Occupancy {
         self.shared.connections.occupancy()
+    }
+
+    /// Ends connections of [`serve`](XdsServer::serve) that this is true of, and returns how many: for those whose
+    /// certificate is not accepted any more, since its CA is not, or since it stands on a list. They end as by
+    /// [age](Aging), and their clients come back with what they hold, by what TLS accepts then: replace its
+    /// configuration before. Who is about to connect meanwhile has to begin anew.
+    ///
+    /// It is asked once for each connection.
+    pub fn end_connections(&self, is_over: impl Fn(&Peer) -> bool) -> usize {
+        self.shared.connections.end(is_over)
     }
 
     /// How many streams should be here, if clients were spread evenly over replicas: all streams of the fleet,

@@ -1,15 +1,25 @@
 //! Who is at the other end of a connection, and what it shows to prove that.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, future::pending, net::SocketAddr};
 #[cfg(feature = "tls")]
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use http::{Extensions, HeaderMap};
 #[cfg(feature = "tls")]
 use rustls::pki_types::CertificateDer;
+#[cfg(feature = "tls")]
+use tokio::time::sleep;
 use tonic::transport::server::TcpConnectInfo;
 #[cfg(feature = "tls")]
 use x509_parser::{extensions::GeneralName, prelude::FromDer};
+
+/// How often the clock is looked at, at least, by which a certificate ends.
+#[cfg(feature = "tls")]
+const LOOK: Duration = Duration::from_secs(60);
 
 /// The other end of a connection.
 ///
@@ -46,6 +56,15 @@ impl Peer {
         let certificate = Certificate::read(chain)?.map(Arc::new);
         Ok(Self { certificate, ..self })
     }
+
+    /// Done when the certificate that it showed is good no more; never, if it showed none.
+    pub(crate) async fn is_outdated(&self) {
+        #[cfg(feature = "tls")]
+        if let Some(certificate) = &self.certificate {
+            return certificate.is_over().await;
+        }
+        pending().await
+    }
 }
 
 /// What a request shows of who sent it.
@@ -79,6 +98,9 @@ pub struct Certificate {
     pub dns_names: Vec<String>,
     /// Its alternative names that are addresses.
     pub ip_addresses: Vec<IpAddr>,
+    /// The last second in which it is good. A connection of
+    /// [`serve_tls`](crate::XdsServer::serve_tls) ends with it; who does TLS some other way has to see to that.
+    pub not_after: SystemTime,
 }
 
 /// A certificate that TLS accepted and that cannot be read here.
@@ -104,6 +126,7 @@ impl Certificate {
             uris: Vec::new(),
             dns_names: Vec::new(),
             ip_addresses: Vec::new(),
+            not_after: time(own.validity().not_after.timestamp()),
             chain: Vec::new(),
         };
         for name in names.iter().flat_map(|names| &names.value.general_names) {
@@ -116,6 +139,20 @@ impl Certificate {
         }
         certificate.chain = chain;
         Ok(Some(certificate))
+    }
+
+    /// How long it is still good, if it is.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        // TLS counts in seconds, too.
+        let end = self.not_after + Duration::from_secs(1);
+        end.duration_since(SystemTime::now()).ok()
+    }
+
+    /// Done when it is good no more, by a clock that may be set meanwhile.
+    async fn is_over(&self) {
+        while let Some(left) = self.left() {
+            sleep(left.min(LOOK)).await;
+        }
     }
 
     /// Its SPIFFE id, if that is what it is for: then it has one URI and no other, which is of a trust domain
@@ -139,6 +176,12 @@ impl Certificate {
     }
 }
 
+/// A time from seconds since 1970; what was before is as 1970.
+#[cfg(feature = "tls")]
+fn time(seconds: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or_default())
+}
+
 #[cfg(feature = "tls")]
 fn address(octets: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
@@ -153,6 +196,7 @@ impl fmt::Debug for Certificate {
             .field("uris", &self.uris)
             .field("dns_names", &self.dns_names)
             .field("ip_addresses", &self.ip_addresses)
+            .field("not_after", &self.not_after)
             .finish_non_exhaustive()
     }
 }
@@ -213,6 +257,7 @@ mod tests {
                 uris: uris.iter().map(ToString::to_string).collect(),
                 dns_names: Vec::new(),
                 ip_addresses: Vec::new(),
+                not_after: UNIX_EPOCH,
             };
             certificate.spiffe_id().map(str::to_owned)
         };

@@ -137,7 +137,10 @@ where
                 _ = presence.connection.goes() => return,
             };
             match secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                Ok((io, peer)) => port.converse(io, peer, &presence).await,
+                Ok((io, peer)) if presence.meets(&peer) => port.converse(io, peer, &presence).await,
+                Ok(_) => {
+                    tracing::info!(peer = %address, "certificates changed while a client came")
+                }
                 Err(error) => {
                     tracing::info!(peer = %address, %error, "a client did not get through TLS");
                 }
@@ -276,6 +279,11 @@ impl Port {
                 return;
             }
             why = connection.goes() => why,
+            () = peer.is_outdated() => {
+                let peer = address.map(tracing::field::display);
+                tracing::info!(peer, "a client's certificate has ended");
+                Why::Certificate
+            }
             () = is_silent => {
                 tracing::debug!(peer = address.map(tracing::field::display), "a client connected and asked nothing");
                 return;

@@ -193,7 +193,8 @@ impl XdsServer {
     }
 
     /// The same over TLS. The configuration says which certificates are shown, and which clients have to
-    /// show; it can be [replaced](Tls::replace) while it serves. HTTP/2 must be among its `alpn_protocols`:
+    /// show; it can be [replaced](Tls::replace) while it serves. A connection ends with the certificate that its
+    /// client showed, which is asked for another one when it comes back. HTTP/2 must be among its `alpn_protocols`:
     /// gRPC clients insist.
     ///
     /// ```no_run

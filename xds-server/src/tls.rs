@@ -39,8 +39,9 @@ impl From<Arc<ServerConfig>> for Tls {
 
 impl Tls {
     /// From now on, connections are secured by this configuration: they are shown its certificate, and have to
-    /// show what it asks for. Connections that are there go on as they are: see
-    /// [`Aging`](crate::Aging) for how to bound that.
+    /// show what it asks for. Connections that are there go on as they are, until their certificates end, or
+    /// they are told to by [`end_connections`](crate::XdsServer::end_connections) or for their
+    /// [age](crate::Aging).
     pub fn replace(&self, config: Arc<ServerConfig>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = config;
     }
@@ -57,6 +58,10 @@ impl Tls {
             let chain = secured.get_ref().1.peer_certificates().unwrap_or_default();
             let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
             let peer = peer.with_certificates(chain).map_err(io::Error::other)?;
+            // Who resumes a session shows none, and TLS does not look at the one of then again.
+            if peer.certificate.as_ref().is_some_and(|certificate| certificate.left().is_none()) {
+                return Err(io::Error::other("the client's certificate has ended"));
+            }
             Ok((secured, peer))
         }
     }

@@ -13,7 +13,7 @@ use rustls::ServerConfig;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::access::{Access, Pass};
 use crate::changes::Snapshot;
@@ -31,7 +31,7 @@ use crate::reload::Reloads;
 use crate::rollouts::Rollouts;
 use crate::running::Running;
 use crate::store::Store;
-use crate::tls::{Files, TlsError};
+use crate::tls::{Files, Loaded, TlsError};
 use crate::token::TokenError;
 use crate::traffic::Traffic;
 use crate::vault::Vault;
@@ -314,7 +314,7 @@ impl Secured {
 fn follow(files: Files, health: &Health) -> Result<watch::Receiver<Arc<ServerConfig>>, ServeError> {
     let loaded = files.load()?;
     let (config, taken) = watch::channel(loaded.config.clone());
-    let take = move |new| drop(config.send_replace(new));
+    let take = move |new: &Loaded| drop(config.send_replace(new.config.clone()));
     tokio::spawn(files.follow(loaded, health.clone(), take));
     Ok(taken)
 }
@@ -329,8 +329,21 @@ async fn serve_xds(
     let Some(files) = files else { return Ok(server.serve(listener, stopping).await?) };
     let loaded = files.load()?;
     let tls = Tls::from(loaded.config.clone());
-    let kept = tls.clone();
-    let following = files.follow(loaded, health.clone(), move |new| kept.replace(new));
+    let (kept, connected) = (tls.clone(), server.clone());
+    let following = files.follow(loaded, health.clone(), move |new| {
+        kept.replace(new.config.clone());
+        let (clients, connected) = (new.clients.clone(), connected.clone());
+        // There may be thousands, each of which takes some calculation.
+        spawn_blocking(move || {
+            let ended = connected.end_connections(|peer| !clients.accept(peer));
+            if ended > 0 {
+                tracing::info!(
+                    ended,
+                    "connections end whose certificates --client-ca does not accept"
+                );
+            }
+        });
+    });
     tokio::select! {
         served = server.serve_tls(listener, tls, stopping) => Ok(served?),
         () = following => Ok(()),

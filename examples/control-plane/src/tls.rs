@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use deltaplane_server::Peer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{NoClientAuth, WebPkiClientVerifier, danger::ClientCertVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use thiserror::Error;
@@ -91,6 +92,7 @@ struct Contents {
 /// What they amount to.
 pub(crate) struct Loaded {
     pub(crate) config: Arc<ServerConfig>,
+    pub(crate) clients: Clients,
     contents: Contents,
     not_after: i64,
     client_ca_not_after: Option<i64>,
@@ -164,32 +166,27 @@ impl Files {
         // That it is one is known by now.
         let key = PrivateKeyDer::from_pem_slice(&contents.key);
         let key = key.map_err(|_| of_key()("holds no private key".to_owned()))?;
-        let (verifier, client_ca_not_after) = match (&self.client_ca, &contents.client_ca) {
+        let (clients, client_ca_not_after) = match (&self.client_ca, &contents.client_ca) {
             (Some(path), Some(authorities)) => {
                 let (verifier, end) =
                     clients(authorities).map_err(of(path, "--client-ca".to_owned()))?;
-                (verifier, Some(end))
+                (Clients(Some(verifier)), Some(end))
             }
-            _ => (Arc::new(NoClientAuth) as Arc<dyn ClientCertVerifier>, None),
+            _ => (Clients(None), None),
         };
-        let config = ServerConfig::builder().with_client_cert_verifier(verifier);
+        let config = ServerConfig::builder().with_client_cert_verifier(clients.verifier());
         let mut config = config
             .with_single_cert(chain, key)
             .map_err(|error| of_key()(format!("cannot be used: {error}")))?;
         let protocol = if self.face == "http" { &b"http/1.1"[..] } else { b"h2" };
         config.alpn_protocols = vec![protocol.to_vec()];
         let (config, not_after) = (Arc::new(config), certificate);
-        Ok(Loaded { config, contents, not_after, client_ca_not_after })
+        Ok(Loaded { config, clients, contents, not_after, client_ca_not_after })
     }
 
     /// Looks for ever whether the files have changed, and hands over what they amount to. While they amount to
     /// nothing, what was handed over last stays in force.
-    pub(crate) async fn follow(
-        self,
-        loaded: Loaded,
-        health: Health,
-        take: impl Fn(Arc<ServerConfig>),
-    ) {
+    pub(crate) async fn follow(self, loaded: Loaded, health: Health, take: impl Fn(&Loaded)) {
         self.took(&loaded, &health);
         let mut last = loaded.contents;
         let mut complaint = None;
@@ -202,7 +199,7 @@ impl Files {
             }
             match found.and_then(|contents| self.read(contents)) {
                 Ok(loaded) => {
-                    take(loaded.config.clone());
+                    take(&loaded);
                     self.took(&loaded, &health);
                     tracing::info!(face = self.face, "the certificates have changed and are used");
                     last = loaded.contents;
@@ -237,6 +234,25 @@ impl Files {
         }
         said.clone_from(&now);
         health.update(|status| status.tls.entry(self.face).or_default().trouble = now);
+    }
+}
+
+/// Who checks the certificates of clients, if they have to show any.
+#[derive(Clone)]
+pub(crate) struct Clients(Option<Arc<dyn ClientCertVerifier>>);
+
+impl Clients {
+    fn verifier(&self) -> Arc<dyn ClientCertVerifier> {
+        self.0.clone().unwrap_or_else(|| Arc::new(NoClientAuth))
+    }
+
+    /// Whether one that connected before could do so now. Takes as long as it did then.
+    pub(crate) fn accept(&self, peer: &Peer) -> bool {
+        let Some(verifier) = &self.0 else { return true };
+        let shown = peer.certificate.as_ref().and_then(|shown| shown.chain.split_first());
+        shown.is_some_and(|(own, others)| {
+            verifier.verify_client_cert(own, others, UnixTime::now()).is_ok()
+        })
     }
 }
 

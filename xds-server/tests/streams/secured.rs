@@ -1,6 +1,11 @@
 //! TLS.
 
-use std::{io::Read, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io::Read,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use deltaplane_server::{
     Limits, Tls, Variant, XdsServer,
@@ -11,14 +16,14 @@ use deltaplane_server::{
     },
     testing::{Connection, ModelClient},
 };
-use rcgen::{CertificateParams, CertifiedIssuer, Issuer, KeyPair, SanType};
+use rcgen::{CertificateParams, CertifiedIssuer, Issuer, KeyPair, SanType, date_time_ymd};
 use tokio::{net::TcpListener, task::spawn_blocking};
 use tonic::{
-    Status,
+    Code, Status,
     transport::{Certificate, Channel, ClientTlsConfig, Identity},
 };
 
-use crate::served::{CDS, Served, node, serve_with};
+use crate::served::{CDS, Served, node, serve_with, until};
 
 /// A CA, and what it has signed.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -30,13 +35,17 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// A certificate for the name of a host, or a URI.
-    fn sign(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
+    /// A certificate for the name of a host, or a URI, which may end when so much time is over.
+    fn sign(&self, name: &str, lifetime: Option<Duration>) -> (rcgen::Certificate, KeyPair) {
         let issuer: &Issuer<'_, KeyPair> = &self.0;
         let key = KeyPair::generate().unwrap();
         let is_uri = name.contains("://");
         let hosts = if is_uri { Vec::new() } else { vec![name.to_owned()] };
         let mut params = CertificateParams::new(hosts).unwrap();
+        if let Some(lifetime) = lifetime {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            params.not_after = date_time_ymd(1970, 1, 1) + now + lifetime;
+        }
         if is_uri {
             params.subject_alt_names.push(SanType::URI(name.try_into().unwrap()));
         }
@@ -48,7 +57,7 @@ impl Authority {
         let mut authorities = RootCertStore::empty();
         authorities.add(self.0.der().clone()).unwrap();
         let clients = WebPkiClientVerifier::builder(Arc::new(authorities)).build().unwrap();
-        let (certificate, key) = self.sign("localhost");
+        let (certificate, key) = self.sign("localhost", None);
         let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
         let mut config = ServerConfig::builder()
             .with_client_cert_verifier(clients)
@@ -65,11 +74,14 @@ impl Authority {
 
     /// The same, with a certificate of that name.
     pub fn client_named(&self, shows: Option<(&Authority, &str)>) -> ClientTlsConfig {
+        self.client_with(shows.map(|(shows, name)| shows.sign(name, None)))
+    }
+
+    fn client_with(&self, shown: Option<(rcgen::Certificate, KeyPair)>) -> ClientTlsConfig {
         let trusts = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(self.0.pem()))
             .domain_name("localhost");
-        let Some((shows, name)) = shows else { return trusts };
-        let (certificate, key) = shows.sign(name);
+        let Some((certificate, key)) = shown else { return trusts };
         trusts.identity(Identity::from_pem(certificate.pem(), key.serialize_pem()))
     }
 }
@@ -151,4 +163,54 @@ async fn the_configuration_of_tls_is_replaced_while_it_serves() {
     assert!(connect(address, new.client(Some(&old))).await.is_err());
     served.put("c", "a", "2");
     before.expect(CDS).await;
+}
+
+/// Has it go, and not only its streams, for it would be no other connection on which they came back.
+#[tokio::test]
+async fn a_connection_ends_with_the_certificate_of_its_client() {
+    let served = serve_with(|builder| builder).await;
+    served.put("c", "a", "1");
+    let ours = Authority::new();
+    let address = secured(&served, ours.server()).await;
+    let brief = ours.client_with(Some(ours.sign("client", Some(Duration::from_secs(3)))));
+    let mut ending = connect(address, brief.clone()).await.unwrap();
+    let mut staying = connect(address, ours.client(Some(&ours))).await.unwrap();
+    for client in [&mut ending, &mut staying] {
+        client.subscribe(CDS, &[]);
+        let update = client.expect(CDS).await;
+        client.ack(&update);
+    }
+    let ended = ending.next().await.unwrap_err();
+    assert_eq!(ended.code(), Code::Unavailable, "{ended}");
+    assert!(ended.message().contains("certificate"), "{ended}");
+    until("the connection is gone", || served.server.occupancy().connections == 1).await;
+    assert!(connect(address, brief).await.is_err());
+    served.put("c", "a", "2");
+    staying.expect(CDS).await;
+}
+
+#[tokio::test]
+async fn connections_end_whose_certificates_are_accepted_no_more() {
+    let served = serve_with(|builder| builder).await;
+    served.put("c", "a", "1");
+    let ours = Authority::new();
+    let address = secured(&served, ours.server()).await;
+    let mut clients = Vec::new();
+    for name in ["listed.test", "other.test"] {
+        let mut client = connect(address, ours.client_named(Some((&ours, name)))).await.unwrap();
+        client.subscribe(CDS, &[]);
+        let update = client.expect(CDS).await;
+        client.ack(&update);
+        clients.push(client);
+    }
+    let ended = served.server.end_connections(|peer| {
+        let certificate = peer.certificate.as_ref();
+        certificate.is_some_and(|shown| shown.dns_names == ["listed.test"])
+    });
+    assert_eq!(ended, 1);
+    let ended = clients[0].next().await.unwrap_err();
+    assert!(ended.message().contains("certificate"), "{ended}");
+    until("the connection is gone", || served.server.occupancy().connections == 1).await;
+    served.put("c", "a", "2");
+    clients[1].expect(CDS).await;
 }

@@ -188,6 +188,18 @@ impl Transaction {
         self.upsert(scope, Resource::absent(type_url, name))
     }
 
+    /// The same, but of the scopes down to `last` only, that one included: of that name, whoever sees this
+    /// scope over it sees what lies below. Where `last` does not lie below this one, that is nothing.
+    pub fn hide_down_to(
+        &mut self,
+        scope: impl Into<Scope>,
+        last: &Scope,
+        type_url: impl Into<TypeUrl>,
+        name: impl Into<Arc<str>>,
+    ) -> &mut Self {
+        self.upsert(scope, Resource::absent_down_to(type_url, name, last.as_str()))
+    }
+
     /// Commits also what clients rejected and was withdrawn for that: it is to be tried again.
     pub fn insist(&mut self) -> &mut Self {
         self.insists = true;

@@ -165,15 +165,41 @@ impl CacheView {
         })
     }
 
-    /// Whether a scope above the one at `depth` has a resource of that name.
+    /// Whether a scope above the one at `depth` has a resource of that name, or hides it.
     fn is_masked(&self, depth: usize, type_url: &TypeUrl, name: &str) -> bool {
-        let above = self.scopes.iter().take(depth);
-        let mut above = above.filter_map(|scope| self.state.layer(scope, type_url));
-        above.any(|layer| layer.resources.contains_key(name))
+        let mut above = self.scopes.iter().take(depth);
+        let of_name = |scope| self.state.layer(scope, type_url)?.resources.get(name);
+        while let Some(found) = above.by_ref().find_map(of_name) {
+            let last = found.hides_down_to();
+            if last.is_none_or(|last| !above.any(|scope| scope.as_str() == last)) {
+                return true;
+            }
+        }
+        false
     }
 
     fn layers(&self, type_url: &TypeUrl) -> impl DoubleEndedIterator<Item = &Layer> {
-        self.scopes.iter().filter_map(|scope| self.state.layer(scope, type_url)).map(Arc::as_ref)
+        self.of_scopes(type_url).filter_map(|(_, layer)| layer)
+    }
+
+    /// Each scope, and what it has of a type.
+    fn of_scopes(
+        &self,
+        type_url: &TypeUrl,
+    ) -> impl DoubleEndedIterator<Item = (&Scope, Option<&Layer>)> {
+        self.scopes.iter().map(|scope| (scope, self.state.layer(scope, type_url).map(Arc::as_ref)))
+    }
+
+    /// The resource of that name, as it is seen.
+    fn seen(&self, type_url: &TypeUrl, name: &str) -> Option<&Resource> {
+        first(self.of_scopes(type_url), |layer| layer?.resources.get(name))
+    }
+
+    /// What the first scope that has something of that name has: a resource, or that others are
+    /// [hidden](crate::Transaction::hide), which [`get`](View::get) does not tell from nothing.
+    #[must_use]
+    pub fn topmost(&self, type_url: &TypeUrl, name: &str) -> Option<Resource> {
+        self.layers(type_url).find_map(|layer| layer.resources.get(name)).cloned()
     }
 
     /// The net changes of several layers, each name as it is seen through all of them. A change below
@@ -184,14 +210,20 @@ impl CacheView {
         since: Revision,
     ) -> Result<Vec<Change>, LogTruncated> {
         let mut layers = Vec::new();
-        for layer in self.layers(type_url) {
-            layers.push((layer, layer.since(since)?.merged()));
+        for (scope, layer) in self.of_scopes(type_url) {
+            let unread = layer.map(|layer| layer.since(since)).transpose()?;
+            layers.push((scope, layer.zip(unread.map(|unread| unread.merged()))));
         }
-        let names: BTreeSet<_> = layers.iter().flat_map(|(_, merged)| merged.keys()).collect();
+        let merged = layers.iter().filter_map(|(_, layer)| layer.as_ref());
+        let names: BTreeSet<_> = merged.flat_map(|(_, merged)| merged.keys()).collect();
         let seen = |name: &Arc<str>| {
-            let before = layers.iter().find_map(|(layer, merged)| match merged.get(name) {
-                Some((before, _)) => before.as_ref(),
-                None => layer.resources.get(name),
+            let layers = layers.iter().map(|(scope, layer)| (*scope, layer.as_ref()));
+            let before = first(layers, |layer| {
+                let (layer, merged) = layer?;
+                match merged.get(name) {
+                    Some((before, _)) => before.as_ref(),
+                    None => layer.resources.get(name),
+                }
             });
             self.net_change(type_url, name, before)
         };
@@ -212,15 +244,15 @@ impl CacheView {
             .collect();
         let names = subscription.names().filter(|name| !members.contains(name));
         let changed = names.chain(members.iter().copied()).filter_map(|name| {
-            let mut layers = self.layers(type_url);
             let has_changed = |layer: &Layer| layer.before(name, since).is_some();
             if !self.layers(type_url).any(has_changed) {
                 return None;
             }
-            let before = layers.find_map(|layer| match layer.before(name, since) {
-                Some(before) => before,
-                None => layer.resources.get(name),
-            });
+            let before =
+                first(self.of_scopes(type_url), |layer| match layer?.before(name, since) {
+                    Some(before) => before,
+                    None => layer?.resources.get(name),
+                });
             self.net_change(type_url, name, before)
         });
         changed.collect()
@@ -233,9 +265,7 @@ impl CacheView {
         name: &Arc<str>,
         before: Option<&Resource>,
     ) -> Option<Change> {
-        let after = self.layers(type_url).find_map(|layer| layer.resources.get(name));
-        let is_there = |resource: &&Resource| !resource.is_absent();
-        let (before, after) = (before.filter(is_there), after.filter(is_there));
+        let after = self.seen(type_url, name);
         (before != after).then(|| Change::new(name.clone(), before.cloned(), after.cloned()))
     }
 }
@@ -251,9 +281,7 @@ impl View for CacheView {
     }
 
     fn get(&self, type_url: &TypeUrl, name: &str) -> Option<Resource> {
-        let mut layers = self.layers(type_url);
-        let found = layers.find_map(|layer| layer.resources.get(name));
-        found.filter(|found| !found.is_absent()).cloned()
+        self.seen(type_url, name).cloned()
     }
 
     /// A name goes before an alias, and an alias counts if the resource that has it is the one seen.
@@ -327,7 +355,10 @@ impl View for CacheView {
         let single = if merged.is_none() { first } else { None };
         let single = single.into_iter().flat_map(|layer| layer.resources.values().cloned());
         let all = single.chain(merged.into_iter().flat_map(BTreeMap::into_values));
-        all.filter(|resource| !resource.is_absent())
+        all.filter_map(|resource| match resource.is_absent() {
+            true => self.get(type_url, resource.name()),
+            false => Some(resource),
+        })
     }
 
     /// Costs what it yields.
@@ -360,15 +391,23 @@ impl View for CacheView {
     /// The version of what is seen through all layers. One layer's is at hand; with several, what the
     /// upper ones mask is taken out of the lower ones, which costs the size of the upper ones.
     fn version(&self, type_url: &TypeUrl) -> TypeVersion {
-        let layers: Vec<_> = self.layers(type_url).collect();
+        let scopes = self.scopes.iter().enumerate();
+        let layers =
+            scopes.filter_map(|(depth, scope)| Some((depth, self.state.layer(scope, type_url)?)));
+        let layers: Vec<_> = layers.collect();
+        let hides = layers.iter().any(|(_, layer)| layer.hidden > 0);
         let mut version = TypeVersion::default();
-        for (depth, layer) in layers.iter().enumerate() {
+        for (at, (depth, layer)) in layers.iter().enumerate() {
             version = version.union(layer.version.clone());
-            let above = layers.get(..depth).unwrap_or_default();
+            let above = layers.get(..at).unwrap_or_default();
             let names: BTreeSet<_> =
-                above.iter().flat_map(|layer| layer.resources.keys()).collect();
-            for masked in names.into_iter().filter_map(|name| layer.resources.get(name)) {
-                version.subtract(masked);
+                above.iter().flat_map(|(_, layer)| layer.resources.keys()).collect();
+            for below in names.into_iter().filter_map(|name| layer.resources.get(name)) {
+                // What hides is in no version.
+                let is_masked = || self.is_masked(*depth, type_url, below.name());
+                if !hides || (!below.is_absent() && is_masked()) {
+                    version.subtract(below);
+                }
             }
         }
         version
@@ -393,6 +432,22 @@ const RECALLED: usize = 32;
 
 /// How many swaps may be under way at once in what a client holds, for that to be recognised.
 const SWAPS_RECALLED: usize = 4;
+
+/// What is seen of a name through layers, as each of them tells what it has of it: the first word counts,
+/// and what is hidden down to some scope is looked for below that.
+fn first<'a, L>(
+    mut layers: impl Iterator<Item = (&'a Scope, L)>,
+    of_name: impl Fn(L) -> Option<&'a Resource>,
+) -> Option<&'a Resource> {
+    loop {
+        let found = layers.find_map(|(_, layer)| of_name(layer))?;
+        if !found.is_absent() {
+            return Some(found);
+        }
+        let last = found.hides_down_to()?;
+        layers.find(|(scope, _)| scope.as_str() == last)?;
+    }
+}
 
 /// The net changes of one layer over several commits.
 fn merge(unread: &Unread<'_>) -> Arc<[Change]> {

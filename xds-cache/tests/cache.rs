@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
+    collections::BTreeMap,
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
@@ -540,8 +541,43 @@ fn a_watch_that_is_gone_leaves_nothing_behind() {
     assert_eq!(Arc::strong_count(&counted), 1);
 }
 
-/// One step of a writer: scope, name, content or removal.
-type Step = (usize, usize, Option<u32>);
+/// Some of three scopes, as they are seen.
+const SCOPES: [&str; 3] = ["a", "b", "c"];
+
+/// One step of a writer: scope, name, what becomes of it.
+type Step = (usize, usize, What);
+
+/// What is said of a name in a scope.
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Content(u32),
+    Nothing,
+    Hidden,
+    HiddenDownTo(usize),
+}
+
+fn what() -> impl Strategy<Value = What> {
+    prop_oneof![
+        3 => (0..3u32).prop_map(What::Content),
+        1 => Just(What::Nothing),
+        1 => Just(What::Hidden),
+        1 => (0..3usize).prop_map(What::HiddenDownTo),
+    ]
+}
+
+/// What is seen of a name through scopes, by what was said of it in each.
+fn seen(said: &BTreeMap<(&str, usize), What>, scopes: &[&str], name: usize) -> Option<u32> {
+    let mut scopes = scopes.iter();
+    while let Some(scope) = scopes.next() {
+        match said.get(&(*scope, name)) {
+            Some(What::Content(content)) => return Some(*content),
+            Some(What::Hidden) => return None,
+            Some(What::HiddenDownTo(last)) => drop(scopes.find(|scope| **scope == SCOPES[*last])),
+            Some(What::Nothing) | None => {}
+        }
+    }
+    None
+}
 
 proptest! {
     /// What a reader is told changed is what differs between the two views, whatever happened between
@@ -550,29 +586,40 @@ proptest! {
     #[test]
     fn changes_and_versions_agree_with_the_content(
         commits in prop::collection::vec(
-            prop::collection::vec((0..3usize, 0..4usize, prop::option::of(0..3u32)), 1..4), 1..20),
-        order in Just(["a", "b", "c"]).prop_shuffle(),
+            prop::collection::vec((0..3usize, 0..4usize, what()), 1..4), 1..20),
+        order in Just(SCOPES).prop_shuffle(),
         depth in 1..=3usize,
     ) {
         let cache = Cache::new();
         let scopes = scopes(&order[..depth]);
-        let mut seen = Vec::new();
+        let (mut views, mut said) = (Vec::new(), BTreeMap::new());
         let name = |i: usize| format!("xdstp://x/{}/{}/r{i}", CDS.message_name(), i % 2);
         let subscription = Subscription::to([name(0), name(2), name(1).replace("r1", "*")]);
         for steps in commits {
             let mut transaction = Transaction::new();
             for (scope, n, what) in steps as Vec<Step> {
-                let scope = ["a", "b", "c"][scope];
+                let scope = SCOPES[scope];
+                said.insert((scope, n), what);
                 match what {
-                    Some(content) => transaction.upsert(scope, resource(CDS, &name(n), content)),
-                    None => transaction.remove(scope, CDS, name(n)),
+                    What::Content(content) => {
+                        transaction.upsert(scope, resource(CDS, &name(n), content))
+                    }
+                    What::Nothing => transaction.remove(scope, CDS, name(n)),
+                    What::Hidden => transaction.hide(scope, CDS, name(n)),
+                    What::HiddenDownTo(last) => {
+                        transaction.hide_down_to(scope, &SCOPES[last].into(), CDS, name(n))
+                    }
                 };
             }
             cache.commit(transaction).unwrap();
-            seen.push(cache.view(&scopes));
+            let view = cache.view(&scopes);
+            let all = (0..4).filter_map(|n| Some((name(n), seen(&said, &order[..depth], n)?)));
+            let all: BTreeMap<_, _> = all.collect();
+            prop_assert_eq!(content(&view, &CDS), all.into_iter().collect::<Vec<_>>());
+            views.push(view);
         }
-        let last = seen.last().unwrap();
-        for view in &seen {
+        let last = views.last().unwrap();
+        for view in &views {
             let changes = last.changes(&CDS, view.revision()).unwrap();
             let difference = view.difference(last, &CDS);
             let mut changes: Vec<_> = changes.to_vec();

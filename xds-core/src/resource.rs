@@ -14,6 +14,9 @@ use crate::{
     collection::{self, collection_of, normal},
 };
 
+/// What stands before the scope in the value of what hides down to there.
+const DOWN_TO: &str = "down to ";
+
 /// What identifies a resource: its type and its name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -111,10 +114,27 @@ impl Resource {
         Resource::raw(type_url, name, Bytes::new()).absent().build()
     }
 
+    /// The same, but of the scopes down to this one only: what lies below that is seen.
+    #[must_use]
+    pub fn absent_down_to(
+        type_url: impl Into<TypeUrl>,
+        name: impl Into<Arc<str>>,
+        scope: &str,
+    ) -> Resource {
+        Resource::raw(type_url, name, format!("{DOWN_TO}{scope}")).absent().build()
+    }
+
     /// Whether this says that there is nothing of its name.
     #[must_use]
     pub fn is_absent(&self) -> bool {
         self.0.is_absent
+    }
+
+    /// If this says that there is nothing of its name in the scopes down to one only, that one.
+    #[must_use]
+    pub fn hides_down_to(&self) -> Option<&str> {
+        let value = self.0.entry.get(self.0.value_at..).filter(|_| self.0.is_absent)?;
+        std::str::from_utf8(value).ok()?.strip_prefix(DOWN_TO)
     }
 
     /// The type.

@@ -5,7 +5,9 @@
 //! revision instead. An ACK means that a client accepts what it was sent, not yet that it uses it.
 //!
 //! Whoever disconnects is no longer spoken of, and whoever connects is from then on: the report is about
-//! the clients of this moment. With nobody connected, everything is settled.
+//! the clients of this moment. With nobody connected, everything is settled. One that just connected has
+//! settled no sooner than it was told what it asked for first; what it asks for later is spoken of when it
+//! does, since nobody knows of it before.
 
 use std::{sync::Arc, time::Duration};
 
@@ -75,10 +77,11 @@ impl Delivery {
     ) -> Self {
         // Else a client may seem not to be concerned.
         cache.finish_waking();
-        let asked = clients.all().into_iter().filter(|status| who(&status.client));
-        let fates =
-            asked.map(|status| (Fate::of(cache, &status, (since, revision)), status.client));
-        Self { revision, clients: fates.map(|(fate, client)| (client, fate)).collect() }
+        let fate = |status: &ClientStatus, concerned| {
+            let fate = Fate::of(cache, (status, concerned), (since, revision));
+            (status.client.clone(), fate)
+        };
+        Self { revision, clients: clients.find(who, fate) }
     }
 
     /// Looks until so many clients have settled, or none is left that still can.
@@ -127,13 +130,17 @@ impl Delivery {
 }
 
 impl Fate {
-    fn of(cache: &Cache, status: &ClientStatus, (since, revision): (Revision, Revision)) -> Self {
+    fn of(
+        cache: &Cache,
+        (status, concerned): (&ClientStatus, Revision),
+        (since, revision): (Revision, Revision),
+    ) -> Self {
         let is_by_then = |since: Option<Revision>| since.is_some_and(|since| since <= revision);
         let standing = &status.standing;
         let looked = standing.looked.unwrap_or_default();
         let view = cache.view(&status.client.scopes);
         let changed = |of_type| view.changed_between(of_type, looked, revision);
-        let is_unread = status.concerned > looked && status.types.keys().any(changed);
+        let is_unread = concerned > looked && status.types.keys().any(changed);
         // What it was not told yet may be what repairs what it rejected.
         if is_by_then(standing.rejected) && !is_unread {
             let rejected = status.types.values().filter(|of_type| of_type.is_rejected);
@@ -143,7 +150,8 @@ impl Fate {
                 return Fate::Rejected(rejections);
             }
         }
-        if is_by_then(standing.pending) || is_unread {
+        // Who was told nothing yet has all before it.
+        if is_by_then(standing.pending) || is_unread || standing.looked.is_none() {
             return Fate::Pending { awaited: status.awaited.clone() };
         }
         if is_by_then(standing.draining) { Fate::Draining } else { Fate::Settled }

@@ -24,6 +24,7 @@ use crate::{
     client::Client,
     delivery::{Delivery, Fate, HowMany, share_of},
     server::Shared,
+    status::ClientStatus,
 };
 
 /// What stands between the name of a scope and the number of the canary whose scope lies over it.
@@ -192,15 +193,15 @@ impl Canaries {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Forgets what canaries left behind, as far as nobody sees it any more.
+    /// Forgets what canaries left behind, as far as nobody sees it any more. Who came to see it and is not
+    /// told yet that it is gone learns that from what is left.
     fn sweep(&self, shared: &Shared) {
-        let seen: BTreeSet<_> = shared
-            .clients
-            .all()
-            .into_iter()
-            .flat_map(|status| status.client.scopes.to_vec())
-            .collect();
         let mut left = self.left.write().unwrap_or_else(PoisonError::into_inner);
+        let see = |status: &ClientStatus, _| -> Vec<Scope> {
+            let scopes = status.client.scopes.iter().chain(&status.passing);
+            scopes.filter(|scope| left.contains(*scope)).cloned().collect()
+        };
+        let seen: BTreeSet<_> = shared.clients.find(|_| true, see).into_iter().flatten().collect();
         let unseen: Vec<_> = left.difference(&seen).cloned().collect();
         for scope in unseen {
             left.remove(&scope);

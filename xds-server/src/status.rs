@@ -6,15 +6,18 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use dashmap::DashMap;
-use deltaplane_cache::Concern;
+use deltaplane_cache::{Concern, Scope};
 use deltaplane_core::{
     ErrorDetail, Event, Key, Nonce, Reception, Resource, Response, Revision, Standing, TypeUrl,
 };
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
 use crate::{body::Driver, client::Client};
 
@@ -32,8 +35,8 @@ pub struct ClientStatus {
     pub standing: Standing,
     /// New clusters that it has not shown to be able to use, so that what names them waits.
     pub awaited: Vec<Key>,
-    /// The last revision that concerns it.
-    pub(crate) concerned: Revision,
+    /// Where it looks beside what it is said to see, or did since that was said.
+    pub(crate) passing: Vec<Scope>,
 }
 
 /// What is known of one type on one stream.
@@ -89,6 +92,12 @@ pub struct ClientResource {
     pub committed: Option<SystemTime>,
 }
 
+/// How long whoever waits for something rests after the first look, and at most after a later one; each time
+/// it is twice as long. Who waits briefly is told soon, and who waits for long costs little, however many
+/// clients there are and however much they say.
+const REST: Duration = Duration::from_millis(1);
+const LONGEST_REST: Duration = Duration::from_millis(20);
+
 /// All connected clients.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
@@ -120,7 +129,7 @@ impl Clients {
             types: BTreeMap::new(),
             standing: Standing::default(),
             awaited: Vec::new(),
-            concerned: Revision(0),
+            passing: Vec::new(),
         });
         let entry = Arc::new(Entry { status, concern, driver: Arc::downgrade(driver) });
         self.entries.insert(client.id, entry.clone());
@@ -135,9 +144,26 @@ impl Clients {
 
     /// Every client, in the order in which they came.
     pub(crate) fn all(&self) -> Vec<ClientStatus> {
-        let mut all: Vec<_> = self.entries.iter().map(|entry| entry.seen()).collect();
-        all.sort_unstable_by_key(|status| status.client.id);
-        all
+        self.find(|_| true, |status, _| status.clone())
+    }
+
+    /// What is found of each client that is asked about, from how it is and the last revision that concerns
+    /// it; in the order in which they came. Nothing is copied for it, and each client is held up while it is
+    /// looked at.
+    pub(crate) fn find<T>(
+        &self,
+        who: impl Fn(&Client) -> bool,
+        find: impl Fn(&ClientStatus, Revision) -> T,
+    ) -> Vec<T> {
+        let all = self.entries.iter().map(|entry| (*entry.key(), entry.value().clone()));
+        let mut all: Vec<_> = all.collect();
+        all.sort_unstable_by_key(|(id, _)| *id);
+        let found = all.into_iter().filter_map(|(_, entry)| {
+            // Whoever asks may ask for what is known of this client.
+            let client = entry.status().client.clone();
+            who(&client).then(|| find(&entry.status(), entry.concern.revision()))
+        });
+        found.collect()
     }
 
     /// How each resource stands with a client, if it is connected. Costs the number of its resources.
@@ -153,16 +179,21 @@ impl Clients {
         }
     }
 
-    /// Looks until there is an answer, again whenever something changed.
+    /// Looks until there is an answer, again whenever something changed, but at most some fifty times a
+    /// second.
     pub(crate) async fn look<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
         self.waiting.fetch_add(1, Ordering::AcqRel);
         let _waiting = Waiting(&self.waiting);
+        let mut rest = REST;
         loop {
             let changed = self.changed.notified();
             if let Some(found) = look() {
                 return found;
             }
+            let rested = Instant::now() + rest;
             changed.await;
+            sleep_until(rested).await;
+            rest = (2 * rest).min(LONGEST_REST);
         }
     }
 }
@@ -181,10 +212,11 @@ impl Entry {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How it is now, and what concerns it by now.
-    fn seen(&self) -> ClientStatus {
-        let status = self.status().clone();
-        ClientStatus { concerned: self.concern.revision(), ..status }
+    /// Notes that the client is about to look at these scopes.
+    pub(crate) fn passes(&self, scopes: &[Scope]) {
+        let passing = &mut self.status().passing;
+        let news: Vec<_> = scopes.iter().filter(|scope| !passing.contains(scope)).collect();
+        passing.extend(news.into_iter().cloned());
     }
 
     pub(crate) fn sent(&self, response: &Response) {

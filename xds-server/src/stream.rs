@@ -307,7 +307,13 @@ impl XdsStream {
         let view = self.view();
         let response = self.machine.poll_response(&view).map_err(too_late)?;
         match response {
-            Some(response) => Ok(Some(self.send(response))),
+            Some(response) => {
+                // Lest it looks settled with what it has only just asked for.
+                if self.is_new {
+                    self.show();
+                }
+                Ok(Some(self.send(response)))
+            }
             None if is_fetch => Err(Status::unavailable(
                 "nothing is known yet for this node and type: try again later",
             )),

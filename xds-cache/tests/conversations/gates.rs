@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use deltaplane_cache::Transaction;
-use deltaplane_core::{Event, Key, Order, Resource, TypeUrl, TypeVersion, Variant, View};
+use deltaplane_core::{Event, Key, Order, Resource, Revision, TypeUrl, TypeVersion, Variant, View};
 
 use crate::client::{
     BOTH, CDS, Client, ECDS, EDS, Got, LDS, RDS, SDS, SRDS, delta, resource as plain, sotw,
@@ -339,6 +339,9 @@ fn a_machine_says_how_far_its_client_is() {
         client.pass(PATIENCE);
         accept_all(&mut client);
         assert_eq!(standing(&client), (Some(removed), None, None, None));
+        client.ask(SRDS, &[]);
+        let asked = Some(Revision(0));
+        assert_eq!(standing(&client), (Some(removed), asked, None, None), "and not yet looked at");
     }
 }
 

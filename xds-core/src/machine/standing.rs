@@ -9,7 +9,8 @@ use crate::{Reception, Resource, Revision, View, type_stream::TypeStream};
 pub struct Standing {
     /// What changed up to here was looked at, and what of it can be sent was.
     pub looked: Option<Revision>,
-    /// Something is not sent yet, or not answered.
+    /// Something is not sent yet, or not answered. What the client just asked for counts as old as can be,
+    /// until it was looked at.
     pub pending: Option<Revision>,
     /// Something is not removed yet, since it is in use.
     pub draining: Option<Revision>,
@@ -25,7 +26,10 @@ impl<V: View> Machine<V> {
             |of: &dyn Fn(&TypeStream) -> Option<Revision>| self.types.iter().filter_map(of).min();
         Standing {
             looked: self.delivered,
-            pending: oldest(&|stream| stream.pending_since()),
+            pending: match self.stirred {
+                true => Some(Revision(0)),
+                false => oldest(&|stream| stream.pending_since()),
+            },
             draining: oldest(&|stream| stream.draining_since()),
             rejected: oldest(&|stream| stream.unsettled.rejected_since()),
         }

@@ -109,6 +109,10 @@ impl XdsStream {
         if scopes == self.client.scopes {
             return Ok(());
         }
+        // Before it looks: what a canary leaves behind is forgotten when nobody sees it.
+        if let Some(entry) = &self.entry {
+            entry.passes(&scopes);
+        }
         self.watch.set_scopes(scopes.clone());
         let old = self.shared.cache.view(&self.client.scopes);
         let new = old.through(&scopes);

@@ -30,16 +30,19 @@ impl XdsStream {
         let mut status = entry.status();
         let before = std::mem::replace(&mut status.standing, standing);
         // Together, lest it looks settled in scopes of which it was told nothing yet.
-        if !Arc::ptr_eq(&status.client, &self.client) {
+        let has_moved = !Arc::ptr_eq(&status.client, &self.client);
+        if has_moved {
             status.client = self.client.clone();
         }
+        status.passing = Vec::new();
         status.awaited = self.machine.awaited();
         let rejects = before.rejected.or(standing.rejected).is_some();
-        if std::mem::take(&mut self.is_new) || rejects {
+        let is_new = std::mem::take(&mut self.is_new);
+        if is_new || rejects {
             self.show_types(&mut status);
         }
         drop(status);
-        if before != standing {
+        if before != standing || has_moved || is_new {
             self.shared.clients.tell();
         }
     }

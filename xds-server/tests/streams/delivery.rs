@@ -1,9 +1,16 @@
 //! What became of a change, at each client.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use deltaplane_server::{
-    Delivery, Fate, HowMany, Key, Order, Pace, Resource, Revision, Transaction, TypeUrl, Variant,
+    Client, ClientEvent, Delivery, Fate, HowMany, Key, Observer, Order, Pace, Resource, Revision,
+    Transaction, TypeUrl, Variant, XdsServer,
     testing::{Connection, ModelClient},
 };
 
@@ -30,7 +37,7 @@ fn route(content: u8, cluster: &str) -> Resource {
 
 /// What became of a revision, by node: the first letter of each fate.
 fn fates(delivery: &Delivery) -> String {
-    let fate = |(client, fate): &(Arc<deltaplane_server::Client>, Fate)| {
+    let fate = |(client, fate): &(Arc<Client>, Fate)| {
         let fate = match fate {
             Fate::Settled => "settled",
             Fate::Draining => "draining",
@@ -76,7 +83,7 @@ async fn a_change_settles_client_by_client() {
         );
         assert_eq!(delivery.pending().map(|client| &*client.node.id).collect::<Vec<_>>(), ["two"]);
         // Who is not waited for does not hold up who is.
-        let who = |client: &deltaplane_server::Client| client.node.id == "one";
+        let who = |client: &Client| client.node.id == "one";
         let delivery = served.server.wait(revision, who, HowMany::All, LONG).await;
         assert_eq!(fates(&delivery), "one settled");
         // What never comes is waited for as long as is said.
@@ -106,6 +113,77 @@ async fn whom_nothing_concerns_has_settled_and_a_newcomer_has_when_it_answers() 
     one.subscribe(ROUTE, &["r"]);
     let routes = one.expect(ROUTE).await;
     one.ack(&routes);
+}
+
+/// Hears what became of the last revision, at the very moment at which something happens to a client.
+#[derive(Default)]
+struct AtOnce {
+    server: OnceLock<XdsServer>,
+    heard: Mutex<Vec<String>>,
+}
+
+impl Observer for AtOnce {
+    fn observe(&self, _: &Client, event: &ClientEvent<'_>) {
+        let what = match event {
+            ClientEvent::Connected => "connected".to_owned(),
+            ClientEvent::Sent(response) => response.type_url.rsplit('.').next().unwrap().to_owned(),
+            _ => return,
+        };
+        let server = self.server.get().unwrap();
+        let delivery = server.delivery(server.cache().revision());
+        self.heard.lock().unwrap().push(format!("{what}: {}", fates(&delivery)));
+    }
+}
+
+#[tokio::test]
+async fn who_just_connected_or_just_asked_has_not_settled() {
+    for variant in [Variant::Delta, Variant::Sotw] {
+        let at_once = Arc::new(AtOnce::default());
+        let served = serve_with(|builder| builder.observer(at_once.clone())).await;
+        at_once.server.set(served.server.clone()).unwrap();
+        let revision = put(&served, [cluster("a", 1), route(1, "a")]);
+        let mut one = in_step(&served, "one", variant).await;
+        assert_eq!(fates(&wait(&served, revision, HowMany::All).await), "one settled");
+        one.subscribe(ROUTE, &["r"]);
+        let routes = one.expect(ROUTE).await;
+        one.ack(&routes);
+        assert_eq!(fates(&wait(&served, revision, HowMany::All).await), "one settled");
+        let pending = ["connected", "Cluster", "RouteConfiguration"];
+        let pending = pending.map(|what| format!("{what}: one pending"));
+        assert_eq!(*at_once.heard.lock().unwrap(), pending);
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_long_does_not_look_at_each_change() {
+    let served = serve().await;
+    put(&served, [cluster("a", 0)]);
+    let mut one = in_step(&served, "one", Variant::Delta).await;
+    let two = in_step(&served, "two", Variant::Delta).await;
+    let looks = Arc::new(AtomicU32::new(0));
+    let (server, seen) = (served.server.clone(), looks.clone());
+    let revision = put(&served, [cluster("a", 1)]);
+    let start = Instant::now();
+    let waiting = tokio::spawn(async move {
+        let who = |client: &Client| {
+            seen.fetch_add(u32::from(client.node.id == "one"), Ordering::Relaxed);
+            true
+        };
+        server.wait(revision, who, HowMany::All, 6 * LONG).await
+    });
+    for content in 2..200 {
+        let update = one.expect(CDS).await;
+        one.ack(&update);
+        put(&served, [cluster("a", content)]);
+    }
+    let last = one.expect(CDS).await;
+    one.ack(&last);
+    drop(two);
+    assert_eq!(fates(&waiting.await.unwrap()), "one settled");
+    // The first few follow each other sooner than every 20 ms.
+    let most = 8 + start.elapsed().as_millis() / 20;
+    let looks = looks.load(Ordering::Relaxed);
+    assert!(u128::from(looks) <= most, "{looks} looks, and at most {most} should be");
 }
 
 #[tokio::test]

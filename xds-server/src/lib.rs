@@ -89,7 +89,7 @@
 //! * `pace`: how soon a client is told of a change; `rate`: how often it may ask
 //! * `on_demand`: what is looked for only when a client asks for it
 //! * `withdrawal`: what is taken back by itself
-//! * `rollout`: what goes to some first
+//! * `rollout`: what goes to some first; in `changed`, what a change is to them, and to all
 //! * `rejections`: who left with something rejected
 //! * `client`: a client, and who hears of it
 //! * `status`: who is connected, and what each was told and accepted

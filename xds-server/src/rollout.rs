@@ -15,10 +15,13 @@ use std::{
 };
 
 use deltaplane_cache::{Commit, CommitError, Scope, Transaction};
-use deltaplane_core::{Change, Revision, TypeUrl, View};
+use deltaplane_core::{Revision, TypeUrl};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use xxhash_rust::xxh3::xxh3_64;
 
+mod changed;
+
+use self::changed::Changed;
 use crate::{
     authorizer::Grant,
     client::Client,
@@ -132,12 +135,13 @@ pub(crate) struct Canaries {
 struct Active {
     id: u64,
     members: Members,
-    /// The members that were connected when it began.
-    expected: BTreeSet<String>,
+    /// The members that were connected when it began, with the types of which it brings something and that
+    /// they had asked for.
+    expected: BTreeMap<String, BTreeSet<TypeUrl>>,
     /// The scope that lies over each scope that the change is for.
     over: BTreeMap<Scope, Scope>,
     /// What it changes there.
-    changes: Vec<(Scope, TypeUrl, Vec<Change>)>,
+    changed: Vec<Changed>,
 }
 
 enum Members {
@@ -151,6 +155,16 @@ impl Members {
             Members::Ids(ids) => ids.contains(&node.id),
             Members::Nodes(select) => select(node),
         }
+    }
+}
+
+impl Active {
+    /// The types of which it brings something, and that a node of this stream had asked for and this stream
+    /// has not.
+    fn lacks(&self, status: &ClientStatus) -> (Arc<Client>, Vec<&TypeUrl>) {
+        let had = self.expected.get(&status.client.node.id).into_iter().flatten();
+        let lacks = had.filter(|type_url| !status.types.contains_key(*type_url)).collect();
+        (status.client.clone(), lacks)
     }
 }
 
@@ -220,10 +234,13 @@ struct UnderWay<'a> {
 }
 
 impl UnderWay<'_> {
-    /// What became of it at its members. One that does not see it yet has not settled.
+    /// What became of it at its members. One that does not see it yet has not settled, nor has one that came
+    /// back and has not asked yet for all that it had asked for.
     fn delivery(&self) -> Delivery {
         let Shared { cache, clients, .. } = self.shared;
         let is_member = |client: &Client| self.active.members.has(&client.node);
+        // First, so that what they ask for by now counts in what follows.
+        let lacking = lacking(&clients.find(is_member, |status, _| self.active.lacks(status)));
         // What a member rejected before is not the fault of this.
         let revisions = (self.revision, self.revision);
         let mut delivery = Delivery::since(cache, clients, revisions, is_member);
@@ -231,7 +248,7 @@ impl UnderWay<'_> {
             let sees = |(below, above): (&Scope, &Scope)| {
                 !client.scopes.contains(below) || client.scopes.contains(above)
             };
-            if !self.active.over.iter().all(sees) {
+            if !self.active.over.iter().all(sees) || lacking.contains(&client.node.id) {
                 *fate = Fate::Pending { awaited: Vec::new() };
             }
         }
@@ -240,9 +257,9 @@ impl UnderWay<'_> {
 
     /// The nodes that were there when it began, and are not any more.
     fn gone(&self, delivery: &Delivery) -> Vec<String> {
-        let mut gone = self.active.expected.clone();
-        delivery.clients.iter().for_each(|(client, _)| _ = gone.remove(&client.node.id));
-        gone.into_iter().collect()
+        let there: BTreeSet<_> =
+            delivery.clients.iter().map(|(client, _)| &client.node.id).collect();
+        self.active.expected.keys().filter(|node_id| !there.contains(node_id)).cloned().collect()
     }
 
     fn has_settled(&self, delivery: &Delivery) -> bool {
@@ -272,36 +289,18 @@ impl UnderWay<'_> {
         tokio::time::timeout(time, self.shared.clients.look(look)).await.ok()
     }
 
-    /// What makes it everybody's; what somebody else changed since it began stays as that is.
-    fn promotion(&self, like: &Transaction) -> Transaction {
-        let mut promotion = like.emptied();
-        for (scope, type_url, changes) in &self.active.changes {
-            if changes.is_empty() {
-                // It only becomes known.
-                promotion.replace(scope.clone(), type_url.clone(), []);
-            }
-            let view = self.shared.cache.view(&Arc::from([scope.clone()]));
-            let is_as_before = |change: &&Change| view.get(type_url, &change.name) == change.before;
-            for change in changes.iter().filter(is_as_before) {
-                match &change.after {
-                    Some(after) => promotion.upsert(scope.clone(), after.clone()),
-                    None => promotion.remove(scope.clone(), type_url.clone(), change.name.clone()),
-                };
-            }
-        }
-        promotion
-    }
-
     /// Ends it: with what makes it everybody's, if it is to reach all.
     fn end(&mut self, promoted: Option<&Transaction>) -> Result<Commit, CommitError> {
-        let mut transaction = promoted.map(|it| self.promotion(it)).unwrap_or_default();
+        let cache = &self.shared.cache;
+        let promote = |it| changed::promotion(&self.active.changed, cache, it);
+        let mut transaction = promoted.map(promote).unwrap_or_default();
         for scope in self.active.over.values() {
             // In one commit, so that whoever sees both sees no change.
-            for type_url in self.shared.cache.types(scope) {
+            for type_url in cache.types(scope) {
                 transaction.replace(scope.clone(), type_url, []);
             }
         }
-        let commit = self.shared.cache.commit(transaction)?;
+        let commit = cache.commit(transaction)?;
         self.is_over = true;
         self.shared.canaries.end(&self.active);
         self.shared.cache.wake_all();
@@ -317,6 +316,20 @@ impl Drop for UnderWay<'_> {
             tracing::error!(%error, "a canary cannot be withdrawn");
         }
     }
+}
+
+/// The nodes that have asked for something of what they lack on none of their streams.
+fn lacking(streams: &[(Arc<Client>, Vec<&TypeUrl>)]) -> BTreeSet<String> {
+    if streams.iter().all(|(_, lacks)| lacks.is_empty()) {
+        return BTreeSet::new();
+    }
+    let mut lacking = BTreeMap::new();
+    for (client, lacks) in streams {
+        let of_node = lacking.entry(&client.node.id).or_insert_with(|| lacks.clone());
+        of_node.retain(|type_url| lacks.contains(type_url));
+    }
+    let lacking = lacking.into_iter().filter(|(_, lacks)| !lacks.is_empty());
+    lacking.map(|(node_id, _)| node_id.clone()).collect()
 }
 
 /// Carries a change out to some, and then to all.
@@ -340,7 +353,8 @@ pub(crate) async fn roll_out(
         fault = under_way.rejection(canary.settled_for).await;
     }
     let now = under_way.delivery();
-    if fault.is_none() && !under_way.has_settled(&now) {
+    let is_undone = shared.cache.is_undone(under_way.revision);
+    if fault.is_none() && (is_undone || !under_way.has_settled(&now)) {
         fault = Some(now);
     }
     let outcome = match fault {
@@ -361,41 +375,42 @@ fn begin(
     canary: &Canary,
 ) -> Result<Option<(Active, Transaction)>, CommitError> {
     shared.canaries.sweep(shared);
-    let preview = shared.cache.preview(transaction)?;
+    let changed = changed::of(&shared.cache.preview(transaction)?);
     let id = shared.canaries.ids.fetch_add(1, Ordering::Relaxed);
-    let mut over = BTreeMap::new();
-    let mut trial = transaction.emptied();
-    let mut all = Vec::new();
-    for (scope, type_url, changes) in preview.changes() {
-        all.push((scope.clone(), type_url.clone(), changes.to_vec()));
-        let lay = || Scope::from(format!("{scope}{CANARY}{id}"));
-        let upper = over.entry(scope.clone()).or_insert_with(lay);
-        for change in changes {
-            match &change.after {
-                Some(after) => trial.upsert(upper.clone(), after.clone()),
-                None => trial.hide(upper.clone(), type_url.clone(), change.name.clone()),
-            };
-        }
+    // What only becomes known, nobody can be told first.
+    let told = changed.iter().filter(|changed| !changed.changes.is_empty());
+    let over: BTreeMap<_, _> = told
+        .map(|Changed { scope, .. }| (scope.clone(), format!("{scope}{CANARY}{id}").into()))
+        .collect();
+    let trial = changed::trial(&changed, &over, transaction);
+    let clients = shared.clients.all().into_iter();
+    let sees_some =
+        |status: &ClientStatus| status.client.scopes.iter().any(|scope| over.contains_key(scope));
+    let concerned: Vec<_> = clients.filter(sees_some).collect();
+    let members = members(canary, &concerned);
+    let mut expected = BTreeMap::<String, BTreeSet<TypeUrl>>::new();
+    for status in concerned.iter().filter(|status| members.has(&status.client.node)) {
+        let types = expected.entry(status.client.node.id.clone()).or_default();
+        types.extend(changed.iter().filter(|it| it.reaches(status)).map(|it| it.type_url.clone()));
     }
-    let clients = shared.clients.all().into_iter().map(|status| status.client);
-    let concerned =
-        clients.filter(|client| client.scopes.iter().any(|scope| over.contains_key(scope)));
-    let nodes: BTreeMap<_, _> =
-        concerned.map(|client| (client.node.id.clone(), client.node.clone())).collect();
-    let members = match &canary.members {
+    let is_anybody = !expected.is_empty();
+    let active = Active { id, members, expected, over, changed };
+    Ok(is_anybody.then_some((active, trial)))
+}
+
+/// Who of those whom a change concerns is in a canary.
+fn members(canary: &Canary, concerned: &[ClientStatus]) -> Members {
+    match &canary.members {
         Who::Share(share) => {
-            let mut ranked: Vec<_> = nodes.keys().map(|id| (xxh3_64(id.as_bytes()), id)).collect();
+            let ids: BTreeSet<_> = concerned.iter().map(|status| &status.client.node.id).collect();
+            let count = share_of(*share, ids.len());
+            let mut ranked: Vec<_> =
+                ids.into_iter().map(|id| (xxh3_64(id.as_bytes()), id)).collect();
             ranked.sort_unstable();
-            let count = share_of(*share, ranked.len());
             Members::Ids(ranked.into_iter().take(count).map(|(_, id)| id.clone()).collect())
         }
         Who::Nodes(select) => Members::Nodes(select.clone()),
-    };
-    let expected = nodes.into_iter().filter(|(_, node)| members.has(node));
-    let expected: BTreeSet<_> = expected.map(|(node_id, _)| node_id).collect();
-    let is_anybody = !expected.is_empty();
-    let active = Active { id, members, expected, over, changes: all };
-    Ok(is_anybody.then_some((active, trial)))
+    }
 }
 
 impl Shared {

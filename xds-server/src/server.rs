@@ -257,7 +257,8 @@ impl XdsServer {
     /// that has neither settled nor rejected it; or until the time is over. The report says who is missing,
     /// and who rejected what.
     ///
-    /// With none of those clients connected it returns at once. Dropping it ends the waiting.
+    /// With none of those clients connected it returns at once. What changes is noticed within some 20 ms.
+    /// Dropping it ends the waiting.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -290,6 +291,11 @@ impl XdsServer {
     /// reaches the others; if one of them rejects it, does not settle in time, or disconnects and stays
     /// away, it is withdrawn, and the others never saw it. Other commits reach everybody meanwhile; what
     /// they make of the same resources stays. With none of these nodes connected, it is committed at once.
+    ///
+    /// A node that comes back has not settled before it asked again for each type that this brings something
+    /// of and that it had asked for. What one that is new will ask for, nobody knows: it counts as settled
+    /// once it accepted what it asked for so far. That the content of a type becomes known, or is yet to,
+    /// nobody is told first.
     ///
     /// Dropping it withdraws the change.
     ///

@@ -11,6 +11,7 @@
 mod authorized;
 mod bearing;
 mod beside;
+mod canaries;
 mod client_status;
 mod clients;
 mod connections;

@@ -16,21 +16,21 @@ use crate::served::{CDS, Served, serve, serve_with};
 const EDS: TypeUrl = TypeUrl::ENDPOINT;
 
 /// A message whose first field is the name, as all of the Envoy API, and whose second is a number.
-fn resource(type_url: &TypeUrl, name: &str, content: u8) -> Resource {
+pub fn resource(type_url: &TypeUrl, name: &str, content: u8) -> Resource {
     let value = [&[0x0a, name.len() as u8], name.as_bytes(), &[0x10, content]].concat();
     Resource::raw(type_url.clone(), name, value).build()
 }
 
 /// That number.
-fn number(value: &[u8]) -> u8 {
+pub fn number(value: &[u8]) -> u8 {
     value[value.len() - 1]
 }
 
-fn put(served: &Served, resources: &[(&str, u8)]) -> Revision {
+pub fn put(served: &Served, resources: &[(&str, u8)]) -> Revision {
     served.cache.commit(change(resources, &[])).unwrap().revision
 }
 
-fn change(resources: &[(&str, u8)], gone: &[&str]) -> Transaction {
+pub fn change(resources: &[(&str, u8)], gone: &[&str]) -> Transaction {
     let mut transaction = Transaction::new();
     for (name, content) in resources {
         transaction.upsert("c", resource(&EDS, name, *content));
@@ -42,7 +42,7 @@ fn change(resources: &[(&str, u8)], gone: &[&str]) -> Transaction {
     transaction
 }
 
-async fn in_step(served: &Served, id: &str, variant: Variant) -> ModelClient<Connection> {
+pub async fn in_step(served: &Served, id: &str, variant: Variant) -> ModelClient<Connection> {
     let mut client = served.model(id, variant).await;
     client.subscribe(CDS, &[]);
     let clusters = client.expect(CDS).await;

@@ -69,6 +69,10 @@
 //! one of them leaves. A client that left a replica which was ahead is not told less by one that lags:
 //! [`XdsServerBuilder::catch_up`].
 //!
+//! Each knows its own clients only: [`XdsServer::delivery`], [`XdsServer::wait`] and [`XdsServer::clients`] are
+//! about those that are connected to this replica, and [`XdsServer::roll_out`] has its canary among them. To
+//! know what all run, ask each replica and put the answers together.
+//!
 //! # Layout
 //!
 //! * `server`: a cache, and the rule of who sees what; in `builder`, how it is made

@@ -66,7 +66,7 @@ pub enum Command {
     Diff(Diff),
     /// Show what a server has.
     Get(Get),
-    /// Show who is connected, and how far each client is.
+    /// Show who is connected to a server, and how far each of these clients is.
     Status(StatusOptions),
     /// Show what was changed, when and by whom, and what became of it.
     History(History),
@@ -290,7 +290,7 @@ pub struct Apply {
     #[arg(long)]
     pub label: Option<String>,
     /// Wait until the clients that see it have acknowledged it, and tell
-    /// meanwhile how many have.
+    /// meanwhile how many have: the clients of this server, of several that there are.
     #[arg(long)]
     pub wait: bool,
     /// The share of the clients to wait for, from 0 to 1.

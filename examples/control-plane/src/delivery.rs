@@ -23,7 +23,7 @@ use crate::store::{Store, StoreError, within};
 
 const TIMEOUT_MAX_MS: u64 = 600_000;
 
-/// For whom an answer waits, and for how long.
+/// For which clients of this server an answer waits, and for how long.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Wait {
@@ -45,7 +45,7 @@ fn usual_timeout_ms() -> u64 {
     30_000
 }
 
-/// What became of a change at the clients that see its scope.
+/// What became of a change at the clients of this server that see its scope.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Delivery)]
 pub(crate) struct Report {

@@ -57,7 +57,7 @@ pub struct Rollback {
     #[arg(long, conflicts_with = "wait")]
     pub dry_run: bool,
     /// Wait until the clients of the fleet, or all of them, have acknowledged it, and
-    /// tell meanwhile how many have.
+    /// tell meanwhile how many have: the clients of this server, of several that there are.
     #[arg(long)]
     pub wait: bool,
     /// The share of the clients to wait for, from 0 to 1.

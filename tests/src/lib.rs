@@ -87,3 +87,8 @@ pub use server::{Deltaplane, Variant};
 pub use tls_upstream::TlsUpstream;
 pub use upstream::Upstream;
 pub use witness::Witness;
+
+/// The repository's page, whose examples are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -296,6 +296,14 @@ pub fn deltaplane() -> Command {
     command
 }
 
+/// An example of the library.
+pub fn example(name: &str) -> Command {
+    // Built beside the program, for it or with the tests.
+    let mut command = Command::new(program().with_file_name("examples").join(name));
+    command.env_clear();
+    command
+}
+
 /// Where the start's line of the log says that it serves.
 fn serving(log: &str) -> Option<(SocketAddr, SocketAddr)> {
     let line = log.lines().find(|line| line.contains(" serving "))?;
@@ -318,7 +326,7 @@ fn program() -> &'static PathBuf {
         machine::forget_package(&mut cargo);
         let messages = run(cargo
             .args(["build", "--workspace", "--bin", "deltaplane", "--message-format", "json"])
-            // There are none; but with them counts what tests depend on, as it does there.
+            // With them counts what tests depend on, too, as it does there.
             .arg("--examples")
             .args(["--profile", &profile, "--manifest-path", manifest, "--target-dir"])
             .arg(machine::target_dir()));

@@ -1,4 +1,4 @@
-//! The guide, as somebody follows it who does all that it says.
+//! The guide, as somebody follows it who does all that it says, and the library's example, as its page has it.
 
 #![allow(missing_docs, clippy::expect_used, clippy::unwrap_used)]
 
@@ -6,9 +6,12 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use deltaplane_tests::machine::{exclusively, forget_package, read, target_dir};
-use deltaplane_tests::{port, server};
+use deltaplane_tests::machine::{exclusively, forget_package, read, run, target_dir};
+use deltaplane_tests::process::Process;
+use deltaplane_tests::{Envoy, http, port, server, wait_until};
+use rustix::process::Signal;
 
 /// How long, in seconds, it takes at most. Whatever still runs then is ended, too.
 const PATIENCE: &str = "180";
@@ -65,6 +68,29 @@ fn every_command_does_what_the_page_says() {
             );
         }
     }
+}
+
+#[test]
+fn an_envoy_is_served_by_the_example() {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let folder = tempfile::tempdir().expect("a folder for temporary files can be made");
+    let port = port::reserve();
+    let mut example = server::example("serve");
+    example.args(["127.0.0.1:0", &port.to_string()]);
+    let mut example = Process::start("the example", &mut example, &folder.path().join("log"));
+    let address = example.wait_until("the example serves", PATIENCE, |process| {
+        let log = process.log();
+        log.lines().find_map(|line| line.strip_prefix("serving at ")).map(str::to_owned)
+    });
+    let arguments = ["bootstrap", "--node-id", "envoy-1", "--xds-address", &address];
+    let envoy = Envoy::start(&run(server::deltaplane().args(arguments)));
+    wait_until("Envoy answers", PATIENCE, || {
+        let answer = http::get(&format!("http://127.0.0.1:{port}/")).ok()?;
+        (answer.body == "hello\n").then_some(())
+    });
+    drop(envoy);
+    example.signal(Signal::INT);
+    assert!(example.wait_for_end().success());
 }
 
 /// Where programs are found: what was built for the tests goes first, wherever that is.

@@ -57,3 +57,8 @@ pub use rollback::{CommitRecord, RollbackError};
 pub use transaction::{Commit, CommitError, Scope, Transaction};
 pub use view::CacheView;
 pub use watch::{Concern, Watch};
+
+/// The package's page, whose example is run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

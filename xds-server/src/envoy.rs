@@ -60,7 +60,7 @@ envoy_resources! {
 ///
 /// ```
 /// use deltaplane_server::envoy;
-/// use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+/// use deltaplane_server::envoy_types::pb::envoy::config::cluster::v3::Cluster;
 ///
 /// let cluster = envoy::resource(&Cluster { name: "shop".into(), ..Default::default() });
 /// assert_eq!(&**cluster.name(), "shop");

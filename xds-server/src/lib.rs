@@ -5,7 +5,7 @@
 //!
 //! ```no_run
 //! use deltaplane_server::{Cache, Transaction, XdsServer, envoy};
-//! use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+//! use deltaplane_server::envoy_types::pb::envoy::config::cluster::v3::Cluster;
 //! use tokio::net::TcpListener;
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -187,7 +187,7 @@ pub use status::{ClientResource, ClientStatus, Rejection, TypeStatus};
 pub use tls::Tls;
 pub use withdrawal::Withdrawal;
 
-/// The README's example, compiled and run.
+/// The package's page, whose example is compiled.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

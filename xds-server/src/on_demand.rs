@@ -51,7 +51,7 @@ type Search = dyn Fn(Wanted) -> Pin<Box<dyn Future<Output = Found> + Send>> + Se
 ///
 /// ```
 /// use deltaplane_server::{Cache, Found, OnDemand, TypeUrl, XdsServer, envoy};
-/// use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+/// use deltaplane_server::envoy_types::pb::envoy::config::cluster::v3::Cluster;
 ///
 /// let clusters = OnDemand::new([TypeUrl::CLUSTER], |wanted| async move {
 ///     match wanted.key.name.strip_prefix("tenant-") {

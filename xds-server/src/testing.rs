@@ -9,7 +9,7 @@
 //! ```
 //! use deltaplane_server::testing::ModelClient;
 //! use deltaplane_server::{Cache, Transaction, TypeUrl, Variant, envoy};
-//! use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+//! use deltaplane_server::envoy_types::pb::envoy::config::cluster::v3::Cluster;
 //!
 //! // What a control plane of yours would do.
 //! let cache = Cache::new();

@@ -8,7 +8,7 @@
 //!     Cache, Transaction, envoy,
 //!     validation::{Policy, Refusal, Validator},
 //! };
-//! use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+//! use deltaplane_server::envoy_types::pb::envoy::config::cluster::v3::Cluster;
 //!
 //! let cache = Cache::new();
 //! let validator = Validator::new(Policy::Refuse);

@@ -37,7 +37,7 @@ use self::{
 ///
 /// ```
 /// use deltaplane_server::{Key, TypeUrl, envoy};
-/// use envoy_types::pb::envoy::config::route::v3::ScopedRouteConfiguration;
+/// use deltaplane_server::envoy_types::pb::envoy::config::route::v3::ScopedRouteConfiguration;
 /// use prost::Message;
 ///
 /// let scope = ScopedRouteConfiguration {
@@ -61,7 +61,7 @@ pub fn references(type_url: &str, value: &[u8]) -> Vec<Key> {
 ///
 /// ```
 /// use deltaplane_server::{TypeUrl, envoy};
-/// use envoy_types::pb::envoy::config::cluster::v3::{
+/// use deltaplane_server::envoy_types::pb::envoy::config::cluster::v3::{
 ///     Cluster,
 ///     cluster::{ClusterDiscoveryType, DiscoveryType},
 /// };

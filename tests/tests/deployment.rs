@@ -38,13 +38,22 @@ fn systemd_accepts_the_unit() {
 
 #[test]
 fn the_example_of_a_file_of_settings_is_read() {
+    is_read("deltaplane.yaml");
+}
+
+#[test]
+fn the_settings_of_the_image_are_read() {
+    is_read("container.yaml");
+}
+
+fn is_read(settings: &str) {
     let folder = tempfile::tempdir().expect("a folder for temporary files can be made");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("some port is free");
     let taken = taken.local_addr().expect("it is bound").to_string();
     // It gets as far as the address that is taken, on the way to which the file is read.
     let mut serve = deltaplane();
     serve.current_dir(&folder).args(["serve", "--xds-listen", &taken, "--config"]);
-    let output = serve.arg(deploy("deltaplane.yaml")).output().expect("it can be run");
+    let output = serve.arg(deploy(settings)).output().expect("it can be run");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && said.contains(&taken), "{said}");
 }

@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::process::Output;
 use std::time::Duration;
 
+use deltaplane_tests::authority::Authority;
 use deltaplane_tests::envoy_certificate::Certificate;
 use deltaplane_tests::{
     Database, Deltaplane, Envoy, Kind, Listener, Upstream, Variant, service, wait_until,
@@ -218,13 +219,22 @@ fn prometheus_is_told(server: &Deltaplane, port: &Listener) {
         let name = "deltaplane_rollouts_total{fleet=\"solo\",outcome=\"promoted\"}";
         (value(name) >= 1.0).then_some(())
     });
-    let metrics = metrics();
+    let metrics = metrics() + &told_with_tls();
     let (told, shown) = (told(&metrics), shown());
     let missing: Vec<&String> = shown.difference(&told).collect();
     assert!(missing.is_empty(), "the dashboard shows {missing:?}, which nobody tells");
     let own = |name: &&String| name.starts_with(PREFIXES[0]);
     let hidden: Vec<&String> = told.difference(&shown).filter(own).collect();
     assert!(hidden.is_empty(), "the dashboard does not show {hidden:?}");
+}
+
+/// What a server that has TLS tells.
+fn told_with_tls() -> String {
+    let (database, authority) = (Database::create(Kind::Sqlite), Authority::make());
+    let shown = authority.sign("server", "xds.test");
+    let [certificate, key] = [shown.certificate, shown.key].map(|file| file.display().to_string());
+    let flags = ["--tls-cert", &certificate, "--tls-key", &key];
+    Deltaplane::start_with(&database.url(), &flags).ask("GET", "/metrics", None).body
 }
 
 /// The names in `/metrics`.

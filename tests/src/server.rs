@@ -172,13 +172,13 @@ impl Deltaplane {
         line.and_then(|value| value.parse().ok()).unwrap_or_default()
     }
 
-    /// Asks its REST face, with a body of JSON or without one.
+    /// Asks its HTTP API, with a body of JSON or without one.
     pub fn ask(&self, method: &str, path: &str, body: Option<&str>) -> Answer {
         let answer = http::request(method, &format!("http://{}{path}", self.http), body);
         answer.expect("a running server answers")
     }
 
-    /// Posts a body of some type to its REST face.
+    /// Posts a body of some type to its HTTP API.
     pub fn send(&self, path: &str, kind: &str, body: &str) -> Answer {
         let answer = http::send("POST", &format!("http://{}{path}", self.http), kind, body);
         answer.expect("a running server answers")

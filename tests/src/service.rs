@@ -1,4 +1,4 @@
-//! Services as the REST face takes them.
+//! Services as the HTTP API takes them.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Clients of the REST face that never end, or never go on.
+//! Clients of the HTTP API that never end, or never go on.
 
 #![allow(missing_docs, clippy::expect_used, clippy::panic)]
 

@@ -1,4 +1,4 @@
-//! A fuzzer that knows no more of the REST face than its document says.
+//! A fuzzer that knows no more of the HTTP API than its document says.
 
 #![allow(missing_docs, clippy::expect_used)]
 

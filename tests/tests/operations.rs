@@ -1,4 +1,4 @@
-//! What whoever runs a fleet sees of it: by REST, by the command line, and by Prometheus.
+//! What whoever runs a fleet sees of it: by the HTTP API, by the command line, and by Prometheus.
 
 #![allow(missing_docs, clippy::expect_used)]
 

@@ -42,7 +42,7 @@ fn follows_the_database(variant: Variant, kind: Kind) {
     let other_envoy = Envoy::start(&server.bootstrap("envoy-2", "cluster-2", variant));
     other.reaches("/", &c);
 
-    // A request reaches the upstream that REST named.
+    // A request reaches the upstream that the HTTP API named.
     let shop = Listener::reserve();
     let shop_service = service::http("shop", &shop, &a);
     let shop_id = server.create(&shop_service);

@@ -226,7 +226,7 @@ fn head_of(lines: &mut impl BufRead) -> Option<String> {
     first.split(' ').nth(1).map(str::to_owned)
 }
 
-/// Whoever writes past the REST face has all of it, too.
+/// Whoever writes past the HTTP API has all of it, too.
 #[test]
 fn rows_written_past_the_server() {
     for kind in [Kind::Sqlite, Kind::Postgres] {

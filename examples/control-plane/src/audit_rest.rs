@@ -1,4 +1,4 @@
-//! The REST face of the audit log.
+//! The HTTP API of the audit log.
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;

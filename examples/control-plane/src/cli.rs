@@ -56,7 +56,7 @@ pub enum Command {
     /// Print the configuration with which an Envoy starts.
     Bootstrap(Bootstrap),
     /// Bring the tables of a database up to date, and end.
-    Migrate(Migrate),
+    Migrate(DatabaseOptions),
     /// Make, list and revoke tokens for the HTTP API, in the database itself.
     #[command(subcommand)]
     Token(TokenCommand),
@@ -82,7 +82,7 @@ pub enum Command {
 /// Which database.
 #[derive(Debug, Args)]
 #[non_exhaustive]
-pub struct Migrate {
+pub struct DatabaseOptions {
     /// sqlite://FILE, made if absent, or postgres://USER@HOST/DATABASE.
     #[arg(
         long,
@@ -181,7 +181,7 @@ pub struct TokenCreate {
     pub expires: Option<Duration>,
     /// Which database.
     #[command(flatten)]
-    pub database: Migrate,
+    pub database: DatabaseOptions,
 }
 
 /// Which tokens there are.
@@ -190,7 +190,7 @@ pub struct TokenCreate {
 pub struct TokenList {
     /// Which database.
     #[command(flatten)]
-    pub database: Migrate,
+    pub database: DatabaseOptions,
     /// How they are written, to stdout.
     #[arg(long, short, value_enum, default_value_t)]
     pub output: Output,
@@ -204,14 +204,14 @@ pub struct TokenRevoke {
     pub name: String,
     /// Which database.
     #[command(flatten)]
-    pub database: Migrate,
+    pub database: DatabaseOptions,
 }
 
 /// Which server.
 #[derive(Debug, Args)]
 #[non_exhaustive]
 pub struct Remote {
-    /// Where the server's REST face is.
+    /// Where the server's HTTP API is.
     #[arg(long, env = "DELTAPLANE_SERVER", default_value = "http://127.0.0.1:19000")]
     pub server: String,
     /// A file with the certificates, in PEM, of whom the server's is signed by, for
@@ -262,14 +262,14 @@ impl Author {
 #[non_exhaustive]
 pub struct Sources {
     /// A file of YAML or JSON documents, or - for stdin. A document is a
-    /// transaction as the REST face takes it, with "scope", "upserts" and
+    /// transaction as the HTTP API takes it, with "scope", "upserts" and
     /// "removes", or a resource by itself, with its "@type". May be given
     /// several times: all is one transaction.
     #[arg(long = "file", short, value_name = "FILE", required = true, num_args = 1..)]
     pub files: Vec<PathBuf>,
     /// The scope: the fleet that gets the resources. A document may say it
     /// itself.
-    #[arg(long)]
+    #[arg(long, visible_alias = "fleet")]
     pub scope: Option<String>,
 }
 
@@ -364,8 +364,8 @@ pub struct StatusOptions {
     /// Which server.
     #[command(flatten)]
     pub remote: Remote,
-    /// The clients of this scope alone.
-    #[arg(long)]
+    /// The clients of this scope, or fleet, alone.
+    #[arg(long, visible_alias = "fleet")]
     pub scope: Option<String>,
     /// Show it anew until Ctrl-C.
     #[arg(long, short)]

@@ -155,7 +155,7 @@ fn upstreams(json: String) -> Vec<Place> {
     serde_json::from_str(&json).unwrap_or_else(|_| vec![Place::new(json, 0)])
 }
 
-/// Who writes past the REST face need not say the first place twice.
+/// Who writes past the HTTP API need not say the first place twice.
 fn first_upstream(mut d: Definition) -> Definition {
     if let Some(Place { host, port, .. }) = d.upstreams.first() {
         (d.upstream_host, d.upstream_port) = (host.clone(), *port);

@@ -21,10 +21,10 @@ pub struct History {
     /// One revision: what it changed, and what became of it at clients.
     pub revision: Option<i64>,
     /// Those that changed something of this fleet, or scope.
-    #[arg(long, conflicts_with = "revision")]
+    #[arg(long, visible_alias = "scope", conflicts_with = "revision")]
     pub fleet: Option<String>,
     /// Those of this author.
-    #[arg(long, conflicts_with = "revision")]
+    #[arg(long, visible_alias = "author", conflicts_with = "revision")]
     pub by: Option<String>,
     /// Those that are called so.
     #[arg(long, conflicts_with = "revision")]
@@ -48,7 +48,7 @@ pub struct Rollback {
     /// itself stays; to undo it, give the one before.
     pub revision: i64,
     /// Only what is this fleet's, or this scope's.
-    #[arg(long)]
+    #[arg(long, visible_alias = "scope")]
     pub fleet: Option<String>,
     /// What people call it [default: rollback to REVISION].
     #[arg(long)]

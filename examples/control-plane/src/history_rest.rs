@@ -1,4 +1,4 @@
-//! The REST face of the history, and back to what it holds.
+//! The HTTP API of the history, and back to what it holds.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, UNIX_EPOCH};
@@ -39,7 +39,7 @@ struct Shown {
     /// When it was made (RFC 3339).
     at: String,
     /// Who made it: the one that the request named, `anonymous` if it named none; for what
-    /// was written past the REST face, the role on PostgreSQL, and `sqlite`.
+    /// was written past the HTTP API, the role on PostgreSQL, and `sqlite`.
     author: String,
     /// What it is called.
     label: Option<String>,

@@ -2,7 +2,7 @@
 //! in, Envoy configuration out.
 //!
 //! ```text
-//!  REST ──> store (SQLite, PostgreSQL) ──> publisher ──> Cache ──> XdsServer ──> Envoy
+//!  HTTP ──> store (SQLite, PostgreSQL) ──> publisher ──> Cache ──> XdsServer ──> Envoy
 //!  psql ──────┘          watch ──────────────┘  ├ translate, raw
 //!                                               └ pending, lanes
 //! ```
@@ -14,8 +14,8 @@
 //! to which fleet and how it is told ([`fleets`], [`rollouts`]), routes beside those of services
 //! ([`routes`]), and certificates ([`certificates`], sealed by the [`vault`]).
 //!
-//! Who runs what is told by REST, to Prometheus ([`metrics`]), and on the command
-//! line ([`commands`]), which is a client of the REST face like any other.
+//! Who runs what is told by the HTTP API, to Prometheus ([`metrics`]), and on the command
+//! line ([`commands`]), which is a client of the HTTP API like any other.
 
 pub mod access;
 pub mod audit;

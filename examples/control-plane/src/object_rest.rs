@@ -1,4 +1,4 @@
-//! The REST face of what has a name: the same for each kind.
+//! The HTTP API of what has a name: the same for each kind.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -282,7 +282,7 @@ impl Document for Fields {
 }
 
 /// Its definition with its defaults; or what is wrong with it, if somebody wrote it
-/// past the REST face.
+/// past the HTTP API.
 fn shown<K: Kind>(object: &Object) -> Value {
     match object.read::<K>() {
         Ok(named) => named.definition.shown(),

@@ -51,7 +51,7 @@ pub(crate) trait Kind:
         Ok(self)
     }
 
-    /// What the REST face shows of it.
+    /// What the HTTP API shows of it.
     fn shown(&self) -> Value {
         serde_json::json!(self)
     }

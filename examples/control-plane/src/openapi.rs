@@ -1,4 +1,4 @@
-//! The document that describes the REST face, from the handlers themselves, and a
+//! The document that describes the HTTP API, from the handlers themselves, and a
 //! page to try it.
 
 use axum::response::Html;

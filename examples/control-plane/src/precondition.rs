@@ -55,7 +55,7 @@ impl Precondition {
     }
 }
 
-/// For the document of the REST face.
+/// For the document of the HTTP API.
 impl IntoParams for Precondition {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let header = ParameterBuilder::new()

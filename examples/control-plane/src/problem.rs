@@ -1,4 +1,4 @@
-//! How the REST face says no: problem details by RFC 9457.
+//! How the HTTP API says no: problem details by RFC 9457.
 
 use std::fmt;
 

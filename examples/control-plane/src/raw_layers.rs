@@ -127,7 +127,7 @@ impl RawLayers {
     /// As clients get it; nothing, if they would reject all that comes with it.
     ///
     /// The cache refuses a version that denotes another content there. Who
-    /// writes past the REST face may reuse one, and so may who returns to one
+    /// writes past the HTTP API may reuse one, and so may who returns to one
     /// so fast that what was between is never seen here: such a resource is
     /// known by its content.
     fn build(&self, scope: &Scope, resource: &RawResource) -> Option<Resource> {

@@ -1,4 +1,4 @@
-//! The REST face of raw resources.
+//! The HTTP API of raw resources.
 
 use axum::Json;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};

@@ -1,4 +1,4 @@
-//! A server, as its command line sees it: over its REST face.
+//! A server, as its command line sees it: over its HTTP API.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -58,7 +58,7 @@ pub enum RemoteError {
     Refused(String),
 }
 
-/// A server's REST face.
+/// A server's HTTP API.
 #[derive(Clone)]
 pub struct Remote {
     agent: Agent,

@@ -1,4 +1,4 @@
-//! The REST face: services in and out, raw resources beside them, and how the
+//! The HTTP API: services in and out, raw resources beside them, and how the
 //! server is.
 
 use axum::Router;

@@ -17,7 +17,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::access::{Access, Pass};
 use crate::changes::Snapshot;
-use crate::cli::{HttpTokens, Migrate, Serve};
+use crate::cli::{DatabaseOptions, HttpTokens, Serve};
 use crate::client_log::ClientLog;
 use crate::database::{Database, OpenError};
 use crate::fleets::{Directory, wrong_pattern};
@@ -351,7 +351,7 @@ async fn serve_xds(
 }
 
 /// Brings the tables of a database up to date.
-pub async fn migrate(arguments: &Migrate) -> Result<(), OpenError> {
+pub async fn migrate(arguments: &DatabaseOptions) -> Result<(), OpenError> {
     Store::open(Database::parse(&arguments.database_url)?).await?.close().await;
     Ok(())
 }

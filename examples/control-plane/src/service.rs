@@ -1,6 +1,6 @@
 //! The one thing that the database holds: a service of a fleet.
 //!
-//! A [`Definition`] is what somebody wrote, over REST or with `psql`; a
+//! A [`Definition`] is what somebody wrote, by the HTTP API or with `psql`; a
 //! [`Service`] is a definition that was checked. Only the latter is translated.
 
 use std::borrow::Cow;

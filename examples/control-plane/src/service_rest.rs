@@ -1,4 +1,4 @@
-//! The REST face of services.
+//! The HTTP API of services.
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;

@@ -39,7 +39,7 @@ pub enum SourceError {
     },
 }
 
-/// What files say, as the REST face takes it.
+/// What files say, as the HTTP API takes it.
 #[derive(Debug, PartialEq)]
 #[allow(clippy::exhaustive_enums)] // each goes to a door of its own
 pub enum Change {

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::cli::{Migrate, Output, TokenCommand, TokenCreate};
+use crate::cli::{DatabaseOptions, Output, TokenCommand, TokenCreate};
 use crate::database::{Database, OpenError};
 use crate::store::{Store, StoreError};
 use crate::table;
@@ -61,7 +61,7 @@ pub async fn run(command: &TokenCommand) -> Result<(), TokensError> {
     }
 }
 
-async fn open(database: &Migrate) -> Result<Store, OpenError> {
+async fn open(database: &DatabaseOptions) -> Result<Store, OpenError> {
     Store::open(Database::parse(&database.database_url)?).await
 }
 

@@ -48,7 +48,7 @@ pub(super) enum Kind {
 }
 
 impl Slot {
-    /// The service as REST takes it.
+    /// The service as the HTTP API takes it.
     pub(super) fn service(&self, fleet: usize, row: &Row) -> Value {
         let mut service = json!({
             "name": self.name,
@@ -72,7 +72,7 @@ impl Slot {
 }
 
 impl Row {
-    /// What REST says of one.
+    /// What the HTTP API says of one.
     pub(super) fn of(service: &Value) -> Option<Row> {
         let upstream_port = service["upstream_port"].as_u64()?.try_into().ok()?;
         Some(Row { upstream_port, connect_timeout_ms: service["connect_timeout_ms"].as_i64()? })

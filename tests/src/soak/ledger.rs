@@ -90,7 +90,7 @@ impl Ledger {
         fact.write(value, is_confirmed);
     }
 
-    /// Compares with what REST says is stored, and says what of it cannot be. From then on all of it is
+    /// Compares with what the HTTP API says is stored, and says what of it cannot be. From then on all of it is
     /// certain.
     pub(super) fn settle(&mut self, services: &Value, resources: &Value) -> Vec<String> {
         let mut wrong = Vec::new();

@@ -1,4 +1,4 @@
-//! Who changes one fleet: rows by REST and in the database itself, and raw resources.
+//! Who changes one fleet: rows by the HTTP API and in the database itself, and raw resources.
 
 use std::net::TcpListener;
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
 
-use crate::cli::Migrate;
+use crate::cli::DatabaseOptions;
 use crate::retention::Retention;
 use crate::serve::ServeError;
 use crate::vault::Vault;
@@ -22,14 +22,14 @@ pub struct Serve {
     pub config: Option<PathBuf>,
     /// Which database.
     #[command(flatten)]
-    pub database: Migrate,
+    pub database: DatabaseOptions,
     /// Where Envoys connect: HOST:PORT, where port 0 takes any that is free.
     /// XDS_GRPC_PORT is for the port alone [default: 127.0.0.1:18000].
     #[arg(long, env = "XDS_LISTEN")]
     xds_listen: Option<String>,
     #[arg(long, env = "XDS_GRPC_PORT", hide = true, default_value_t = 18000)]
     xds_grpc_port: u16,
-    /// Where the REST face, /readyz and /metrics are: HOST:PORT, where port 0 takes any
+    /// Where the HTTP API, /readyz and /metrics are: HOST:PORT, where port 0 takes any
     /// that is free. XDS_HTTP_PORT is for the port alone [default:
     /// 127.0.0.1:19000].
     #[arg(long, env = "HTTP_LISTEN")]
@@ -182,7 +182,7 @@ impl Serve {
         listen(self.xds_listen.as_ref(), self.xds_grpc_port)
     }
 
-    /// Where the REST face is.
+    /// Where the HTTP API is.
     pub fn http_listen(&self) -> String {
         listen(self.http_listen.as_ref(), self.xds_http_port)
     }

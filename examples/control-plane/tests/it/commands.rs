@@ -228,6 +228,21 @@ fn files_may_come_by_a_pipe() {
 }
 
 #[test]
+fn a_fleet_is_named_by_its_scope_and_a_scope_by_its_fleet() {
+    let at = At::start();
+    let file = at.file("a.yaml", &format!("\"@type\": {CLUSTER}\nname: a\n"));
+    for name in ["--scope", "--fleet"] {
+        at.says(0, &["apply", name, "edge", "-f", &file, "--author", "ann"]);
+        assert_eq!(at.json(0, &["diff", name, "edge", "-f", &file]), json!([]));
+        at.says(0, &["status", name, "edge"]);
+        let history = |more: &[&str]| at.json(0, &[&["history", name, "edge"][..], more].concat());
+        assert_eq!(history(&["--author", "ann"]).as_array().map(Vec::len), Some(1));
+        assert_eq!(history(&["--by", "bob"]), json!([]));
+        at.says(0, &["rollback", "1", name, "edge"]);
+    }
+}
+
+#[test]
 fn whatever_is_stored_is_shown() {
     let at = At::start();
     for (what, path) in

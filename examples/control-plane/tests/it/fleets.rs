@@ -84,7 +84,7 @@ async fn belonging(url: &str) {
         assert_eq!(server.seen(&node("edge-1", id, None)), whole, "{id}");
     }
 
-    // Written past the REST face, and valid or not.
+    // Written past the HTTP API, and valid or not.
     let sql = |definition: &str| {
         format!("UPDATE objects SET definition = '{definition}' WHERE name = 'edge'")
     };

@@ -140,7 +140,7 @@ async fn whoever_changes_something(server: &Server, writer: &str) {
     assert_eq!((&*change, &*name), ("changed", "shop"));
     assert!(diff.contains("-upstream_port: 1\n+upstream_port: 2\n"), "{diff}");
 
-    // By hand, past the REST face.
+    // By hand, past the HTTP API.
     server.execute("UPDATE services SET prefix = '/x', http2 = (1 = 1) WHERE id = 1").await;
     let last = server.last().await;
     assert_eq!((&last["author"], &last["label"]), (&json!(writer), &Value::Null));
@@ -319,7 +319,7 @@ async fn refusals(server: &Server) {
     server.back(200, then, "").await;
     assert_eq!(server.get("/api/v1/services/1").await["tls_ca"], "ca");
 
-    // One that nobody could have stored by REST.
+    // One that nobody could have stored by the HTTP API.
     server.execute("UPDATE services SET prefix = 'no slash' WHERE id = 1").await;
     let wrong = server.revision().await;
     bound(json!({"prefix": "/"})).await;

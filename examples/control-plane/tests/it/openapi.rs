@@ -1,4 +1,4 @@
-//! The document of the REST face, and the page that shows it.
+//! The document of the HTTP API, and the page that shows it.
 
 use axum::Router;
 use axum::body::to_bytes;

@@ -40,7 +40,7 @@ impl Server {
         Server { cache, health, app: running, task }
     }
 
-    /// Its REST face.
+    /// Its HTTP API.
     pub(crate) fn router(&self) -> Router {
         rest::router(self.app.clone(), Metrics::new().unwrap())
     }
@@ -125,7 +125,7 @@ async fn follows(url: &str) {
     assert_eq!(after.resources_built - before.0.resources_built, 1);
     assert!(server.has(1, &TypeUrl::ENDPOINT, "s500"));
 
-    // Rows that the REST face would have refused cost themselves only.
+    // Rows that the HTTP API would have refused cost themselves only.
     let sql =
         "('bad', 2, 1, 'a b', 1, '/'), ('twin', 1, 81, 'h', 1, '/1'), ('good', 2, 1, 'h', 1, '/')";
     execute(url, &format!("{INSERT} {sql}")).await;

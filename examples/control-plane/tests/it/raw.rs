@@ -1,4 +1,4 @@
-//! Raw resources from the REST face, or from who writes past it, to the cache.
+//! Raw resources from the HTTP API, or from who writes past it, to the cache.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What the REST face of raw resources refuses, and what it does not show.
+//! What the HTTP API of raw resources refuses, and what it does not show.
 
 use axum::Router;
 use axum::http::{Request, StatusCode};

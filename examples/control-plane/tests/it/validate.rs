@@ -146,7 +146,7 @@ async fn what_is_not_there_is_told_or_refused_as_the_fleet_wants_it() {
     assert_eq!(post(&upsert(eds_cluster("no-endpoints"))).await.1["warnings"], Value::Null);
 }
 
-/// Whoever writes past the REST face is not asked.
+/// Whoever writes past the HTTP API is not asked.
 #[tokio::test]
 async fn the_database_is_not_judged() {
     let sqlite = Sqlite::new();

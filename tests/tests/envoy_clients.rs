@@ -193,7 +193,7 @@ fn late_secret() {
             (record.accepted(&ECDS) == record.sent(&ECDS).len()).then_some(())
         });
         // On an aggregated stream, Envoy answers for clusters when none waits any longer. Elsewhere, it
-        // does so at once: `clients.md` has its row 4 from aggregated streams.
+        // does so at once.
         let answered = record.accepted(&CDS);
         assert_eq!(mesh.warming(), u64::from(waits));
         let withheld = waits && mode.aggregated;

@@ -164,7 +164,7 @@ fn endpoints_that_others_wait_with() {
 
 /// On an aggregated stream, Envoy tells every cluster that waits for endpoints that some were rejected,
 /// and it waits no longer, with none. Those are sent again (N-13). On a stream of their own, endpoints
-/// concern their cluster alone: `clients.md` has its row 41 from aggregated streams.
+/// concern their cluster alone.
 fn are_waited_for(mesh: Mesh) {
     let (plane, mode, record) = (&mesh.plane, mesh.mode, mesh.plane.record());
     let new = [cluster(mode, "new", 5), endpoints("new", mesh.b.port())];
@@ -210,8 +210,8 @@ fn is_cut_off(mut mesh: Mesh) {
     mesh.has(&mesh.content());
 }
 
-/// Nobody remembers the rejection, and Envoy keeps what it should not have until it is changed: row 42
-/// of `clients.md`.
+/// Nobody remembers the rejection, and Envoy keeps what it should not have until that is changed: it runs what it
+/// rejected, and tells a new stream the version before.
 #[test]
 fn killed_before_it_is_repaired() {
     in_modes(Mode::ALL, |mut mesh| {

@@ -97,9 +97,10 @@
 //! * `rejections`: who left with something rejected
 //! * `client`: a client, and who hears of it
 //! * `status`: who is connected, and what each was told and accepted
+//! * `csds`: the same for generic tools, behind the feature of that name
 //! * `delivery`: what became of a change
 //! * [`envoy`]: what is known of the Envoy API
-//! * `csds`: the same for generic tools, behind the feature of that name
+//! * [`bootstraps`]: how clients are told of a server
 //! * `rest`: what is polled by HTTP, behind the feature of that name
 //! * `load`: what clients report of the traffic that they send
 //! * `validation`: what is wrong with resources before anybody sees them, behind the feature of that name

@@ -117,8 +117,8 @@ pub struct Bootstrap {
     /// next when that is gone.
     #[arg(long, env = "XDS_ADDRESS", value_delimiter = ',', default_value = "127.0.0.1:18000")]
     pub xds_address: Vec<String>,
-    /// A file at the Envoy, with the certificates of whom the server's is signed by:
-    /// it connects by TLS.
+    /// A file at the Envoy, with the CA that signed the server's certificate: it connects
+    /// by TLS.
     #[arg(long, value_name = "FILE")]
     pub tls_ca: Option<String>,
     /// A file at the Envoy, with the certificate that it shows.
@@ -214,8 +214,8 @@ pub struct Remote {
     /// Where the server's HTTP API is.
     #[arg(long, env = "DELTAPLANE_SERVER", default_value = "http://127.0.0.1:19000")]
     pub server: String,
-    /// A file with the certificates, in PEM, of whom the server's is signed by, for
-    /// https.
+    /// A file with the CA that signed the server's certificate, in PEM; a server at https
+    /// needs it.
     #[arg(long, env = "DELTAPLANE_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
     /// A file with the token that the server wants. DELTAPLANE_TOKEN is the token itself.

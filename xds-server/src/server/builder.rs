@@ -216,7 +216,8 @@ impl XdsServerBuilder {
     }
 
     /// Further gRPC services on the port of [`XdsServer::serve`]. They come before those that it has by
-    /// itself beside discovery: health, load reports and, behind the feature of that name, reflection.
+    /// itself beside discovery: health, load reports and, behind the features `csds` and `reflection`, client
+    /// status and reflection.
     pub fn services(mut self, services: Routes) -> Self {
         self.services = services;
         self

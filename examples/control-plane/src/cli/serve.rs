@@ -65,13 +65,12 @@ pub struct Serve {
     /// A file with its key, in PEM.
     #[arg(long, env = "TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
-    /// A file with the certificates, in PEM, of whom Envoys' certificates have to be
-    /// signed by. With it, only those are served whose certificate fits the identity of
-    /// their fleet.
+    /// A file with the CA that must have signed client certificates, in PEM. With it, only
+    /// those are served whose certificate fits the identity of their fleet.
     #[arg(long, env = "CLIENT_CA", value_name = "FILE")]
     pub client_ca: Option<PathBuf>,
-    /// What the certificate of a node has to be for, in a fleet that does not say it
-    /// itself, such as spiffe://prod/{fleet}/{node}, where * is any text.
+    /// The name that a client certificate must carry, unless the fleet sets `identity`: a
+    /// pattern such as spiffe://prod/{fleet}/{node}, where * is any text.
     #[arg(long, env = "CLIENT_IDENTITY", value_name = "PATTERN")]
     pub client_identity: Option<String>,
     /// A file with the certificate of the HTTP API.

@@ -268,8 +268,8 @@ impl Database {
 
     fn unusable(&self, error: &sqlx::Error) -> OpenError {
         let hint = match error {
-            sqlx::Error::Tls(_) if cfg!(not(feature = "tls")) => {
-                " (build deltaplane with `--features tls`)"
+            sqlx::Error::Tls(_) if cfg!(not(feature = "postgres-tls")) => {
+                " (build deltaplane with `--features postgres-tls`)"
             }
             _ => "",
         };

@@ -1,12 +1,16 @@
-//! The soak: see the module of its name. It writes `tests/SOAK.md`, in which nothing is typed by hand, and
-//! fails if anything was not as it should be.
+//! The soak: see the module of its name. It writes `tests/SOAK.md`, if it goes on for an hour, in which nothing is
+//! typed by hand, and fails if anything was not as it should be.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
+use deltaplane_tests::machine;
 use deltaplane_tests::soak::{Plan, run};
+
+/// How many minutes it goes on for the page that is committed.
+const WHOLE: u64 = 60;
 
 /// Lets everything go wrong for an hour: changes, connections, clients, servers. Then everybody must have what is
 /// stored, and servers use no more than at first.
@@ -15,14 +19,24 @@ use deltaplane_tests::soak::{Plan, run};
 #[derive(Parser)]
 struct Args {
     /// How long it goes on; a round that was begun is finished.
-    #[arg(long, value_name = "N", default_value_t = 60)]
+    #[arg(long, value_name = "N", default_value_t = WHOLE)]
     minutes: u64,
     /// What chance begins with; another number each time, unless it is said.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Where to write the figures.
-    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/SOAK.md"), hide_default_value = true)]
-    out: PathBuf,
+    /// Where to write the figures [default: SOAK.md in this package's folder; of less than an hour, in cargo's target
+    /// folder].
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl Args {
+    fn file(&self) -> PathBuf {
+        self.out.clone().unwrap_or_else(|| match self.minutes < WHOLE {
+            true => machine::target_dir().join("SOAK.md"),
+            false => concat!(env!("CARGO_MANIFEST_DIR"), "/SOAK.md").into(),
+        })
+    }
 }
 
 fn main() -> ExitCode {
@@ -34,14 +48,12 @@ fn main() -> ExitCode {
     for problem in &outcome.problems {
         println!("{problem}");
     }
-    if let Err(error) = std::fs::write(&args.out, outcome.page()) {
-        eprintln!("cannot write {}: {error}", args.out.display());
+    let file = args.file();
+    if let Err(error) = std::fs::write(&file, outcome.page()) {
+        eprintln!("cannot write {}: {error}", file.display());
         return ExitCode::FAILURE;
     }
-    println!(
-        "{}: {}",
-        args.out.display(),
-        if outcome.is_good() { "all is well" } else { "it failed" }
-    );
+    let verdict = if outcome.is_good() { "all is well" } else { "it failed" };
+    println!("{}: {verdict}", file.display());
     if outcome.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -3,6 +3,7 @@
 //! It writes `benches/RESULTS.md` and the charts beside it, in which nothing is typed by hand.
 
 mod chart;
+mod conditions;
 mod contestant;
 mod measure;
 mod profile;
@@ -31,7 +32,7 @@ use crate::{
 /// change is under way.
 ///
 /// Every contestant goes through every row in turn, several times; medians and ratios go to RESULTS.md, and
-/// charts beside it. A contestant that cannot be built or does not do what a row needs is reported as
+/// charts beside it, in this package's folder if the run is whole. A contestant that cannot be built or does not do what a row needs is reported as
 /// such. A full run takes an hour or two; `--quick`, a quarter of one.
 #[derive(Parser)]
 struct Args {
@@ -47,9 +48,10 @@ struct Args {
     /// Only these contestants.
     #[arg(long, value_enum, value_name = "WHO", value_delimiter = ',')]
     contestants: Vec<Kind>,
-    /// Where to write RESULTS.md and the charts.
-    #[arg(long, value_name = "FOLDER", default_value = env!("CARGO_MANIFEST_DIR"), hide_default_value = true)]
-    out: PathBuf,
+    /// Where to write RESULTS.md and the charts [default: this package's folder; with --quick, --rows or
+    /// --contestants, the folder fleet of cargo's target folder].
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
     /// Count with cachegrind where a delivery's cost goes, ours and the floor's, and write PROFILE.md. Needs
     /// valgrind, and some minutes.
     #[arg(long)]
@@ -57,6 +59,17 @@ struct Args {
     /// Tell the rows and end.
     #[arg(long)]
     list: bool,
+}
+
+impl Args {
+    /// Where to write: the pages that are committed are those of whole runs. A profile is always whole.
+    fn folder(&self) -> PathBuf {
+        let is_part = self.quick || !self.rows.is_empty() || !self.contestants.is_empty();
+        self.out.clone().unwrap_or_else(|| match is_part && !self.profile {
+            true => contestant::peers().with_file_name("fleet"),
+            false => env!("CARGO_MANIFEST_DIR").into(),
+        })
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -87,13 +100,14 @@ async fn run(args: &Args, rows: &[Row]) -> Result<()> {
         true => Budget { divisor: 10, seconds: 5 },
         false => Budget { divisor: 1, seconds: 20 },
     };
+    let folder = args.folder();
     let wanted = |kind: &Kind| args.contestants.is_empty() || args.contestants.contains(kind);
     raise_limits();
     build_ours().await?;
     tls::make(&contestant::certificates())?;
     if args.profile {
         let row = profile::row(rows).ok_or("the row that is profiled is not among these")?;
-        return profile::write(row, &args.out).await;
+        return profile::write(row, &folder).await;
     }
     let mut results = Results::new(args.quick);
     for kind in Kind::ALL.iter().copied().filter(wanted) {
@@ -117,9 +131,9 @@ async fn run(args: &Args, rows: &[Row]) -> Result<()> {
         }
         // What was measured is not lost if the next time is interrupted.
         results.runs = number;
-        report::write(&results, rows, &args.out)?;
+        report::write(&results, rows, &folder)?;
     }
-    eprintln!("{}", args.out.join("RESULTS.md").display());
+    eprintln!("{}", folder.join("RESULTS.md").display());
     Ok(())
 }
 
@@ -152,4 +166,23 @@ async fn build_ours() -> Result<()> {
         .status()
         .await?;
     if built.success() { Ok(()) } else { Err("our own programs do not build".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_run_overwrites_what_is_committed() {
+        let folder =
+            |arguments: &[&str]| Args::parse_from(["fleet"].iter().chain(arguments)).folder();
+        let committed = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        assert_eq!(folder(&[]), committed);
+        assert_eq!(folder(&["--runs", "1"]), committed);
+        assert_eq!(folder(&["--quick", "--profile"]), committed);
+        for part in [["--quick"].as_slice(), &["--rows", "join"], &["--contestants", "floor"]] {
+            assert!(folder(part).ends_with("fleet"), "{part:?}");
+            assert_eq!(folder(&[part, &["--out", "here"]].concat()), PathBuf::from("here"));
+        }
+    }
 }

@@ -7,6 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::{process::Command, time::sleep};
 
 use crate::{
+    conditions,
     contestant::{Kind, Running, peers},
     measure::Fleet,
     report::significant,
@@ -119,10 +120,10 @@ fn page(row: &Row, profiles: &[BTreeMap<&'static str, Cost>]) -> String {
         "# Where a delivery's cost goes\n\n\
          Written by `cargo run --release -p deltaplane-benches --bin fleet -- --profile`: what cachegrind counts \
          for each message delivered ({}), with a last level of cache of 1 MiB. Left, instructions; right, the \
-         lines of memory that are in no cache, of which each costs as much as some hundred instructions. \
-         What the kernel does is not in it.\n\n\
+         lines of memory that are in no cache. What the kernel does is not in it. Counted at {}.\n\n\
          | | floor | Deltaplane |\n| --- | --- | --- |\n",
-        row.title()
+        row.title(),
+        conditions::place()
     );
     let mut owners: Vec<_> = profiles.iter().flat_map(|profile| profile.keys().copied()).collect();
     owners.sort_unstable();
@@ -142,16 +143,51 @@ fn page(row: &Row, profiles: &[BTreeMap<&'static str, Cost>]) -> String {
     }
     let cells: Vec<_> = sums.into_iter().map(cell).collect();
     let _ = writeln!(page, "| all | {} |", cells.join(" | "));
-    page.push_str(
-        "\nA stream that is told once in a while has nothing in a cache when it is: its own state, that of its \
-         HTTP/2 stream, and what they point to, come from memory. So what a delivery costs beside the floor \
-         grows with the number of streams, until none of them is in a cache, and not with the number of \
-         resources; and rows that differ in nothing else differ by what else was in the caches.\n",
-    );
+    page.push_str(&conclusion(profiles));
     page
+}
+
+/// What follows from the counts: how many times the floor's each is, and whose code makes most of the difference.
+fn conclusion(profiles: &[BTreeMap<&'static str, Cost>]) -> String {
+    let [floor, ours] = profiles else { return String::new() };
+    let mut text = "\nDeltaplane, beside the floor:\n\n".to_owned();
+    for (at, what) in ["instructions", "lines of memory"].into_iter().enumerate() {
+        let sum = |profile: &BTreeMap<_, Cost>| profile.values().map(|cost| cost[at]).sum::<f64>();
+        let ratio = significant(sum(ours) / sum(floor));
+        let _ = write!(text, "* {what}: {ratio} times as many");
+        let more = ours.iter().map(|(owner, cost)| {
+            (cost[at] - floor.get(owner).map_or(0.0, |cost| cost[at]), *owner)
+        });
+        let most = more.max_by(|(one, _), (other, _)| one.total_cmp(other));
+        if let Some((more, owner)) = most.filter(|(more, _)| *more > 0.0) {
+            let _ = write!(text, "; {owner} has the largest difference, {}", significant(more));
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// The row that is profiled.
 pub(crate) fn row(rows: &[Row]) -> Option<&Row> {
     rows.iter().find(|row| row.id == PROFILED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_conclusion_follows_from_the_counts() {
+        let floor = BTreeMap::from([("HTTP/2", [10.0, 2.0]), ("the rest", [10.0, 2.0])]);
+        let ours = BTreeMap::from([("HTTP/2", [9.0, 3.0]), ("the rest", [41.0, 1.0])]);
+        let said = conclusion(&[floor, ours]);
+        let lines: Vec<_> = said.lines().filter(|line| line.starts_with('*')).collect();
+        assert_eq!(
+            lines,
+            [
+                "* instructions: 2.50 times as many; the rest has the largest difference, 31.0",
+                "* lines of memory: 1.00 times as many; HTTP/2 has the largest difference, 1.00",
+            ]
+        );
+    }
 }

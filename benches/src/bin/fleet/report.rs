@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, thread};
 use deltaplane_benches::Result;
 
 use crate::{
-    chart,
+    chart, conditions,
     contestant::Kind,
     measure::Measures,
     row::{Metric, Row, SECTIONS, Section},
@@ -19,6 +19,8 @@ pub(crate) struct Results {
     pub(crate) runs: usize,
     /// Less was done in each row.
     pub(crate) is_quick: bool,
+    /// At which commit, and on what.
+    place: String,
     cells: BTreeMap<(String, Kind), Cell>,
     /// Who cannot take part at all, and why.
     pub(crate) absent: BTreeMap<Kind, String>,
@@ -32,7 +34,8 @@ struct Cell {
 
 impl Results {
     pub(crate) fn new(is_quick: bool) -> Self {
-        Self { runs: 0, is_quick, cells: BTreeMap::new(), absent: BTreeMap::new() }
+        let (place, cells, absent) = (conditions::place(), BTreeMap::new(), BTreeMap::new());
+        Self { runs: 0, is_quick, place, cells, absent }
     }
 
     /// Keeps what came of one row of one contestant.
@@ -122,10 +125,11 @@ pub(crate) fn write(results: &Results, rows: &[Row], folder: &Path) -> Result<()
         let met = if verdict.met { "yes" } else { "**no**" };
         let _ = writeln!(page, "| {} | {} | {met} |", verdict.aim, verdict.measured);
     }
-    page.push_str("\nWhy a row falls short, [the profile](PROFILE.md) says.\n");
+    page.push_str("\n[The profile](PROFILE.md) counts where a delivery's cost goes.\n");
     for section in SECTIONS {
         page.push_str(&table(results, rows, section));
     }
+    page.push_str(&versions(results));
     let absent = results.absent.iter().map(|(kind, why)| format!("{}: {why}", kind.title()));
     let failed = results.failures().map(|(row, kind, why)| {
         let title = rows.iter().find(|known| known.id == row).map_or_else(String::new, Row::title);
@@ -147,6 +151,7 @@ pub(crate) fn write(results: &Results, rows: &[Row], folder: &Path) -> Result<()
 
 fn introduction(results: &Results) -> String {
     let cores = thread::available_parallelism().map_or(1, usize::from);
+    let place = &results.place;
     let runs = match results.runs {
         1 if results.is_quick => "one quick run (a tenth of the changes)".to_owned(),
         1 => "one run".to_owned(),
@@ -155,7 +160,7 @@ fn introduction(results: &Results) -> String {
     format!(
         "# The fleet benchmark\n\n\
          Written by `cargo run --release -p deltaplane-benches --bin fleet`: {runs} on one machine with {cores} \
-         cores, every contestant in turn, one load generator for all. Resources are clusters of three \
+         cores ({place}), every contestant in turn, one load generator for all. Resources are clusters of three \
          endpoints; there are 50 streams to a connection unless a row says otherwise. *N × M* is N streams \
          and M resources. *Floor* is an HTTP/2 server without any xDS in it that sends the same bytes; in \
          brackets stands how many times as much as the floor another takes. Figures are true side by side \
@@ -163,6 +168,17 @@ fn introduction(results: &Results) -> String {
          ![CPU per message delivered](fleet.svg)\n\n\
          ![CPU per message delivered, by resources and by streams](curves.svg)\n"
     )
+}
+
+/// Of which versions those were who took part.
+fn versions(results: &Results) -> String {
+    let mut text = "\n## Who took part\n\n| | version |\n| --- | --- |\n".to_owned();
+    let is_part = |kind: &&Kind| results.cells.keys().any(|(_, of)| of == *kind);
+    for kind in Kind::ALL.iter().filter(is_part) {
+        let version = conditions::version(*kind).unwrap_or_else(|| "unknown".to_owned());
+        let _ = writeln!(text, "| {} | {version} |", kind.title());
+    }
+    text
 }
 
 /// The rows that show what this section is about, and a column for each who has something to show.

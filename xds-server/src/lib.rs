@@ -20,6 +20,20 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Features
+//!
+//! None is on unless it is asked for.
+//!
+//! | feature | what it adds |
+//! | --- | --- |
+//! | `csds` | client status (CSDS) on the port, and as a service for a router of your own |
+//! | `gzip` | `XdsServerBuilder::compress_above`, for responses to who accepts it |
+//! | `reflection` | gRPC server reflection on the port |
+//! | `rest` | `XdsServer::poll`, for clients that poll by HTTP; with it comes `csds` |
+//! | `testing` | the module `testing`: a model client, to test a control plane with |
+//! | `tls` | `XdsServer::serve_tls`, by rustls with ring |
+//! | `validation` | the module `validation`: what is wrong with resources before clients see them; and `envoy::descriptors` |
+//!
 //! # What becomes of a change
 //!
 //! Changes reach an aggregated stream in make-before-break order, with evidence ([`Order`]): a route waits
@@ -44,10 +58,10 @@
 //! [alias](ResourceBuilder::aliases).
 //!
 //! A resource [on demand](Resource::on_demand) is covered by no wildcard and no glob.
-//! [`XdsServerBuilder::on_demand`] has names looked for that clients ask for and that are not there. A resource
-//! with a [time to live](ResourceBuilder::ttl) is told to whom
-//! [`XdsServerBuilder::time_to_live`] says; and that there is nothing of a name, by `resource_errors`, to whom
-//! [`XdsServerBuilder::resource_errors`] says.
+//! [`XdsServerBuilder::on_demand`] has names looked for that clients ask for and that are not there.
+//! [`XdsServerBuilder::time_to_live`] says which clients are told of a resource's
+//! [time to live](ResourceBuilder::ttl), and [`XdsServerBuilder::resource_errors`] which are told that a name does not
+//! exist.
 //!
 //! # What else is on the port
 //!

@@ -49,7 +49,11 @@ fn t03_a_time_without_end_is_borne() {
         client.ask(RTDS, &["a"]);
         assert_eq!(client.expect(RTDS).ttls, [i64::MAX]);
         client.silence();
-        assert!(client.machine.poll_timeout() > Some(TTL * 1_000_000));
+        let due = client.machine.poll_timeout().expect("a time");
+        assert!(
+            (TTL * 1_000_000..TTL * 10_000_000).contains(&due),
+            "{due:?} can be added to others"
+        );
     }
 }
 

@@ -22,7 +22,7 @@ use http_body::{Body, Frame};
 use tokio::runtime::Handle;
 use tonic::Status;
 
-use crate::{status::ClientResource, stream::XdsStream};
+use crate::{connections::Call, status::ClientResource, stream::XdsStream};
 
 /// The end that HTTP/2 asks, empty by default. The stream ends when this is dropped.
 #[derive(Default)]
@@ -163,13 +163,25 @@ impl Body for ResponseBody {
     }
 }
 
-/// What a connection of our own answers with: a stream, or what a tonic service says.
+/// What a connection of our own answers with. The call is over when this is dropped.
+pub(crate) struct CallBody {
+    body: AnyBody,
+    _call: Call,
+}
+
+/// A stream, or what a tonic service says.
 pub(crate) enum AnyBody {
     Stream(ResponseBody),
     Routed(tonic::body::Body),
 }
 
-impl Body for AnyBody {
+impl CallBody {
+    pub(crate) fn new(body: AnyBody, call: Call) -> Self {
+        Self { body, _call: call }
+    }
+}
+
+impl Body for CallBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -177,16 +189,16 @@ impl Body for AnyBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        match &mut *self {
-            Self::Stream(body) => Pin::new(body).poll_frame(cx),
-            Self::Routed(body) => Pin::new(body).poll_frame(cx),
+        match &mut self.body {
+            AnyBody::Stream(body) => Pin::new(body).poll_frame(cx),
+            AnyBody::Routed(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Stream(body) => body.is_end_stream(),
-            Self::Routed(body) => body.is_end_stream(),
+        match &self.body {
+            AnyBody::Stream(body) => body.is_end_stream(),
+            AnyBody::Routed(body) => body.is_end_stream(),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
     future::pending,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -17,7 +17,7 @@ use std::{
 use dashmap::DashMap;
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tonic::Status;
 
@@ -81,6 +81,8 @@ pub struct Occupancy {
     pub aged: u64,
     /// How many connections were ended since others have [less to do](XdsServer::set_fair_share).
     pub shed: u64,
+    /// How many connections were ended since [nothing was under way](crate::Limits::connection_idle) on them.
+    pub idle: u64,
 }
 
 /// All of a server.
@@ -94,6 +96,7 @@ pub(crate) struct Connections {
     refused: AtomicU64,
     aged: AtomicU64,
     shed: AtomicU64,
+    idle: AtomicU64,
     /// How many streams should be here; 0 if that is not known.
     share: AtomicUsize,
     /// Some connection is gone.
@@ -109,8 +112,8 @@ pub(crate) struct Connection {
     goes: watch::Sender<Option<(Instant, Why)>>,
     /// Why its streams end, once they do.
     ends: watch::Sender<Option<Why>>,
-    /// A request came.
-    is_asked: AtomicBool,
+    /// How many requests are being answered, streams among them.
+    calls: watch::Sender<usize>,
     drivers: Mutex<HashMap<u64, Weak<Driver>>>,
 }
 
@@ -142,6 +145,9 @@ pub(crate) struct Presence {
     /// How often some had to end before it came.
     endings: u64,
 }
+
+/// That a request is being answered, until this is dropped.
+pub(crate) struct Call(Arc<Connection>);
 
 /// That a stream is there, until this is dropped.
 pub(crate) struct Seat {
@@ -189,6 +195,7 @@ impl Connections {
             refused: self.refused.load(Ordering::Relaxed),
             aged: self.aged.load(Ordering::Relaxed),
             shed: self.shed.load(Ordering::Relaxed),
+            idle: self.idle.load(Ordering::Relaxed),
         }
     }
 
@@ -281,12 +288,39 @@ impl Connection {
         }
     }
 
-    pub(crate) fn ask(&self) {
-        self.is_asked.store(true, Ordering::Relaxed);
+    /// Done when nothing was asked for so long, or, once something was, nothing is under way for so long.
+    pub(crate) fn is_idle(
+        &self,
+        unasked: Duration,
+        asked: Duration,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        // Before anything is read: of what is asked from now on, nothing is missed.
+        let mut calls = self.calls.subscribe();
+        async move {
+            let mut patience = unasked;
+            loop {
+                // Neither wait fails as long as the connection is there.
+                let is_quiet = timeout(patience, calls.changed()).await.is_err();
+                if is_quiet && *calls.borrow() == 0 {
+                    return;
+                }
+                patience = asked;
+                let _ = calls.wait_for(|calls| *calls == 0).await;
+            }
+        }
     }
+}
 
-    pub(crate) fn is_asked(&self) -> bool {
-        self.is_asked.load(Ordering::Relaxed)
+impl Call {
+    pub(crate) fn begin(connection: &Arc<Connection>) -> Self {
+        connection.calls.send_modify(|calls| *calls += 1);
+        Self(connection.clone())
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.calls.send_modify(|calls| *calls -= 1);
     }
 }
 
@@ -300,7 +334,7 @@ impl Presence {
             peer: OnceLock::new(),
             goes: watch::Sender::new(age),
             ends: watch::Sender::new(None),
-            is_asked: AtomicBool::new(false),
+            calls: watch::Sender::new(0),
             drivers: Mutex::default(),
         });
         connections.all.insert(connection.id, connection.clone());
@@ -313,6 +347,11 @@ impl Presence {
         // First this, since who ends some counts that first.
         _ = self.connection.peer.set(peer.clone());
         self.shared.connections.endings.load(Ordering::SeqCst) == self.endings
+    }
+
+    /// Counts that it is told to end, since nothing is under way on it.
+    pub(crate) fn count_idle(&self) {
+        self.shared.connections.idle.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Ends its streams, and counts that.

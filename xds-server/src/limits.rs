@@ -36,6 +36,10 @@ pub struct Limits {
     /// How long a connection may take until it asks for something, and a stream until its first request
     /// begins. 30 s unless set.
     pub first_request: Duration,
+    /// How long a connection may be without a stream, or anything else under way, once something was asked on
+    /// it. Then it is told to end (GOAWAY), so that it takes nobody's place; who wants more connects anew. 60 s
+    /// unless set: an Envoy may wait for 30 s between two streams.
+    pub connection_idle: Duration,
 }
 
 impl Default for Limits {
@@ -51,6 +55,7 @@ impl Default for Limits {
             memory: u64::MAX,
             handshake: Duration::from_secs(10),
             first_request: Duration::from_secs(30),
+            connection_idle: Duration::from_secs(60),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    future::{pending, poll_fn, ready},
+    future::{poll_fn, ready},
     io,
     net::SocketAddr,
     pin::pin,
@@ -29,8 +29,8 @@ use crate::csds;
 #[cfg(feature = "reflection")]
 use crate::envoy::descriptors;
 use crate::{
-    body::AnyBody,
-    connections::{Connection, Presence, TICK, Why},
+    body::{AnyBody, CallBody},
+    connections::{Call, Connection, Presence, TICK, Why},
     discovery,
     limits::Limits,
     load,
@@ -249,44 +249,39 @@ impl Port {
     ) {
         let address = peer.address;
         let connection = presence.connection.clone();
-        let answer = |mut request: http::Request<Incoming>| {
-            connection.ask();
-            request.extensions_mut().insert(peer.clone());
-            request.extensions_mut().insert(connection.clone());
-            match discovery::find(request.uri().path()) {
-                Some(service) => {
-                    let response = service.answer(&self.shared, request);
-                    Either::Left(ready(Ok(response.map(AnyBody::Stream))))
-                }
-                None => Either::Right(self.clone().answer(request)),
-            }
-        };
+        let answer = |request| self.answer(request, &peer, &connection);
         let serving = http2(&self.shared).serve_connection(TokioIo::new(io), service_fn(answer));
         let mut serving = pin!(serving);
-        let is_silent = async {
-            sleep(self.shared.limits.first_request).await;
-            if connection.is_asked() {
-                pending::<()>().await;
-            }
-        };
-        let why = tokio::select! {
-            // What a client asked, and nobody read yet, is not silence.
-            biased;
-            ended = &mut serving => {
-                if let Err(error) = ended {
-                    tracing::debug!(peer = address.map(tracing::field::display), %error, "a connection broke");
+        let Limits { first_request, connection_idle, .. } = self.shared.limits;
+        let grace = self.shared.aging.grace;
+        let mut is_told = false;
+        let why = loop {
+            let unasked = if is_told { grace } else { first_request };
+            tokio::select! {
+                // What a client asked, and nobody read yet, is not silence.
+                biased;
+                ended = &mut serving => {
+                    if let Err(error) = ended {
+                        tracing::debug!(peer = address.map(tracing::field::display), %error, "a connection broke");
+                    }
+                    return;
                 }
-                return;
-            }
-            why = connection.goes() => why,
-            () = peer.is_outdated() => {
-                let peer = address.map(tracing::field::display);
-                tracing::info!(peer, "a client's certificate has ended");
-                Why::Certificate
-            }
-            () = is_silent => {
-                tracing::debug!(peer = address.map(tracing::field::display), "a client connected and asked nothing");
-                return;
+                why = connection.goes() => break why,
+                () = connection.is_idle(unasked, connection_idle) => {
+                    if is_told {
+                        tracing::debug!(peer = address.map(tracing::field::display), "an idle connection is cut");
+                        return;
+                    }
+                    is_told = true;
+                    presence.count_idle();
+                    // What is asked before the client hears of it is answered all the same.
+                    serving.as_mut().graceful_shutdown();
+                }
+                () = peer.is_outdated() => {
+                    let peer = address.map(tracing::field::display);
+                    tracing::info!(peer, "a client's certificate has ended");
+                    break Why::Certificate;
+                }
             }
         };
         serving.as_mut().graceful_shutdown();
@@ -294,17 +289,38 @@ impl Port {
         let is_over = poll_fn(|cx| Poll::Ready(serving.as_mut().poll(cx).is_ready())).await;
         presence.end(why);
         if !is_over {
-            let _ = timeout(self.shared.aging.grace, serving).await;
+            let _ = timeout(grace, serving).await;
+        }
+    }
+
+    /// Answers what is asked on a connection.
+    fn answer(
+        &self,
+        mut request: http::Request<Incoming>,
+        peer: &Peer,
+        connection: &Arc<Connection>,
+    ) -> impl Future<Output = Result<http::Response<CallBody>, Infallible>> + Send + use<> {
+        let call = Call::begin(connection);
+        request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(connection.clone());
+        match discovery::find(request.uri().path()) {
+            Some(service) => {
+                let response = service.answer(&self.shared, request);
+                let body = |stream| CallBody::new(AnyBody::Stream(stream), call);
+                Either::Left(ready(Ok(response.map(body))))
+            }
+            None => Either::Right(self.clone().route(request, call)),
         }
     }
 
     /// Answers what is for no discovery service.
-    async fn answer(
+    async fn route(
         mut self,
         request: http::Request<Incoming>,
-    ) -> Result<http::Response<AnyBody>, Infallible> {
+        call: Call,
+    ) -> Result<http::Response<CallBody>, Infallible> {
         let response = self.services.call(request).await?;
-        Ok(response.map(AnyBody::Routed))
+        Ok(response.map(|body| CallBody::new(AnyBody::Routed(body), call)))
     }
 }
 

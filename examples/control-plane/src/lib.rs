@@ -21,7 +21,7 @@
 //!
 //! The whole:
 //!
-//! * `serve`: both ports, what is between them, and the end; `running`: its parts, for who tells how it is
+//! * `serve`: both ports, and what is between them; `lifetime`: until when; `running`: its parts, for who tells how it is
 //! * `cli`, in `cli/serve` what a server is told: the settings; `config`: the same from a file
 //! * `health`, `metrics`, `traffic`, `client_log`: what is told of it
 //!
@@ -47,7 +47,8 @@
 //!
 //! On the way to clients:
 //!
-//! * `publisher`, in `publisher/snapshot` at first: from the database to the cache; `publication`: what goes there
+//! * `publisher`, in `publisher/snapshot` at first: from the database to the cache, by `publisher/rows`; `publication`: what
+//!   goes there
 //! * `pending`: what waits for its fleet's pace; `delivery`: who has it
 //! * Canaries: `rollout`: what a fleet says of it; `lanes`: what others are not served yet; `trial`: one that is under
 //!   way; `rollouts`: how all stand; `unserved`: what a server that ended left so; `elsewhere`: what is said of it at
@@ -67,7 +68,8 @@
 //!
 //! Identity and access:
 //!
-//! * `access`, `token`: who may use the HTTP API; `audit`: who did; `author`: in whose name
+//! * `access`, `token`: who may use the HTTP API; `browser`: what pages of others have it asked; `audit`: who did;
+//!   `author`: in whose name
 //! * `tls`: certificates in files; `identity`: which certificate may be which node
 //!
 //! Commands:

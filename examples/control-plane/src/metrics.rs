@@ -340,11 +340,11 @@ fn clients(page: &Page, running: &Running) -> Result<(), Error> {
         *clients.entry([variant(&client), State::of(&fate).word()]).or_default() += 1;
     }
     replicas(page, running)?;
-    let Occupancy { connections, refused, aged, shed, .. } = running.server.occupancy();
+    let Occupancy { connections, refused, aged, shed, idle, .. } = running.server.occupancy();
     page.gauge("deltaplane_xds_connections", "Connections of clients", float(connections as u64))?;
     let help = "Streams that were refused, since there were too many or too little memory was left";
     page.counter("deltaplane_xds_streams_refused_total", help, refused)?;
-    let ended = [(["age"], aged), (["fair_share"], shed)];
+    let ended = [(["age"], aged), (["fair_share"], shed), (["idle"], idle)];
     let help = "Connections that the server ended for others' sake";
     page.counters("deltaplane_xds_connections_ended_total", help, ["reason"], ended)?;
     let clients = clients.into_iter().map(|(labels, count)| (labels, float(count)));

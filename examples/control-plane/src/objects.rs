@@ -93,7 +93,7 @@ pub(crate) fn valid<K: Kind>(objects: &[Object]) -> BTreeMap<String, K> {
 }
 
 /// Those of a kind that are valid, by name, and how many are not. Of the latter, which somebody wrote past the
-/// REST face, each is as it was before, if that can be beside the others, with a line in the log.
+/// HTTP API, each is as it was before, if that can be beside the others, with a line in the log.
 pub(crate) fn valid_or_before<K: Kind>(
     objects: &[Object],
     mut before: BTreeMap<String, K>,

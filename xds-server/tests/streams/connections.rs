@@ -173,7 +173,7 @@ async fn who_does_not_read_does_not_hold_up_shutdown() {
 }
 
 /// A first request that fits into a frame.
-fn asks(id: &str) -> Vec<u8> {
+pub fn asks(id: &str) -> Vec<u8> {
     let node = Node { id: id.into(), cluster: "c".into(), ..Default::default() };
     subscribe(Some(node)).encode_to_vec()
 }

@@ -11,17 +11,18 @@ use std::{
 };
 
 use deltaplane_server::{
-    Limits, Variant,
+    Aging, Limits, Variant,
     envoy_types::pb::envoy::config::core::v3::Node,
     testing::{Connection, ModelClient},
 };
-use prost::Message as _;
 use tokio::{task::spawn_blocking, time::timeout};
 use tonic::{Code, Status};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{
-    raw_http2::{HEADERS, RawClient, framed},
-    served::{CDS, DELTA, Served, node, serve_with, subscribe, until},
+    connections::asks,
+    raw_http2::{GOAWAY, HEADERS, RawClient, framed},
+    served::{CDS, DELTA, Served, node, serve_with, until},
 };
 
 /// A client that has what there is.
@@ -41,6 +42,20 @@ async fn limited(limit: impl FnOnce(&mut Limits)) -> Served {
     let mut limits = Limits::default();
     limit(&mut limits);
     let served = serve_with(|builder| builder.limits(limits)).await;
+    served.put("c", "a", "1");
+    served
+}
+
+/// How long a server waits that has little patience.
+const MOMENT: Duration = Duration::from_millis(500);
+
+/// A server that waits for a moment only.
+async fn impatient(limit: impl FnOnce(&mut Limits)) -> Served {
+    let mut limits = Limits::default();
+    (limits.first_request, limits.connection_idle) = (MOMENT, MOMENT);
+    limit(&mut limits);
+    let aging = Aging::default().grace(MOMENT);
+    let served = serve_with(|builder| builder.limits(limits).aging(aging)).await;
     served.put("c", "a", "1");
     served
 }
@@ -140,7 +155,7 @@ async fn short_of_memory_who_is_there_is_served_and_nobody_new() {
 
 #[tokio::test]
 async fn who_connects_and_asks_nothing_is_let_go() {
-    let served = limited(|limits| limits.first_request = Duration::from_millis(200)).await;
+    let served = impatient(|_| {}).await;
     let mut asks = connect(&served, "asks").await.unwrap();
     let address = served.address;
     let silent = spawn_blocking(move || {
@@ -151,7 +166,7 @@ async fn who_connects_and_asks_nothing_is_let_go() {
         opened.call_silently(DELTA);
         without.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let mut rest = Vec::new();
-        drop(without.read_to_end(&mut rest));
+        without.read_to_end(&mut rest).expect("the server closes the connection");
         empty.rest();
         opened.until(HEADERS);
         opened.until(HEADERS);
@@ -162,11 +177,46 @@ async fn who_connects_and_asks_nothing_is_let_go() {
 }
 
 #[tokio::test]
-async fn who_takes_long_to_say_all_of_the_first_request_is_served() {
-    let served = limited(|limits| limits.first_request = Duration::from_millis(200)).await;
+async fn who_asked_once_and_is_idle_since_then_makes_room() {
+    let served = impatient(|limits| limits.connections = 1).await;
+    let mut health = HealthClient::new(served.channel().await);
+    health.check(HealthCheckRequest::default()).await.unwrap();
+    // It answers pings for as long as there are any.
+    let next = timeout(Duration::from_secs(10), connect(&served, "next"));
+    let next = next.await.expect("it is let in").unwrap();
+    assert_eq!(served.server.occupancy().idle, 1);
+    drop(next);
+    // It bears that, and connects anew when it wants to know again.
+    health.check(HealthCheckRequest::default()).await.expect("it is answered");
+}
+
+#[tokio::test]
+async fn a_connection_is_idle_from_the_end_of_its_last_stream_on() {
+    let served = impatient(|_| {}).await;
     let address = served.address;
-    let node = Node { id: "slow".into(), cluster: "c".into(), ..Node::default() };
-    let request = framed(&subscribe(Some(node)).encode_to_vec());
+    let client = spawn_blocking(move || {
+        let mut client = RawClient::connect(address);
+        client.call(DELTA, &asks("n"));
+        client.data();
+        // Who came later and asks nothing is let go; who has a stream is not, though nothing happens on it.
+        for _ in 0..2 {
+            RawClient::connect(address).rest();
+        }
+        client.ping(1);
+        let end = Instant::now();
+        client.reset();
+        assert!(client.rest().contains(&GOAWAY));
+        assert!(end.elapsed() >= MOMENT, "{:?}", end.elapsed());
+    });
+    client.await.unwrap();
+    until("it is gone", || served.server.occupancy().connections == 0).await;
+}
+
+#[tokio::test]
+async fn who_takes_long_to_say_all_of_the_first_request_is_served() {
+    let served = impatient(|_| {}).await;
+    let address = served.address;
+    let request = framed(&asks("slow"));
     let slow = spawn_blocking(move || {
         let (begin, end) = request.split_at(request.len() / 2);
         let mut slow = RawClient::connect(address);

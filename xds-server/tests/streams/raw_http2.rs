@@ -11,11 +11,15 @@ use std::{
 
 const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
 
 const ACK: u8 = 1;
+
+/// The client wants no more of a stream.
+const CANCEL: u32 = 8;
 
 /// A message as it is on a gRPC stream.
 pub fn framed(message: &[u8]) -> Vec<u8> {
@@ -92,6 +96,11 @@ impl RawClient {
     /// Opens a stream, and sends nothing on it.
     pub fn call_silently(&mut self, path: &str) {
         self.headers(path);
+    }
+
+    /// Ends its stream.
+    pub fn reset(&mut self) {
+        self.write(RST_STREAM, 0, 1, &CANCEL.to_be_bytes());
     }
 
     /// The kinds of all frames until the server closes the connection; its pings are answered.

@@ -100,7 +100,7 @@ impl Publisher {
     }
 }
 
-/// A row that somebody wrote past the checks of the REST face costs itself only.
+/// A row that somebody wrote past the checks of the HTTP API costs itself only.
 fn complain(row: &Row, errors: &[FieldError]) {
     for error in errors {
         tracing::warn!(

@@ -128,8 +128,10 @@ fn the_end_comes_in_time_while_tables_are_made() {
     command.args(["serve", "--database-url", &postgres.url(&database)]);
     command.args(["--xds-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
     let mut process = Process::start("deltaplane", &mut command, &folder.path().join("log"));
-    process.wait_until("tables are made", PATIENCE, |process| {
-        process.log().contains("brought up to date").then_some(())
+    process.wait_until("tables are made", PATIENCE, |_| {
+        let sql = "SELECT count(*) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND wait_event = 'PgSleep'";
+        (postgres.psql(&database, sql).trim() == "1").then_some(())
     });
     process.signal(Signal::TERM);
     let start = Instant::now();

@@ -114,12 +114,14 @@ impl Database {
     pub(crate) async fn prepare(&self) -> Result<(), OpenError> {
         let migrator = self.migrator();
         let looked = self.within(2 * PATIENCE, self.look(&migrator)).await?;
-        let (mut connection, lacks_steps) = looked;
-        if lacks_steps {
-            tracing::info!(
-                database = %self,
-                "the tables are brought up to date, which takes a while where much is stored"
-            );
+        let (mut connection, unfinished) = looked;
+        if let Some(taken) = unfinished {
+            if taken > 0 {
+                tracing::info!(
+                    database = %self,
+                    "the tables are brought up to date, which takes a while where much is stored"
+                );
+            }
             let steps = async { migrator.run(&mut connection).await.map_err(|e| self.foreign(&e)) };
             self.within(STEPS_PATIENCE, steps).await?;
         }
@@ -160,8 +162,8 @@ impl Database {
         options.connect_lazy_with(self.any.clone())
     }
 
-    /// Connects, and finds out whether steps are still to be taken.
-    async fn look(&self, migrator: &Migrator) -> Result<(AnyConnection, bool), OpenError> {
+    /// Connects, and finds out whether steps are still to be taken: then, how many were.
+    async fn look(&self, migrator: &Migrator) -> Result<(AnyConnection, Option<usize>), OpenError> {
         if let Driver::Sqlite(options) = &self.driver {
             let created = SqliteConnection::connect_with(options).await;
             let closed = created.map_err(|e| self.unusable(&e))?.close().await;
@@ -170,17 +172,17 @@ impl Database {
         // One connection and not the pool, which would retry a refusal.
         let connected = AnyConnection::connect_with(&self.any).await;
         let mut connection = connected.map_err(|e| self.unusable(&e))?;
-        let lacks_steps = self.lacks_steps(migrator, &mut connection).await;
-        Ok((connection, lacks_steps.map_err(|e| self.foreign(&e))?))
+        let unfinished = self.unfinished(migrator, &mut connection).await;
+        Ok((connection, unfinished.map_err(|e| self.foreign(&e))?))
     }
 
-    /// The migrator itself asks the same, but by a table that it makes if it is not there, which a database that may
-    /// only be read refuses even if it is.
-    async fn lacks_steps(
+    /// How many steps were taken, if there are more. The migrator itself asks the same, but by a table that it makes if
+    /// it is not there, which a database that may only be read refuses even if it is.
+    async fn unfinished(
         &self,
         migrator: &Migrator,
         connection: &mut AnyConnection,
-    ) -> Result<bool, MigrateError> {
+    ) -> Result<Option<usize>, MigrateError> {
         let is_there = match self.driver {
             Driver::Sqlite(_) => "SELECT count(*) FROM sqlite_master WHERE name = $1",
             Driver::Postgres(_) => "SELECT count(*) FROM pg_class WHERE oid = to_regclass($1)",
@@ -188,7 +190,7 @@ impl Database {
         let is_there = sqlx::query_scalar(is_there).bind(STEPS);
         let is_there: i64 = is_there.fetch_one(&mut *connection).await?;
         if is_there == 0 {
-            return Ok(true);
+            return Ok(Some(0));
         }
         let taken = connection.list_applied_migrations(STEPS).await?;
         for step in &taken {
@@ -198,7 +200,7 @@ impl Database {
                 return Err(MigrateError::VersionMismatch(step.version));
             }
         }
-        Ok(taken.len() < migrator.iter().len())
+        Ok(Some(taken.len()).filter(|taken| *taken < migrator.iter().len()))
     }
 
     /// The steps that make the tables what they are. Servers are replaced one after the other: a step leaves

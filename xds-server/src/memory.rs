@@ -61,8 +61,9 @@ fn resident() -> u64 {
 
 impl XdsServerBuilder {
     /// What tells how many bytes are in use, for [`Limits::memory`](crate::Limits::memory): an allocator that
-    /// counts, for example. Without it, that is what the process has in memory, on Linux. It is asked ten times
-    /// a second at most.
+    /// counts, for example. Without it, that is what the process has in memory, on Linux: it hardly becomes less
+    /// when clients leave, unless the allocator gives back to the system what is free. It is asked ten times a
+    /// second at most.
     pub fn memory_in_use(mut self, read: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         self.memory_in_use = Some(Box::new(read));
         self

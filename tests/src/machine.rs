@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
+
 /// Cargo's folder for what it builds, whatever its name and place.
 pub fn target_dir() -> PathBuf {
     let folder = profile_dir();
@@ -87,6 +89,15 @@ fn install(package: &str) {
 /// Whether this process may do anything.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// Lets this process, and those that it starts from then on, have as many files and connections open as the
+/// system allows it; and tells how many that is.
+pub fn raise_file_limit() -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("a limit may be raised as far as it goes");
+    limit.maximum.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX)
 }
 
 /// Python, which finds these packages beside its own.

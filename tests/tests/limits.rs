@@ -144,8 +144,6 @@ fn the_end_comes_in_time_while_tables_are_made() {
 fn times_without_end_are_borne() {
     let longest = u64::MAX.to_string();
     let flags = [
-        "--drain-time-s",
-        "--load-report-interval-s",
         "--connection-age-s",
         "--catch-up-s",
         "--keepalive-s",

@@ -63,14 +63,14 @@ fn who_never_goes_on_holds_nobody_up() {
 const BEGINNINGS: [&str; 4] = [
     "",
     "GET /healthz HTTP/1.1\r\nhost",
-    "POST /api/v1/services/ HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+    "POST /api/v1/services/ HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
      content-length: 100\r\n\r\n{",
-    "POST /v3/discovery:clusters HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{",
+    "POST /v3/discovery:clusters HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{",
 ];
 
 /// What asks for megabytes, again and again.
 fn greed() -> String {
-    "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1 << 20)
+    "GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(1 << 20)
 }
 
 #[test]

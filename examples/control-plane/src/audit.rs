@@ -8,6 +8,7 @@ use sqlx::{Any, Row as _, Transaction};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::database::{BULK_PATIENCE, PATIENCE};
+use crate::moment;
 use crate::store::{Store, StoreError, within};
 
 /// The most entries that are shown at once.
@@ -148,11 +149,10 @@ pub(crate) async fn keep(store: Store, age: Duration) {
 }
 
 fn entry(row: &AnyRow) -> Result<Entry, sqlx::Error> {
-    let at = u64::try_from(row.try_get::<i64, _>("at")?).unwrap_or_default();
     let fleets: String = row.try_get("fleets")?;
     Ok(Entry {
         id: row.try_get("id")?,
-        at: humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at)).to_string(),
+        at: moment::of_milliseconds(row.try_get("at")?),
         caller: row.try_get("caller")?,
         peer: row.try_get("peer")?,
         method: row.try_get("method")?,

@@ -19,7 +19,7 @@ use crate::openapi::both;
 use crate::problem::Problem;
 use crate::running::Running;
 use crate::token::ALL;
-use crate::{rollout_rest, scope};
+use crate::{moment, rollout_rest, scope};
 
 pub(crate) fn router() -> OpenApiRouter<Running> {
     let router = both(OpenApiRouter::new(), routes!(stats));
@@ -108,7 +108,7 @@ async fn stats(extract::State(running): extract::State<Running>, caller: Caller)
     });
     Json(Stats {
         revision: status.revision,
-        last_update: status.published.map(|published| time(published.at)),
+        last_update: status.published.map(|published| moment::of(published.at)),
         update_count: status.publications,
         read: status.read,
         behind: behind.collect(),
@@ -322,7 +322,7 @@ impl Connected {
             variant: variant(client),
             peer: client.peer.address.map(|peer| peer.to_string()),
             user_agent: client.node.user_agent_name.clone(),
-            since: time(status.since),
+            since: moment::of(status.since),
             // Of one that came in between nothing is known yet.
             state: fate.map_or(State::Pending, State::of),
             types: types.map(|(type_url, of)| (type_url.to_string(), Asked::of(of))).collect(),
@@ -345,7 +345,7 @@ impl Rejected {
             message: rejection.error.message.clone(),
             names: texts(&rejection.names),
             blamed: texts(&rejection.blamed),
-            at: time(rejection.at),
+            at: moment::of(rejection.at),
         }
     }
 }
@@ -362,7 +362,7 @@ impl Held {
                 Reception::Rejected => "rejected",
                 _ => "not sent",
             },
-            committed: held.committed.map(time),
+            committed: held.committed.map(moment::of),
         }
     }
 }
@@ -390,8 +390,4 @@ impl State {
 
 pub(crate) fn variant(client: &Client) -> &'static str {
     if client.variant == Variant::Delta { "delta" } else { "sotw" }
-}
-
-fn time(at: std::time::SystemTime) -> String {
-    humantime::format_rfc3339_millis(at).to_string()
 }

@@ -15,6 +15,7 @@ use crate::access::Caller;
 use crate::client_rest::is_shown;
 use crate::database::PATIENCE as DATABASE_PATIENCE;
 use crate::health::Status;
+use crate::moment;
 use crate::problem::Fault;
 use crate::rollouts::Fault as Withdrawn;
 use crate::running::Running;
@@ -210,7 +211,7 @@ impl Outcome {
         let others = clients.iter().filter(|(_, fate)| !has_settled(fate));
         let others = others.map(|(client, fate)| Told::of(client, fate, true));
         Outcome {
-            at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            at: moment::of(SystemTime::now()),
             clients: clients.len(),
             settled,
             others: others.take(NAMED_MAX).collect(),

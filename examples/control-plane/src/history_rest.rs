@@ -1,7 +1,6 @@
 //! The HTTP API of the history, and back to what it holds.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -17,6 +16,7 @@ use utoipa_axum::routes;
 use crate::access::Caller;
 use crate::delivery::{Outcome, is_about};
 use crate::history::{LIMIT_MAX, Made, Places, Wanted};
+use crate::moment;
 use crate::openapi::both;
 use crate::problem::{Fault, Problem};
 use crate::record::{Change, Record};
@@ -80,10 +80,9 @@ struct Back {
 
 impl From<Made> for Shown {
     fn from(made: Made) -> Shown {
-        let at = UNIX_EPOCH + Duration::from_millis(made.made_ms.unsigned_abs());
         Shown {
             revision: made.revision,
-            at: humantime::format_rfc3339_millis(at).to_string(),
+            at: moment::of_milliseconds(made.made_ms),
             author: made.author,
             label: made.label,
             back_to: made.back_to,

@@ -23,7 +23,7 @@
 //!
 //! * `serve`: both ports, and what is between them; `lifetime`: until when; `running`: its parts, for who tells how it is
 //! * `cli`, in `cli/serve` what a server is told: the settings; `config`: the same from a file
-//! * `health`, `metrics`, `traffic`, `client_log`: what is told of it
+//! * `health`, `metrics`, `traffic`, `client_log`: what is told of it; `moment`: when that was
 //!
 //! The database:
 //!
@@ -114,6 +114,7 @@ mod last_known_good;
 mod lifetime;
 pub mod message;
 pub mod metrics;
+mod moment;
 mod object_rest;
 pub mod objects;
 mod openapi;

@@ -12,6 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::access::Caller;
+use crate::moment;
 use crate::openapi::both;
 use crate::problem::Problem;
 use crate::rollouts::{Progress, Stage};
@@ -101,7 +102,7 @@ impl Shown {
             scopes,
             revision: progress.revision,
             stage: progress.stage.word(),
-            since: humantime::format_rfc3339_millis(progress.since).to_string(),
+            since: moment::of(progress.since),
             canary,
             reasons,
             rolled_back: rolled_back.and_then(Result::ok),

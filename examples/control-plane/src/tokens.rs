@@ -1,13 +1,13 @@
 //! Tokens on the command line: it works on the database, since who has that needs no token.
 
 use std::io::{self, Write as _};
-use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::cli::{DatabaseOptions, Output, TokenCommand, TokenCreate};
 use crate::database::{Database, OpenError};
+use crate::moment;
 use crate::store::{Store, StoreError};
 use crate::table;
 use crate::token::{Rights, Token, TokenError};
@@ -72,15 +72,11 @@ async fn create(store: &Store, arguments: &TokenCreate) -> Result<String, TokenE
 }
 
 fn shown(token: &Token) -> Value {
-    let time = |seconds: i64| {
-        let since = Duration::from_secs(seconds.try_into().unwrap_or_default());
-        humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
-    };
     json!({
         "name": token.name,
         "read": token.rights.read,
         "write": token.rights.write,
-        "created": time(token.created_at),
-        "expires": token.expires_at.map(time),
+        "created": moment::of_seconds(token.created_at),
+        "expires": token.expires_at.map(moment::of_seconds),
     })
 }

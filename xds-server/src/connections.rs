@@ -114,6 +114,8 @@ pub(crate) struct Connection {
     ends: watch::Sender<Option<Why>>,
     /// How many requests are being answered, streams among them.
     calls: watch::Sender<usize>,
+    /// When one of its streams last came with its first request.
+    introduced: Mutex<Option<Instant>>,
     drivers: Mutex<HashMap<u64, Weak<Driver>>>,
 }
 
@@ -239,6 +241,10 @@ impl Connection {
         self.drivers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn introduced(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.introduced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Has it end after so long at the latest.
     pub(crate) fn go(&self, after: Duration, why: Why) {
         let at = Instant::now() + after;
@@ -335,6 +341,7 @@ impl Presence {
             goes: watch::Sender::new(age),
             ends: watch::Sender::new(None),
             calls: watch::Sender::new(0),
+            introduced: Mutex::default(),
             drivers: Mutex::default(),
         });
         connections.all.insert(connection.id, connection.clone());
@@ -408,6 +415,18 @@ impl Seat {
         if let Some(connection) = &self.connection {
             connection.drivers().insert(self.id, Arc::downgrade(driver));
         }
+    }
+
+    /// The stream came with its first request.
+    pub(crate) fn introduce(&self) {
+        if let Some(connection) = &self.connection {
+            *connection.introduced() = Some(Instant::now());
+        }
+    }
+
+    /// When a stream of the connection last came with its first request, if any did.
+    pub(crate) fn introduced(&self) -> Option<Instant> {
+        *self.connection.as_ref()?.introduced()
     }
 
     /// Why the stream is to end, once its connection does.

@@ -34,7 +34,8 @@ pub struct Limits {
     /// How long a client may take to get through TLS, on `XdsServer::serve_tls`. 10 s unless set.
     pub handshake: Duration,
     /// How long a connection may take until it asks for something, and a stream until its first request
-    /// begins. 30 s unless set.
+    /// begins, counted anew from that of any other stream of its connection: theirs come one after another.
+    /// 30 s unless set.
     pub first_request: Duration,
     /// How long a connection may be without a stream, or anything else under way, once something was asked on
     /// it. Then it is told to end (GOAWAY), so that it takes nobody's place; who wants more connects anew. 60 s

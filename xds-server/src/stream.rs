@@ -246,16 +246,23 @@ impl XdsStream {
         if let Some(why) = self.seat.ends().filter(|_| self.entry.is_some() && is_answered) {
             return Err(why.status());
         }
-        if self.is_unasked() && now >= self.shared.limits.first_request {
+        if self.asks_by().is_some_and(|deadline| now >= deadline) {
             return Err(Status::deadline_exceeded("the stream was opened and asked nothing"));
         }
         Ok(())
     }
 
-    /// Whether the client said nothing yet. A long first request may take its time: when thousands come back
-    /// at once, each with all that it holds, it is the server that is slow.
-    fn is_unasked(&self) -> bool {
-        self.entry.is_none() && self.waiting.is_none() && self.requests.is_silent()
+    /// Until when the client is to begin its first request, unless it did. A long one may take its time: when
+    /// thousands come back at once, each with all that it holds, it is the server that is slow. So it is for
+    /// streams of one connection, of which one after another gets to say that.
+    fn asks_by(&self) -> Option<Duration> {
+        let is_silent = self.entry.is_none() && self.waiting.is_none() && self.requests.is_silent();
+        is_silent.then(|| {
+            let others = self.seat.introduced();
+            let since =
+                others.map_or(Duration::ZERO, |at| at.saturating_duration_since(self.opened));
+            since.saturating_add(self.shared.limits.first_request)
+        })
     }
 
     /// What the client is served from.
@@ -277,7 +284,7 @@ impl XdsStream {
     fn is_time(&mut self, cx: &mut Context<'_>) -> bool {
         let paced = self.pacing.as_ref().and_then(|pacing| pacing.due());
         let asked = self.admission.as_ref().and_then(|admission| admission.due());
-        let first = self.is_unasked().then_some(self.shared.limits.first_request);
+        let first = self.asks_by();
         let times = self.machine.poll_timeout().into_iter().chain(paced).chain(asked).chain(first);
         let Some(timeout) = times.min() else {
             self.alarm = None;

@@ -78,6 +78,7 @@ impl XdsStream {
 
     /// Learns who the client is, once (B-06, B-07).
     fn introduce(&mut self, node: Node, driver: &Arc<Driver>) {
+        self.seat.introduce();
         self.connected_at = self.shared.cache.revision();
         self.view_generation = Some(self.shared.view_generation());
         let scopes = self.scopes_of(&node);

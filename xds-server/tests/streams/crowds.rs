@@ -233,3 +233,32 @@ async fn who_takes_long_to_say_all_of_the_first_request_is_served() {
     });
     assert!(!slow.await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn who_waits_until_others_of_its_connection_have_asked_is_served() {
+    let served = impatient(|_| {}).await;
+    let channel = served.channel().await;
+    let connect =
+        |id| ModelClient::connect(channel.clone(), node(id, "c").unwrap(), Variant::Delta);
+    let waits = connect("waits").await.unwrap();
+    let address = served.address;
+    let later = spawn_blocking(move || {
+        let mut silent = RawClient::connect(address);
+        silent.call_silently(DELTA);
+        silent.until(HEADERS);
+        silent.until(HEADERS);
+    });
+    let mut others = Vec::new();
+    while !later.is_finished() {
+        others.push(open(connect("asks").await.unwrap()).await.unwrap());
+    }
+    later.await.unwrap();
+    open(waits).await.expect("it is served");
+    // Once nobody else begins to ask, who does not is let go.
+    let end = timeout(Duration::from_secs(10), async {
+        let mut silent = connect("silent").await.unwrap();
+        silent.next().await
+    });
+    let end = end.await.expect("it is let go").expect_err("with a status");
+    assert_eq!(end.code(), Code::DeadlineExceeded);
+}

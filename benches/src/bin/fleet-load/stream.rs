@@ -186,13 +186,18 @@ impl Stream {
     async fn run(mut self, sender: SendRequest<Bytes>, first: Option<Bytes>) {
         let arrivals = self.arrivals.clone();
         let end = match self.converse(sender, first).await {
-            Ok(()) => "the server ended a stream".to_owned(),
+            Ok(why) => format!("the server ended a stream: {why}"),
             Err(error) => error.to_string(),
         };
         arrivals.fail(end);
     }
 
-    async fn converse(&mut self, sender: SendRequest<Bytes>, first: Option<Bytes>) -> Result<()> {
+    /// Follows the server until it ends the stream; returns what it says of that.
+    async fn converse(
+        &mut self,
+        sender: SendRequest<Bytes>,
+        first: Option<Bytes>,
+    ) -> Result<String> {
         let Plan { variant, .. } = *self.plan;
         let first = first.unwrap_or_else(|| {
             let node = match self.plan.one_node {
@@ -216,7 +221,9 @@ impl Stream {
                 std::future::pending::<()>().await;
             }
         }
-        Ok(())
+        let trailers = body.trailers().await?.unwrap_or_default();
+        let said = |name| trailers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
+        Ok(format!("status {} {}", said("grpc-status"), said("grpc-message")))
     }
 
     /// Counts a response, and makes its ACK.

@@ -1,5 +1,20 @@
 //! A real Envoy.
 
+pub mod beliefs;
+pub mod certificate;
+pub mod changes;
+pub mod control_plane;
+pub mod fleet;
+pub mod json;
+pub mod listeners;
+pub mod mesh;
+pub mod mistakes;
+pub mod mode;
+pub mod record;
+pub mod resources;
+pub mod services;
+pub mod traffic;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;

@@ -11,6 +11,7 @@
 //! * [`machine`]: this machine, its folders and packages
 //! * [`port`], [`process`], [`http`]: what a network test needs of it
 //! * [`upstream`], [`tls_upstream`], [`postgres`], [`envoy`], [`server`]: the parts
+//! * [`grpc`]: clients and servers in each language that speaks xDS
 //! * [`authority`]: what makes certificates
 //! * [`database`]: SQLite or PostgreSQL, by the door that is not the server's
 //! * [`proxy`], [`disk`], [`clock`]: a network, a disk and a clock that can fail
@@ -35,27 +36,8 @@ pub mod database;
 pub mod deadline;
 pub mod disk;
 pub mod envoy;
-pub mod envoy_beliefs;
-pub mod envoy_certificate;
-pub mod envoy_changes;
-pub mod envoy_control_plane;
-pub mod envoy_fleet;
-pub mod envoy_json;
-pub mod envoy_listeners;
-pub mod envoy_mesh;
-pub mod envoy_mistakes;
-pub mod envoy_mode;
-pub mod envoy_record;
-pub mod envoy_resources;
-pub mod envoy_services;
-pub mod envoy_traffic;
 pub mod follower;
-pub mod grpc_backend;
-pub mod grpc_client;
-pub mod grpc_control_plane;
-pub mod grpc_program;
-pub mod grpc_resources;
-pub mod grpc_tools;
+pub mod grpc;
 pub mod http;
 pub mod listener;
 pub mod load;

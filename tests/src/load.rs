@@ -1,7 +1,7 @@
 //! Requests that do not stop, thousands in a second, on connections that stay and on fresh ones, while
 //! something else happens that they should not notice.
 //!
-//! [`Traffic`](crate::envoy_traffic::Traffic) is for tests where a request now and then is enough.
+//! [`Traffic`](crate::envoy::traffic::Traffic) is for tests where a request now and then is enough.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::envoy_certificate::Certificate;
+use crate::envoy::certificate::Certificate;
 use crate::process::Process;
 
 /// An HTTP server of `openssl`, which answers every request with a page about its connection.

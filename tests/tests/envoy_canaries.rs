@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use deltaplane_server::testing::{Connection, ModelClient};
 use deltaplane_server::{Canary, HowMany, Resource, Rollout, TypeUrl};
-use deltaplane_tests::envoy_control_plane::transaction;
-use deltaplane_tests::envoy_fleet::{Neighbour, model, uses_clusters};
-use deltaplane_tests::envoy_mesh::{Mesh, in_modes};
-use deltaplane_tests::envoy_mistakes::Mistake;
-use deltaplane_tests::envoy_mode::Mode;
-use deltaplane_tests::envoy_resources::{cluster, endpoints};
+use deltaplane_tests::envoy::control_plane::transaction;
+use deltaplane_tests::envoy::fleet::{Neighbour, model, uses_clusters};
+use deltaplane_tests::envoy::mesh::{Mesh, in_modes};
+use deltaplane_tests::envoy::mistakes::Mistake;
+use deltaplane_tests::envoy::mode::Mode;
+use deltaplane_tests::envoy::resources::{cluster, endpoints};
 use deltaplane_tests::load::{self, Load, Plan};
 use tokio::runtime::Runtime;
 

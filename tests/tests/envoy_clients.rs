@@ -8,15 +8,15 @@
 #![allow(missing_docs, clippy::panic)]
 
 use deltaplane_server::{TypeUrl, Variant};
-use deltaplane_tests::envoy_certificate::Certificate;
-use deltaplane_tests::envoy_control_plane::REPORTS;
-use deltaplane_tests::envoy_mesh::{FLAG, in_modes};
-use deltaplane_tests::envoy_mode::Mode;
-use deltaplane_tests::envoy_record::Entry;
-use deltaplane_tests::envoy_resources::{
+use deltaplane_tests::envoy::certificate::Certificate;
+use deltaplane_tests::envoy::control_plane::REPORTS;
+use deltaplane_tests::envoy::mesh::{FLAG, in_modes};
+use deltaplane_tests::envoy::mode::Mode;
+use deltaplane_tests::envoy::record::Entry;
+use deltaplane_tests::envoy::resources::{
     cluster, endpoints, faults, listener, routes, runtime, tls_cluster,
 };
-use deltaplane_tests::envoy_traffic::Traffic;
+use deltaplane_tests::envoy::traffic::Traffic;
 use deltaplane_tests::listener::PATIENCE;
 use deltaplane_tests::wait_until;
 

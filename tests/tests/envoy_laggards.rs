@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use deltaplane_server::testing::{Connection, ModelClient};
 use deltaplane_server::{Client, Fate, HowMany, Revision, TypeUrl};
-use deltaplane_tests::envoy_control_plane::transaction;
-use deltaplane_tests::envoy_fleet::{Neighbour, model};
-use deltaplane_tests::envoy_mesh::{Mesh, in_modes};
-use deltaplane_tests::envoy_mode::Mode;
-use deltaplane_tests::envoy_resources::{cluster, endpoints, routes};
+use deltaplane_tests::envoy::control_plane::transaction;
+use deltaplane_tests::envoy::fleet::{Neighbour, model};
+use deltaplane_tests::envoy::mesh::{Mesh, in_modes};
+use deltaplane_tests::envoy::mode::Mode;
+use deltaplane_tests::envoy::resources::{cluster, endpoints, routes};
 use deltaplane_tests::listener::PATIENCE;
 use deltaplane_tests::load::{self, Load, Plan};
 use deltaplane_tests::wait_until;

@@ -6,13 +6,13 @@
 use std::slice::from_ref;
 
 use deltaplane_server::{TypeUrl, Variant};
-use deltaplane_tests::envoy_mesh::{Mesh, RECONNECT, in_modes};
-use deltaplane_tests::envoy_mistakes::{GoodServices, Mistake};
-use deltaplane_tests::envoy_mode::Mode;
-use deltaplane_tests::envoy_resources::{
+use deltaplane_tests::envoy::mesh::{Mesh, RECONNECT, in_modes};
+use deltaplane_tests::envoy::mistakes::{GoodServices, Mistake};
+use deltaplane_tests::envoy::mode::Mode;
+use deltaplane_tests::envoy::resources::{
     cluster, cluster_from_nowhere, endpoints, endpoints_beyond_all, listener, routes,
 };
-use deltaplane_tests::envoy_traffic::Traffic;
+use deltaplane_tests::envoy::traffic::Traffic;
 use deltaplane_tests::{port, wait_until};
 
 const CDS: TypeUrl = TypeUrl::CLUSTER;

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use deltaplane_server::{Cache, Resource, TypeUrl, XdsServer};
 use deltaplane_tests::envoy::Envoy;
-use deltaplane_tests::envoy_json::{address, endpoint, put, resource};
+use deltaplane_tests::envoy::json::{address, endpoint, put, resource};
 use deltaplane_tests::listener::{Listener, PATIENCE};
 use deltaplane_tests::upstream::Upstream;
 use deltaplane_tests::wait_until;

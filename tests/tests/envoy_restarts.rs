@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use deltaplane_server::{Resource, TypeUrl, Variant};
-use deltaplane_tests::envoy_mesh::{RECONNECT, in_modes};
-use deltaplane_tests::envoy_mode::Mode;
-use deltaplane_tests::envoy_resources::{cluster, endpoints, faults, listener, routes};
-use deltaplane_tests::envoy_traffic::Traffic;
+use deltaplane_tests::envoy::mesh::{RECONNECT, in_modes};
+use deltaplane_tests::envoy::mode::Mode;
+use deltaplane_tests::envoy::resources::{cluster, endpoints, faults, listener, routes};
+use deltaplane_tests::envoy::traffic::Traffic;
 use deltaplane_tests::listener::PATIENCE;
 use deltaplane_tests::wait_until;
 

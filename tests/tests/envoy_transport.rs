@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use deltaplane_server::{Cache, Found, OnDemand, Resource, TypeUrl, XdsServer};
 use deltaplane_tests::envoy::Envoy;
-use deltaplane_tests::envoy_json::{address, builder, endpoint, put, resource};
+use deltaplane_tests::envoy::json::{address, builder, endpoint, put, resource};
 use deltaplane_tests::http::{self, Answer};
 use deltaplane_tests::listener::{Listener, PATIENCE};
 use deltaplane_tests::upstream::Upstream;

@@ -7,9 +7,9 @@
 use std::slice::from_ref;
 
 use deltaplane_server::{TypeUrl, Withdrawal};
-use deltaplane_tests::envoy_mesh::{Mesh, RECONNECT, in_modes};
-use deltaplane_tests::envoy_mistakes::{GoodServices, Mistake};
-use deltaplane_tests::envoy_mode::Mode;
+use deltaplane_tests::envoy::mesh::{Mesh, RECONNECT, in_modes};
+use deltaplane_tests::envoy::mistakes::{GoodServices, Mistake};
+use deltaplane_tests::envoy::mode::Mode;
 use deltaplane_tests::load::{self, Load, Plan};
 use deltaplane_tests::wait_until;
 

@@ -12,15 +12,15 @@ use deltaplane_server::envoy_types::pb::envoy::admin::v3::ClientResourceStatus::
     self, Acked, DoesNotExist, Nacked, Requested,
 };
 use deltaplane_server::{Resource, TypeUrl, Variant};
-use deltaplane_tests::grpc_backend::Backends;
-use deltaplane_tests::grpc_client::{Beliefs, GrpcClient, Language};
-use deltaplane_tests::grpc_control_plane::{ControlPlane, What};
-use deltaplane_tests::grpc_resources::{
+use deltaplane_tests::grpc::backend::Backends;
+use deltaplane_tests::grpc::client::{Beliefs, GrpcClient, Language};
+use deltaplane_tests::grpc::control_plane::{ControlPlane, What};
+use deltaplane_tests::grpc::resources::{
     cluster, endpoints, endpoints_with_gap, listener, listener_with_two_routers, maglev_cluster,
     reporting_cluster, routes,
 };
 #[cfg(feature = "all-clients")]
-use deltaplane_tests::grpc_tools;
+use deltaplane_tests::grpc::tools;
 
 const LDS: TypeUrl = TypeUrl::LISTENER;
 const RDS: TypeUrl = TypeUrl::ROUTE;
@@ -592,7 +592,7 @@ fn grpcurl() {
     let mut shop = Shop::open(Language::Python);
     let address = format!("127.0.0.1:{}", shop.plane.port());
     let ask = |arguments: &[&str]| {
-        let output = grpc_tools::grpcurl().arg("-plaintext").args(arguments).output().unwrap();
+        let output = tools::grpcurl().arg("-plaintext").args(arguments).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("it writes text")
     };

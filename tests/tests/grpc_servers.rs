@@ -5,11 +5,11 @@
 use std::net::SocketAddr;
 
 use deltaplane_server::{Resource, TypeUrl};
-use deltaplane_tests::envoy_json::resource;
-use deltaplane_tests::grpc_backend::Backends;
-use deltaplane_tests::grpc_client::{GrpcClient, Language};
-use deltaplane_tests::grpc_control_plane::ControlPlane;
-use deltaplane_tests::grpc_resources::{cluster, endpoints, listener, routes};
+use deltaplane_tests::envoy::json::resource;
+use deltaplane_tests::grpc::backend::Backends;
+use deltaplane_tests::grpc::client::{GrpcClient, Language};
+use deltaplane_tests::grpc::control_plane::ControlPlane;
+use deltaplane_tests::grpc::resources::{cluster, endpoints, listener, routes};
 use deltaplane_tests::port;
 use serde_json::json;
 

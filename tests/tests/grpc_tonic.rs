@@ -16,8 +16,8 @@ use deltaplane_server::envoy_types::pb::envoy::config::endpoint::v3::ClusterLoad
 use deltaplane_server::envoy_types::pb::envoy::config::listener::v3::Listener;
 use deltaplane_server::envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use deltaplane_server::{Resource, TypeUrl, Variant};
-use deltaplane_tests::grpc_control_plane::{ControlPlane, What};
-use deltaplane_tests::grpc_resources::{cluster, endpoints, listener, maglev_cluster, routes};
+use deltaplane_tests::grpc::control_plane::{ControlPlane, What};
+use deltaplane_tests::grpc::resources::{cluster, endpoints, listener, maglev_cluster, routes};
 use deltaplane_tests::wait_until;
 use tokio::runtime::{Builder, Runtime};
 use xds_client::resource::TypeUrl as ClientTypeUrl;

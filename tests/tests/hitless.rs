@@ -11,11 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use deltaplane_server::TypeUrl;
-use deltaplane_tests::envoy_changes::Changes;
-use deltaplane_tests::envoy_control_plane::DRAIN;
-use deltaplane_tests::envoy_mesh::{RECONNECT, in_modes_from};
-use deltaplane_tests::envoy_mode::Mode;
-use deltaplane_tests::envoy_services::PATHS;
+use deltaplane_tests::envoy::changes::Changes;
+use deltaplane_tests::envoy::control_plane::DRAIN;
+use deltaplane_tests::envoy::mesh::{RECONNECT, in_modes_from};
+use deltaplane_tests::envoy::mode::Mode;
+use deltaplane_tests::envoy::services::PATHS;
 use deltaplane_tests::listener::PATIENCE;
 use deltaplane_tests::load::{self, Load, Plan};
 use deltaplane_tests::random::Random;

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use deltaplane_tests::envoy_certificate::Certificate;
+use deltaplane_tests::envoy::certificate::Certificate;
 use deltaplane_tests::member::{Member, cluster, put, transact, web};
 use deltaplane_tests::{
     Database, Deltaplane, Disk, Envoy, Follower, Kind, Listener, Postgres, Upstream, Variant,

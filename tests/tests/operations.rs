@@ -8,7 +8,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use deltaplane_tests::authority::Authority;
-use deltaplane_tests::envoy_certificate::Certificate;
+use deltaplane_tests::envoy::certificate::Certificate;
 use deltaplane_tests::{
     Database, Deltaplane, Envoy, Kind, Listener, Upstream, Variant, service, wait_until,
 };

@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use deltaplane_tests::envoy_certificate::Certificate;
+use deltaplane_tests::envoy::certificate::Certificate;
 use deltaplane_tests::listener::PATIENCE;
 use deltaplane_tests::upstream::SLOW;
 use deltaplane_tests::{

@@ -8,7 +8,7 @@ use deltaplane_server::{
     Cache, Resource, Transaction, TypeUrl,
     validation::{Policy, Severity, Validator},
 };
-use deltaplane_tests::{envoy_mode::Mode, envoy_resources as envoy, grpc_resources as grpc};
+use deltaplane_tests::{envoy::mode::Mode, envoy::resources as envoy, grpc::resources as grpc};
 
 fn accepted() -> Vec<Resource> {
     let of_envoy = Mode::ALL.into_iter().flat_map(|mode| {

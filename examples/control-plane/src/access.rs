@@ -1,5 +1,11 @@
 //! Who asks, whether he may, and that what he did is written down.
 
+pub mod audit;
+pub(crate) mod author;
+pub(crate) mod browser;
+pub(crate) mod identity;
+pub mod token;
+
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,17 +17,15 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::audit::Entry;
-use crate::author;
-use crate::browser;
+use crate::access::audit::Entry;
+use crate::access::token::{ALL, Rights, Token, TokenError, hash, random};
 use crate::database::PATIENCE;
-use crate::http_listener::PeerAddress;
-use crate::problem::Problem;
-use crate::running::Running;
-use crate::store::{Store, StoreError};
-use crate::token::{ALL, Rights, Token, TokenError, hash, random};
-use crate::write::Origin;
-use crate::writes;
+use crate::database::store::{Store, StoreError};
+use crate::database::write::Origin;
+use crate::database::writes;
+use crate::rest::listener::PeerAddress;
+use crate::rest::problem::Problem;
+use crate::serve::running::Running;
 
 /// What anybody may ask: how the server is, and how it is asked.
 const OPEN: [&str; 4] = ["/healthz", "/readyz", "/openapi.json", "/docs"];

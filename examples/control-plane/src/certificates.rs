@@ -1,5 +1,8 @@
 //! Certificates with their keys, and authorities, which Envoys get by SDS.
 
+pub(crate) mod pem;
+pub mod vault;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -7,11 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::document::Document;
-use crate::objects::{Kind, Named, Object};
-use crate::pem;
+use crate::certificates::vault::Vault;
+use crate::database::objects::{Kind, Named, Object};
+use crate::rest::document::Document;
 use crate::service::{FieldError, check_name};
-use crate::vault::Vault;
 
 const PEM_MAX: usize = 48 * 1024;
 

@@ -1,13 +1,22 @@
 //! The command line, and the same by environment.
 
+pub mod bootstrap;
+pub mod commands;
+pub mod config;
+pub(crate) mod diff;
+pub mod history;
+pub mod remote;
 mod serve;
+pub mod sources;
+pub(crate) mod table;
+pub mod tokens;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::history_commands::{History, Rollback};
+use crate::cli::history::{History, Rollback};
 
 pub use serve::{HttpTokens, Serve};
 

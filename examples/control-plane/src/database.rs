@@ -1,5 +1,17 @@
 //! Which database, how to reach it, and making it ours.
 
+pub mod changes;
+pub(crate) mod columns;
+pub(crate) mod last_known_good;
+pub mod objects;
+pub mod page;
+pub mod reload;
+pub(crate) mod sqlite_file;
+pub mod store;
+pub mod watch;
+pub mod write;
+pub(crate) mod writes;
+
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,7 +23,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sqlx::{AnyConnection, AnyPool, Connection, Executor as _, PgPool, Row as _, SqlSafeStr};
 use thiserror::Error;
 
-use crate::sqlite_file::SqliteFile;
+use crate::database::sqlite_file::SqliteFile;
 
 /// How long anything may take that one asks of the database.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);

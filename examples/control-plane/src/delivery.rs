@@ -12,15 +12,15 @@ use tokio::sync::watch;
 use utoipa::ToSchema;
 
 use crate::access::Caller;
-use crate::client_rest::is_shown;
+use crate::canary::rollouts::Fault as Withdrawn;
 use crate::database::PATIENCE as DATABASE_PATIENCE;
-use crate::health::Status;
+use crate::database::store::{Store, StoreError, within};
+use crate::fleets::scope;
 use crate::moment;
-use crate::problem::Fault;
-use crate::rollouts::Fault as Withdrawn;
-use crate::running::Running;
-use crate::scope;
-use crate::store::{Store, StoreError, within};
+use crate::rest::client::is_shown;
+use crate::rest::problem::Fault;
+use crate::serve::running::Running;
+use crate::status::health::Status;
 
 const TIMEOUT_MAX_MS: u64 = 600_000;
 

@@ -1,5 +1,7 @@
 //! Fleets: who belongs to one, and how it is served.
 
+pub mod scope;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +15,9 @@ use serde_json::Value;
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
-use crate::document::Document;
-use crate::objects::{Kind, NAME_MAX};
-use crate::rollout::{OnRejection, Plan, Rollout};
-use crate::scope;
+use crate::canary::rollout::{OnRejection, Plan, Rollout};
+use crate::database::objects::{Kind, NAME_MAX};
+use crate::rest::document::Document;
 use crate::service::FieldError;
 
 /// The most publications that a fleet may be given in a second.

@@ -3,6 +3,10 @@
 //! The triggers note how each revision left each row. How a row was at a revision is
 //! what the last one up to it noted.
 
+pub mod record;
+pub mod retention;
+pub mod rollback;
+
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
@@ -10,10 +14,10 @@ use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Row as _, Transaction};
 use utoipa::IntoParams;
 
+use crate::database::store::{Store, StoreError, within};
 use crate::database::{BULK_PATIENCE, PATIENCE};
-use crate::record::{Key, RESOURCE, Record};
-use crate::rollback::ITSELF;
-use crate::store::{Store, StoreError, within};
+use crate::history::record::{Key, RESOURCE, Record};
+use crate::history::rollback::ITSELF;
 
 /// The most revisions that are listed at once.
 pub const LIMIT_MAX: i64 = 1000;

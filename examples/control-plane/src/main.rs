@@ -5,9 +5,13 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::CommandFactory as _;
+use deltaplane::cli::bootstrap;
+use deltaplane::cli::commands::{self, CommandError};
+use deltaplane::cli::config;
+use deltaplane::cli::history;
+use deltaplane::cli::tokens;
 use deltaplane::cli::{Cli, Command, LogFormat};
-use deltaplane::commands::{self, CommandError};
-use deltaplane::{bootstrap, config, history_commands, serve, tokens};
+use deltaplane::serve;
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
@@ -49,8 +53,8 @@ fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
         Command::Diff(arguments) => Ok(commands::diff(arguments)?),
         Command::Get(arguments) => Ok(commands::get(arguments)?),
         Command::Status(arguments) => Ok(commands::status(arguments)?),
-        Command::History(arguments) => Ok(history_commands::history(arguments)?),
-        Command::Rollback(arguments) => Ok(history_commands::rollback(arguments)?),
+        Command::History(arguments) => Ok(history::history(arguments)?),
+        Command::Rollback(arguments) => Ok(history::rollback(arguments)?),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "deltaplane", &mut io::stdout());
             Ok(())

@@ -9,31 +9,33 @@ use deltaplane_server::{Cache, Commit, CommitError, Transaction};
 use thiserror::Error;
 use tokio::time::Instant;
 
+pub(crate) mod pending;
+pub(crate) mod publication;
 mod rows;
 mod snapshot;
 
 use self::rows::Invalid;
+use crate::canary::lanes::Lanes;
+use crate::canary::unserved::Unserved;
 use crate::certificates::Secret;
-use crate::changes::{Change, Changes, Snapshot};
+use crate::certificates::vault::Vault;
 use crate::database::OpenError;
+use crate::database::changes::{Change, Changes, Snapshot};
+use crate::database::objects::Object;
+use crate::database::reload::{self, Reloaded, Reloads};
+use crate::database::store::{Store, StoreError};
+use crate::database::watch::Watch;
+use crate::fleets::scope;
 use crate::fleets::{Directory, Pace};
-use crate::health::{Health, Published};
-use crate::lanes::Lanes;
-use crate::objects::Object;
-use crate::pending::{Batch, Pending};
-use crate::publication::{Cost, Publication, change, fill, resource};
+use crate::publisher::pending::{Batch, Pending};
+use crate::publisher::publication::{Cost, Publication, change, fill, resource};
 use crate::raw::RawChange;
-use crate::raw_layers::RawLayers;
-use crate::reload::{self, Reloaded, Reloads};
+use crate::raw::layers::RawLayers;
 use crate::routes::Route;
-use crate::running::Running;
-use crate::scope;
+use crate::serve::running::Running;
 use crate::service::{Row, Service};
-use crate::store::{Store, StoreError};
+use crate::status::health::{Health, Published};
 use crate::translate::Fleet;
-use crate::unserved::Unserved;
-use crate::vault::Vault;
-use crate::watch::Watch;
 
 /// How long until a lost database is asked again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -80,7 +82,7 @@ pub struct Publisher {
 
 impl Publisher {
     /// Fills the cache with all that the database holds, and will hear who asks for
-    /// more by the [`Reloader`](crate::reload::Reloader) of that channel.
+    /// more by the [`Reloader`](crate::database::reload::Reloader) of that channel.
     pub async fn start(
         running: Running,
         reloads: Reloads,

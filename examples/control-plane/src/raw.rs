@@ -1,5 +1,12 @@
 //! Raw resources: what somebody encoded, and how it lies in the cache.
 
+pub(crate) mod columns;
+pub(crate) mod draft;
+pub(crate) mod envoy_api;
+pub(crate) mod layers;
+pub(crate) mod proto_json;
+pub mod store;
+
 use std::fmt;
 
 use deltaplane_server::envoy::descriptors;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use sqlx::AssertSqlSafe;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::running::Running;
-use crate::store::{Store, StoreError, within};
+use crate::database::store::{Store, StoreError, within};
+use crate::serve::running::Running;
 
 /// How often a server says that it is there, and how long the database may take to hear it.
 const INTERVAL: Duration = Duration::from_secs(1);

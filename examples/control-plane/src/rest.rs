@@ -1,6 +1,21 @@
 //! The HTTP API: services in and out, raw resources beside them, and how the
 //! server is.
 
+pub(crate) mod audit;
+pub(crate) mod client;
+pub(crate) mod document;
+pub(crate) mod health;
+pub(crate) mod history;
+pub(crate) mod import;
+pub(crate) mod listener;
+pub(crate) mod object;
+pub(crate) mod openapi;
+pub mod precondition;
+pub mod problem;
+pub(crate) mod raw;
+pub(crate) mod rollout;
+pub(crate) mod service;
+
 use axum::Router;
 use axum::body::to_bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -10,14 +25,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use prometheus::TEXT_FORMAT;
 
-use crate::document::{is_too_slow, too_slow};
-use crate::metrics::Metrics;
-use crate::problem::Problem;
-use crate::running::Running;
-use crate::{
-    access, audit_rest, client_rest, health_rest, history_rest, import, object_rest, openapi,
-    raw_rest, rollout_rest, service_rest,
-};
+use crate::access;
+use crate::rest::document::{is_too_slow, too_slow};
+use crate::rest::problem::Problem;
+use crate::serve::running::Running;
+use crate::status::metrics::Metrics;
 
 /// A service is some hundred bytes; 64 domains of 253 characters fit as well.
 const BODY_MAX: usize = 64 * 1024;
@@ -28,16 +40,16 @@ const POLL_MAX: usize = 4 * 1024 * 1024;
 /// All routes, with and without a slash at the end.
 pub fn router(running: Running, metrics: Metrics) -> Router {
     let router = openapi::router()
-        .merge(service_rest::router())
+        .merge(service::router())
         .merge(import::router())
-        .merge(object_rest::router())
-        .merge(rollout_rest::router())
-        .merge(raw_rest::router())
-        .merge(audit_rest::router())
-        .merge(history_rest::router())
+        .merge(object::router())
+        .merge(rollout::router())
+        .merge(raw::router())
+        .merge(audit::router())
+        .merge(history::router())
         .with_state(running.clone())
-        .merge(health_rest::router().with_state(running.health.clone()))
-        .merge(client_rest::router().with_state(running.clone()));
+        .merge(health::router().with_state(running.health.clone()))
+        .merge(client::router().with_state(running.clone()));
     let is_by_token = running.access.is_by_token();
     openapi::documented(router, is_by_token)
         .layer(map_response(as_problem))

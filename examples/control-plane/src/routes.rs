@@ -7,13 +7,13 @@ use regex_lite::Regex;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::document::Document;
-use crate::host;
-use crate::objects::Kind;
+use crate::database::objects::Kind;
+use crate::rest::document::Document;
+use crate::service::host;
+use crate::service::upstream::{TIME_MAX, WEIGHT_MAX};
 use crate::service::{
     FieldError, RETRIES_MAX, check_domains, check_name, check_path, port, within,
 };
-use crate::upstream::{TIME_MAX, WEIGHT_MAX};
 
 /// The most targets, and the most headers, that one route may have.
 pub const ENTRIES_MAX: usize = 64;

@@ -1,5 +1,8 @@
 //! The whole server: both faces, the publisher between them, and the end.
 
+pub(crate) mod lifetime;
+pub mod running;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,27 +18,35 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 
+use crate::access::audit;
+use crate::access::identity::Identities;
+use crate::access::token::TokenError;
 use crate::access::{Access, Pass};
-use crate::changes::Snapshot;
+use crate::canary::rollouts::Rollouts;
+use crate::certificates::vault::Vault;
 use crate::cli::{DatabaseOptions, HttpTokens, Serve};
-use crate::client_log::ClientLog;
+use crate::database::changes::Snapshot;
+use crate::database::last_known_good::Keeper;
+use crate::database::reload;
+use crate::database::reload::Reloads;
+use crate::database::store::Store;
+use crate::database::writes;
 use crate::database::{Database, OpenError};
+use crate::delivery;
+use crate::fleets::scope;
 use crate::fleets::{Directory, wrong_pattern};
-use crate::health::Health;
-use crate::identity::Identities;
-use crate::last_known_good::Keeper;
-use crate::lifetime::{Stop, to_leave};
-use crate::metrics::Metrics;
+use crate::history::retention;
 use crate::publisher::{PublishError, Publisher};
-use crate::reload::Reloads;
-use crate::rollouts::Rollouts;
-use crate::running::Running;
-use crate::store::Store;
+use crate::replicas;
+use crate::rest;
+use crate::rest::listener;
+use crate::serve::lifetime::{Stop, to_leave};
+use crate::serve::running::Running;
+use crate::status::client_log::ClientLog;
+use crate::status::health::Health;
+use crate::status::metrics::Metrics;
+use crate::status::traffic::Traffic;
 use crate::tls::{Files, Loaded, TlsError};
-use crate::token::TokenError;
-use crate::traffic::Traffic;
-use crate::vault::Vault;
-use crate::{audit, delivery, http_listener, reload, replicas, rest, retention, scope, writes};
 
 /// Why the server does not run.
 #[derive(Debug, Error)]
@@ -106,7 +117,7 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     let Secured { xds: xds_tls, http: http_tls } = secured;
     let http_tls = http_tls.map(|files| follow(files, &running.health)).transpose()?;
     let router = rest::router(running.clone(), metrics);
-    let http = http_listener::serve(http, http_tls, router, stop.clone());
+    let http = listener::serve(http, http_tls, router, stop.clone());
     let xds = async {
         let publisher = start_publisher(arguments, &running, reloads, kept).await?;
         if let Some(keeper) = keeper {

@@ -3,6 +3,10 @@
 //! A [`Definition`] is what somebody wrote, by the HTTP API or with `psql`; a
 //! [`Service`] is a definition that was checked. Only the latter is translated.
 
+pub(crate) mod draft;
+pub mod host;
+pub mod upstream;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -10,8 +14,7 @@ use std::ops::RangeInclusive;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::host;
-use crate::upstream::{Authorities, Place, TIME_MAX, Upstream, not_over_tcp, time};
+use crate::service::upstream::{Authorities, Place, TIME_MAX, Upstream, not_over_tcp, time};
 
 /// The longest name of a service, in characters.
 pub const NAME_MAX: usize = 128;

@@ -12,8 +12,8 @@ use rustls::server::{NoClientAuth, WebPkiClientVerifier, danger::ClientCertVerif
 use rustls::{RootCertStore, ServerConfig};
 use thiserror::Error;
 
-use crate::health::Health;
-use crate::pem;
+use crate::certificates::pem;
+use crate::status::health::Health;
 
 /// How often one looks whether the files have changed.
 const LOOK: Duration = Duration::from_secs(1);

@@ -8,17 +8,21 @@
 //! The result depends on the services alone, not on how they came about: ties
 //! are settled by the lower id.
 
+pub mod message;
+pub(crate) mod route_message;
+pub mod validate;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::certificates::Secret;
 use crate::fleets::Source;
-use crate::message::{self, ClusterInputs, EndpointInputs, ListenerInputs, Message};
-use crate::route_message::RouteInputs;
 use crate::routes::Route;
+use crate::service::upstream::Upstream;
 use crate::service::{FieldError, Protocol, Service};
-use crate::upstream::Upstream;
+use crate::translate::message::{ClusterInputs, EndpointInputs, ListenerInputs, Message};
+use crate::translate::route_message::RouteInputs;
 
 /// The name of a message that is no longer wanted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

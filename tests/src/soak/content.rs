@@ -3,7 +3,7 @@
 use deltaplane_server::TypeUrl;
 use serde_json::{Value, json};
 
-use crate::envoy_json::{address, endpoint};
+use crate::envoy::json::{address, endpoint};
 
 /// What all that is meant to be rejected has in it somewhere, for model clients to know it by.
 pub(super) const MISTAKE: &str = "mistake";

@@ -11,7 +11,7 @@ use super::client::Held;
 use super::gate::Gate;
 use super::ledger::{hash, ports};
 use super::servers::Doors;
-use crate::envoy_beliefs::Beliefs;
+use crate::envoy::beliefs::Beliefs;
 use crate::server::{Variant, bootstrap};
 
 /// An Envoy, and its way to a replica.

@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use super::client::Held;
 use super::content::{Key, Kind, Row, Slot};
-use crate::envoy_json::builder;
+use crate::envoy::json::builder;
 
 /// One of these is stored. There are several if a writer got no answer.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
 
-use deltaplane_tests::envoy_traffic::Traffic;
+use deltaplane_tests::envoy::traffic::Traffic;
 use deltaplane_tests::http::{self, Answer};
 use deltaplane_tests::load;
 use deltaplane_tests::random::Random;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use deltaplane_tests::envoy_traffic::Traffic;
+use deltaplane_tests::envoy::traffic::Traffic;
 use deltaplane_tests::proxy::Proxy;
 use deltaplane_tests::replicas::served;
 use deltaplane_tests::{Envoy, Listener, Replicas, Upstream, Variant, server, service, wait_until};

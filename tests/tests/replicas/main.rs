@@ -13,7 +13,7 @@ use std::time::Duration;
 use deltaplane_server::TypeUrl;
 use deltaplane_server::envoy_types::pb::envoy::config::core::v3::Node;
 use deltaplane_server::testing::{Connection, ModelClient};
-use deltaplane_tests::envoy_beliefs::Beliefs;
+use deltaplane_tests::envoy::beliefs::Beliefs;
 use deltaplane_tests::{Deltaplane, Envoy, Variant};
 use tonic::transport::{Channel, Endpoint};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use deltaplane_server::TypeUrl;
 use deltaplane_server::testing::{Connection, ModelClient};
-use deltaplane_tests::envoy_certificate::Certificate;
+use deltaplane_tests::envoy::certificate::Certificate;
 use deltaplane_tests::{Deltaplane, Listener, Replicas, Upstream, Variant, service};
 use serde_json::json;
 use tokio::runtime::Runtime;

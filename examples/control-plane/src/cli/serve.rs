@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
 
+use crate::certificates::vault::Vault;
 use crate::cli::DatabaseOptions;
-use crate::retention::Retention;
+use crate::history::retention::Retention;
 use crate::serve::ServeError;
-use crate::vault::Vault;
 
 /// What `serve` needs to know.
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Publisher;
 use crate::certificates;
-use crate::objects::{self, Object};
+use crate::database::objects::{self, Object};
 use crate::routes::Route;
 use crate::service::{FieldError, Row, Service};
 use crate::translate::{Fleet, Surroundings};

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use deltaplane_server::Transaction;
 
 use super::{PublishError, Publisher};
-use crate::changes::Snapshot;
-use crate::publication::Publication;
-use crate::raw_layers::RawLayer;
+use crate::canary::unserved::{Unserved, set_aside};
+use crate::database::changes::Snapshot;
+use crate::publisher::publication::Publication;
+use crate::raw::layers::RawLayer;
 use crate::service::Row;
-use crate::unserved::{Unserved, set_aside};
 
 impl Publisher {
     /// Reads all that the database holds, and publishes it.

@@ -6,11 +6,11 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode, header};
 use deltaplane::access::Access;
-use deltaplane::metrics::Metrics;
+use deltaplane::access::token::Rights;
+use deltaplane::database::store::Store;
 use deltaplane::rest;
-use deltaplane::running::Running;
-use deltaplane::store::Store;
-use deltaplane::token::Rights;
+use deltaplane::serve::running::Running;
+use deltaplane::status::metrics::Metrics;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 

@@ -4,8 +4,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, header};
 use deltaplane::access::Access;
-use deltaplane::running::Running;
-use deltaplane::token::Rights;
+use deltaplane::access::token::Rights;
+use deltaplane::serve::running::Running;
 
 use crate::binary::{Running as Process, serve};
 use crate::database::Sqlite;

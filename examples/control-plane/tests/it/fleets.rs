@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
-use deltaplane::scope;
+use deltaplane::fleets::scope;
 use deltaplane_server::envoy_types::pb::envoy::config::core::v3::Node;
 use deltaplane_server::envoy_types::pb::google::protobuf::{Struct, Value as Field, value::Kind};
 use deltaplane_server::{Scope, TypeUrl};

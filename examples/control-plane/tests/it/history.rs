@@ -6,11 +6,11 @@ use axum::Router;
 use axum::http::{Request, StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use deltaplane::retention::Retention;
-use deltaplane::rollback::{Rollback, roll_back};
-use deltaplane::running::Running;
-use deltaplane::token::Rights;
-use deltaplane::write::Origin;
+use deltaplane::access::token::Rights;
+use deltaplane::database::write::Origin;
+use deltaplane::history::retention::Retention;
+use deltaplane::history::rollback::{Rollback, roll_back};
+use deltaplane::serve::running::Running;
 use serde_json::{Value, json};
 
 use crate::database::{Postgres, Sqlite, execute};

@@ -2,13 +2,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use axum::Router;
-use deltaplane::health::Health;
-use deltaplane::metrics::Metrics;
+use deltaplane::certificates::vault::Vault;
+use deltaplane::fleets::scope;
 use deltaplane::publisher::Publisher;
 use deltaplane::rest;
-use deltaplane::running::Running;
-use deltaplane::scope;
-use deltaplane::vault::Vault;
+use deltaplane::serve::running::Running;
+use deltaplane::status::health::Health;
+use deltaplane::status::metrics::Metrics;
 use deltaplane_server::{Cache, Scope, TypeUrl, View};
 use serde_json::json;
 use sqlx::Executor as _;

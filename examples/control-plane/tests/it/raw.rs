@@ -6,7 +6,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use deltaplane::scope;
+use deltaplane::fleets::scope;
 use deltaplane_server::envoy_types::pb::envoy::config::core::v3::Node;
 use deltaplane_server::envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
 use deltaplane_server::envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use deltaplane::database::Database;
-use deltaplane::store::Store;
+use deltaplane::database::store::Store;
 use serde_json::json;
 use sqlx::migrate::Migrator;
 use sqlx::{Executor as _, Row as _};

@@ -1,5 +1,5 @@
 use deltaplane::fleets::Directory;
-use deltaplane::scope::{choose, name, of_cluster, of_raw};
+use deltaplane::fleets::scope::{choose, name, of_cluster, of_raw};
 use deltaplane_server::envoy_types::pb::envoy::config::core::v3::Node;
 use deltaplane_server::{Cache, Scope, Transaction, TypeUrl};
 

@@ -1,6 +1,6 @@
-use deltaplane::host::Host;
+use deltaplane::service::host::Host;
+use deltaplane::service::upstream::{Place, Upstream};
 use deltaplane::service::{Definition, Protocol, Service};
-use deltaplane::upstream::{Place, Upstream};
 
 use crate::{definition, row};
 

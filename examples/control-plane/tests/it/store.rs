@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use deltaplane::changes::Changes;
-use deltaplane::precondition::Precondition;
-use deltaplane::store::{Store, WriteError};
-use deltaplane::upstream::Place;
+use deltaplane::database::changes::Changes;
+use deltaplane::database::store::{Store, WriteError};
+use deltaplane::rest::precondition::Precondition;
+use deltaplane::service::upstream::Place;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::PgListener;
 use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};

@@ -1,9 +1,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
-use deltaplane::message::Message;
+use deltaplane::service::upstream::Place;
 use deltaplane::service::{Definition, Service};
+use deltaplane::translate::message::Message;
 use deltaplane::translate::{Difference, Fleet, Removal};
-use deltaplane::upstream::Place;
 use deltaplane_server::envoy_types::pb::envoy::config::route::v3::{
     route, route_action, route_match,
 };

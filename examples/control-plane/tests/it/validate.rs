@@ -1,10 +1,10 @@
 //! What the library finds wrong is refused before it is stored.
 
 use axum::http::StatusCode;
-use deltaplane::host::Host;
+use deltaplane::service::host::Host;
+use deltaplane::service::upstream::HealthCheck;
 use deltaplane::service::{Protocol, Service};
-use deltaplane::upstream::HealthCheck;
-use deltaplane::validate;
+use deltaplane::translate::validate;
 use serde_json::{Value, json};
 
 use crate::database::{Sqlite, execute};

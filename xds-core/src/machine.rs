@@ -1,6 +1,9 @@
 //! The protocol machine of one stream.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 mod gating;
 mod searches;
@@ -10,8 +13,8 @@ mod standing;
 
 pub use self::standing::Standing;
 use crate::{
-    Event, LogTruncated, Nonce, Order, Request, RequestError, Response, Revision, StreamLimits,
-    Subscription, TypeUrl, View,
+    Event, Key, LogTruncated, Nonce, Order, Request, RequestError, Response, Revision,
+    StreamLimits, Subscription, TypeUrl, View,
     gates::{Arrivals, bounded},
     type_stream::{Told, TypeStream},
     unsettled::Settled,
@@ -44,6 +47,7 @@ pub struct Machine<V> {
     variant: Variant,
     limits: StreamLimits,
     distrusted: Vec<TypeUrl>,
+    doubted: BTreeMap<Key, Option<String>>,
     order: Order,
     isolates: bool,
     /// The client reads what is wrong with names.
@@ -82,6 +86,7 @@ impl<V: View> Machine<V> {
             variant,
             limits: StreamLimits::default(),
             distrusted: Vec::new(),
+            doubted: BTreeMap::new(),
             order: Order::default(),
             isolates: true,
             tells_errors: false,
@@ -140,6 +145,37 @@ impl<V: View> Machine<V> {
         doubtful.map(|stream| &stream.type_url).chain(unasked)
     }
 
+    /// What the client may run and not say so on its next stream, each with the one version that is to be believed of
+    /// it, or none if that is that it has nothing: what it rejected, or did not answer, for a rejection may be lost
+    /// with the stream. Let that [doubt](Machine::doubt) it. In State of the World there is nothing of it, since
+    /// there each set has a version of its own.
+    ///
+    /// Costs as much as is in flight and rejected.
+    #[must_use]
+    pub fn doubtful_resources(&self) -> BTreeMap<Key, Option<String>> {
+        if self.variant == Variant::Sotw {
+            return BTreeMap::new();
+        }
+        let is_settled = |key: &Key| {
+            let stream = self.types.iter().find(|stream| stream.type_url == key.type_url);
+            stream.is_some_and(TypeStream::has_settled)
+        };
+        let mut doubtful = self.doubted.clone();
+        doubtful.retain(|key, _| !is_settled(key));
+        for stream in &self.types {
+            for sent in stream.unsettled.doubts() {
+                let key = Key::new(stream.type_url.clone(), sent.name.clone());
+                let version = sent.content.as_ref().map(|content| content.version().to_owned());
+                // Of what was told in two ways, it may have the first from before either.
+                let told = doubtful.entry(key).or_insert_with(|| version.clone());
+                if *told != version {
+                    *told = Some(String::new());
+                }
+            }
+        }
+        doubtful
+    }
+
     /// Answers all that was asked for, each type in one response even if there is nothing to say: a unary
     /// call has to.
     pub fn demand_answers(&mut self) {
@@ -176,12 +212,16 @@ impl<V: View> Machine<V> {
         let (at, first) = self.type_at(&type_url);
         let Some(stream) = self.types.get_mut(at) else { return Ok(()) };
         request.normalize();
-        let request = if first && self.distrusted.contains(&type_url) {
+        let mut request = if first && self.distrusted.contains(&type_url) {
             stream.is_doubtful = true;
             request.without_claims()
         } else {
             request
         };
+        if first && request.claims_something() {
+            let doubted = self.doubted.iter().filter(|(key, _)| key.type_url == type_url);
+            request.doubt(doubted.map(|(key, version)| (&*key.name, version.as_deref())));
+        }
         if first && request.claims_something() {
             self.returned.get_or_insert(self.now);
             if !self.catch_up.is_zero() {

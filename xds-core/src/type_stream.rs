@@ -296,7 +296,7 @@ impl TypeStream {
     }
 
     /// Whether the client has accepted all that it is owed.
-    fn has_settled(&self) -> bool {
+    pub(crate) fn has_settled(&self) -> bool {
         self.owed.is_empty() && !self.unsettled.is_unanswered() && !self.unsettled.has_rejections()
     }
 

@@ -306,6 +306,17 @@ impl Unsettled {
         self.in_flight.iter().filter_map(|response| response.since).min()
     }
 
+    /// What the client may run and not say so on its next stream: what it was told last of each name, if that is in
+    /// flight or rejected. What streams share is told to who had nothing before, and is not among it.
+    pub(crate) fn doubts(&self) -> impl Iterator<Item = &Sent> {
+        let rejected = self.rejected.values().map(|rejected| &rejected.sent);
+        let own = self.in_flight.iter().filter_map(|response| match &response.sent {
+            News::Own(sent) => Some(sent),
+            News::Shared(_) => None,
+        });
+        rejected.chain(own.flatten())
+    }
+
     /// What is in flight.
     pub(crate) fn sent(&self) -> impl Iterator<Item = &Sent> {
         self.in_flight.iter().flat_map(|response| response.sent.iter())

@@ -1,10 +1,10 @@
 //! What a machine owes its embedder, over a view that keeps no log.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use deltaplane_core::{
-    Change, DeltaRequest, ErrorDetail, Event, LogTruncated, Machine, Request, RequestError,
+    Change, DeltaRequest, ErrorDetail, Event, Key, LogTruncated, Machine, Request, RequestError,
     Resource, Response, Revision, SotwRequest, StreamLimits, TypeUrl, TypeVersion, Variant, View,
 };
 
@@ -254,6 +254,40 @@ fn r13_who_accepts_what_it_is_sent_anew_is_believed_next_time() {
         let expected = if accepts { vec![EDS] } else { vec![CDS, EDS] };
         assert_eq!(doubtful, expected);
     }
+}
+
+#[test]
+fn r13_of_what_was_not_answered_no_version_is_believed_but_the_one_that_was_sent() {
+    let old = Shelf::of(1, &[(CDS, "a", 1), (CDS, "b", 1)]);
+    let new = Shelf::of(2, &[(CDS, "a", 2), (CDS, "b", 1), (CDS, "c", 1)]);
+    let version = |view: &Shelf, name| view.get(&CDS, name).unwrap().version().to_owned();
+    let (first, second, b) = (version(&old, "a"), version(&new, "a"), version(&old, "b"));
+    let back = |a: &str, doubts: &BTreeMap<Key, Option<String>>, view: &Shelf| {
+        let mut machine = Machine::new(Variant::Delta);
+        machine.doubt(doubts.clone());
+        machine.handle_request(delta(CDS, &[], &[("a", a), ("b", &*b)])).unwrap();
+        let mut said = drain(&mut machine, view);
+        machine.handle_timeout(Duration::from_secs(60));
+        said.extend(drain(&mut machine, view));
+        (said, machine.doubtful_resources())
+    };
+    // It has a=1, and is sent a=2 and c, of which it may reject something; the stream ends.
+    let (said, doubts) = back(&first, &BTreeMap::new(), &new);
+    assert_eq!(said, [(CDS, 2, 0)]);
+    assert_eq!(doubts.keys().map(|key| &*key.name).collect::<Vec<_>>(), ["a", "c"]);
+    // What was there before is there again; whoever says that it has the first may run the second, and c.
+    let (said, again) = back(&first, &doubts, &old);
+    assert_eq!(said, [(CDS, 1, 0), (CDS, 0, 1)]);
+    // Not even that which it is sent is then believed, for it was what it said before.
+    assert_eq!(back(&first, &again, &old).0, [(CDS, 1, 0), (CDS, 0, 1)]);
+    // Who says that it accepted that does run it.
+    assert_eq!(back(&second, &doubts, &new).0, [(CDS, 1, 0)], "c, which it does not say it has");
+    assert_eq!(back(&first, &BTreeMap::new(), &old).0, []);
+    // Who has nothing is not told what is gone.
+    let mut machine = Machine::new(Variant::Delta);
+    machine.doubt(doubts);
+    machine.handle_request(delta(CDS, &[], &[])).unwrap();
+    assert_eq!(drain(&mut machine, &old), [(CDS, 2, 0)]);
 }
 
 #[test]

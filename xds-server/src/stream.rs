@@ -10,9 +10,7 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use deltaplane_cache::{CacheView, Watch};
-use deltaplane_core::{
-    Key, Machine, Order, Request, RequestError, Response, Revision, TypeUrl, Variant,
-};
+use deltaplane_core::{Key, Machine, Order, Request, RequestError, Response, Revision, Variant};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};
@@ -31,6 +29,7 @@ use crate::{
     pace::{Pace, Pacing},
     peer::Credentials,
     rate::Rate,
+    rejections::Doubts,
     requests::{PREFIX, Requests},
     server::Shared,
     spread,
@@ -82,8 +81,8 @@ pub(crate) struct XdsStream {
     entry: Option<Arc<Entry>>,
     /// The client has closed its half of the stream: there will be no further requests.
     asked_all: bool,
-    /// The types of which the client is not believed what it runs.
-    distrusted: Vec<TypeUrl>,
+    /// Of what the client is not believed that it runs it.
+    doubts: Doubts,
     /// What is looked for because the client asks for it.
     searches: BTreeMap<Key, Outcome>,
     /// The second frame of a response whose first was taken.
@@ -137,7 +136,7 @@ impl XdsStream {
             waiting: None,
             entry: None,
             asked_all: false,
-            distrusted: Vec::new(),
+            doubts: Doubts::default(),
             searches: BTreeMap::new(),
             rest: None,
             end: None,
@@ -404,14 +403,17 @@ impl XdsStream {
         head.freeze()
     }
 
-    /// Notes, once, that the client is gone. If it leaves with something rejected that was not repaired, its
-    /// next stream is not believed what it runs.
+    /// Notes, once, that the client is gone. If it leaves with something rejected that was not repaired, or not
+    /// answered, its next stream is not believed what it runs.
     fn leave(&mut self, status: &Status) {
         if self.entry.take().is_some() {
             self.shared.clients.leave(self.client.id);
             let id = &self.client.node.id;
-            let doubtful = self.machine.doubtful_types().cloned().collect();
-            self.shared.rejections.note(id, doubtful, &self.distrusted);
+            let doubts = Doubts {
+                types: self.machine.doubtful_types().cloned().collect(),
+                resources: self.machine.doubtful_resources(),
+            };
+            self.shared.rejections.note(id, doubts, &self.doubts);
             let failure = (status.code() != Code::Ok).then_some(status);
             self.observe(&ClientEvent::Disconnected(failure));
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Machine;
-use crate::{Order, StreamLimits, TypeUrl, View, gates::bounded};
+use crate::{Key, Order, StreamLimits, TypeUrl, View, gates::bounded};
 
 impl<V: View> Machine<V> {
     /// What the stream may ask for, from now on.
@@ -41,6 +41,13 @@ impl<V: View> Machine<V> {
     /// after a NACK it runs the good part of what it rejected, and reports the older version.
     pub fn distrust(&mut self, types: impl IntoIterator<Item = TypeUrl>) {
         self.distrusted.extend(types);
+    }
+
+    /// From now on, it counts as unknown what the client runs of these names, unless first requests say that it is
+    /// this version: it may have taken that from a response, and rejected the response
+    /// ([`doubtful_resources`](Machine::doubtful_resources), R-13).
+    pub fn doubt(&mut self, resources: impl IntoIterator<Item = (Key, Option<String>)>) {
+        self.doubted.extend(resources);
     }
 
     /// Whether the client reads `resource_errors`, by which it is then told what there is nothing of

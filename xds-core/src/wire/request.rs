@@ -84,6 +84,21 @@ impl Request {
         self
     }
 
+    /// Takes from the request what it says of these names, unless it is this version that it has, or nothing and
+    /// that is right; that something may be held is then said, so that it can be removed.
+    pub(crate) fn doubt<'a>(
+        &mut self,
+        resources: impl Iterator<Item = (&'a str, Option<&'a str>)>,
+    ) {
+        let Request::Delta(request) = self else { return };
+        let held = &mut request.initial_resource_versions;
+        for (name, version) in resources {
+            if held.get(name).map(String::as_str) != version {
+                held.insert(name.to_owned(), String::new());
+            }
+        }
+    }
+
     /// Cuts the client's words to a length that is worth reading; Envoy's have 4,096 bytes at most (N-10).
     pub(crate) fn cut_error(&mut self) {
         let error = match self {

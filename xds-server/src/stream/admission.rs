@@ -87,8 +87,9 @@ impl XdsStream {
         self.watch.set_scopes(self.client.scopes.clone());
         let concern = self.watch.concern();
         self.entry = Some(self.shared.clients.enter(&self.client, concern, driver));
-        self.distrusted = self.shared.rejections.of(&self.client.node.id);
-        self.machine.distrust(self.distrusted.iter().cloned());
+        self.doubts = self.shared.rejections.of(&self.client.node.id);
+        self.machine.distrust(self.doubts.types.iter().cloned());
+        self.machine.doubt(self.doubts.resources.clone());
         let node = &self.client.node;
         self.machine.set_resource_errors(self.shared.tells_errors(node));
         self.machine.set_ttl(self.shared.bears_ttl(node, self.client.variant));

@@ -151,6 +151,15 @@ async fn who_breaks_the_protocol_ends_his_own_stream_and_no_other() {
 
 #[tokio::test]
 async fn r13_who_left_with_a_rejection_is_not_believed_what_it_runs() {
+    comes_back_after_a_rejection(true).await;
+}
+
+#[tokio::test]
+async fn r13_a_rejection_that_was_lost_with_its_stream_is_one() {
+    comes_back_after_a_rejection(false).await;
+}
+
+async fn comes_back_after_a_rejection(is_heard: bool) {
     let served = serve().await;
     served.put("c", "a", "1");
     let (requests, mut responses) = served.delta().await;
@@ -169,8 +178,10 @@ async fn r13_who_left_with_a_rejection_is_not_believed_what_it_runs() {
     let error_detail = Some(rpc::Status { message: "bad: no".into(), ..Default::default() });
     let nack =
         DeltaDiscoveryRequest { response_nonce: second.nonce, error_detail, ..subscribe(None) };
-    requests.send(nack).unwrap();
-    served.heard.expect("n: rejected bad: no").await;
+    if is_heard {
+        requests.send(nack).unwrap();
+        served.heard.expect("n: rejected bad: no").await;
+    }
     drop((requests, responses));
     served.heard.expect("n: disconnected None").await;
     // The store goes back; the client runs a=2 and reports a=1.
@@ -199,9 +210,13 @@ async fn r13_who_left_with_a_rejection_is_not_believed_what_it_runs() {
         let again = next_delta(&mut responses).await;
         assert_eq!(again.resources[0].name, "a");
         if answers {
-            let ack = DeltaDiscoveryRequest { response_nonce: again.nonce, ..subscribe(None) };
-            requests.send(ack).unwrap();
-            served.heard.expect("n: acknowledged Cluster").await;
+            // It may run that, too, whatever it says.
+            let gone = next_delta(&mut responses).await;
+            assert_eq!(gone.removed_resources, ["bad"]);
+            for response_nonce in [again.nonce, gone.nonce] {
+                requests.send(DeltaDiscoveryRequest { response_nonce, ..subscribe(None) }).unwrap();
+                served.heard.expect("n: acknowledged Cluster").await;
+            }
         }
         drop((requests, responses));
         served.heard.expect("n: disconnected None").await;

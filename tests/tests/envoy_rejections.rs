@@ -210,7 +210,32 @@ fn is_cut_off(mut mesh: Mesh) {
     mesh.has(&mesh.content());
 }
 
-/// Nobody remembers the rejection, and Envoy keeps what it should not have until that is changed: it runs what it
+/// The server that knows of the rejection is killed, and another one sees that what Envoy says it has was something
+/// else meanwhile: that is sent again, and what came and went is removed.
+#[test]
+fn killed_while_it_is_changed_back_at_another_server() {
+    in_modes(Mode::ALL, |mut mesh| {
+        let mode = mesh.mode;
+        let before = mesh.content();
+        let new = endpoints("new", mesh.a.port());
+        mesh.plane.put([new.clone()]);
+        let bad = [cluster(mode, "main", 9), cluster(mode, "new", 9), cluster_from_nowhere("bad")];
+        mesh.plane.put(bad.clone());
+        mesh.plane.record().rejects(&CDS);
+        mesh.uses_timeout("main", 9);
+        mesh.uses_timeout("new", 9);
+        mesh.plane.kill(before);
+        mesh.plane.put([new].into_iter().chain(bad));
+        mesh.plane.change([cluster(mode, "main", 5)], [(CDS, "new"), (CDS, "bad"), (EDS, "new")]);
+        mesh.plane.resume();
+        let record = mesh.plane.record();
+        wait_until("Envoy is back", RECONNECT, || (record.subscriptions(&CDS) == 1).then_some(()));
+        mesh.uses_timeout("main", 5);
+        mesh.has(&mesh.content());
+    });
+}
+
+/// Nobody knows of the rejection, nor of what was between, and Envoy keeps what it should not have until that is changed: it runs what it
 /// rejected, and tells a new stream the version before.
 #[test]
 fn killed_before_it_is_repaired() {

@@ -1,14 +1,16 @@
 //! One type in one scope: its resources, and what changed of them.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
-use deltaplane_core::{Change, LogTruncated, Resource, Revision, TypeVersion};
+use deltaplane_core::{Change, LogTruncated, Resource, Reverted, Revision, TypeVersion};
 use imbl::{OrdMap, OrdSet, Vector};
 
-use crate::{references::References, state::HashMap};
+use crate::{references::References, rollback::COMMITS_RECALLED, state::HashMap};
 
 /// One type in one scope. Immutable once published; a clone shares all that an edit leaves alone.
 #[derive(Debug, Clone)]
@@ -191,6 +193,39 @@ impl Layer {
         self.log.gone.get(name).filter(|_| !self.resources.contains_key(name)).map(|(last, _)| last)
     }
 
+    /// The first revision of the last hour that changed this layer, of those that are still looked at.
+    pub(crate) fn first_of_late(&self) -> Option<Revision> {
+        let (commits, now) = (&self.log.commits, Instant::now());
+        let age = |commit: &LoggedCommit| now.saturating_duration_since(commit.at);
+        let late = commits.binary_search_by(|commit| match age(commit) < REVERTED_WITHIN {
+            true => Ordering::Greater,
+            false => Ordering::Less,
+        });
+        let first =
+            late.unwrap_or_else(|at| at).max(commits.len().saturating_sub(COMMITS_RECALLED));
+        commits.get(first).map(|commit| commit.revision)
+    }
+
+    /// What changed since some revision, with it, and is now what it was before. Costs these commits.
+    pub(crate) fn reverted(&self, first: Revision) -> Reverted {
+        let (mut reverted, mut then) = (Reverted::default(), self.version.clone());
+        let mut differed = false;
+        let counts = |resource: &&Resource| !resource.is_absent();
+        let recent = self.log.commits.iter().rev().take_while(|commit| commit.revision >= first);
+        for commit in recent {
+            for change in commit.changes.iter() {
+                change.after.iter().filter(counts).for_each(|after| then.subtract(after));
+                change.before.iter().filter(counts).for_each(|before| then.add(before));
+                if change.before.as_ref() == self.resources.get(&change.name) {
+                    reverted.names.insert(change.name.clone());
+                }
+            }
+            reverted.whole |= differed && then == self.version;
+            differed |= then != self.version;
+        }
+        reverted
+    }
+
     /// What the last so many commits removed.
     pub(crate) fn tombstones(&self, commits: usize) -> impl Iterator<Item = &Resource> {
         let since = self.revisions().take(commits).last().unwrap_or_default();
@@ -281,6 +316,7 @@ fn denotation(resource: &Resource) -> (Arc<str>, Arc<str>) {
 #[derive(Debug, Clone)]
 struct LoggedCommit {
     revision: Revision,
+    at: Instant,
     /// In the order of their names.
     changes: Arc<[Change]>,
     /// When each of these names changed the time before, be that still in the log or not.
@@ -299,6 +335,9 @@ const COMMITS_KEPT: usize = 64;
 /// bytes.
 const BYTES_KEPT: usize = 128 << 20;
 
+/// How long it counts that something is again what it was before: who left that long ago and comes back is believed.
+const REVERTED_WITHIN: Duration = Duration::from_secs(3600);
+
 /// How much is taken out of the index at each commit, if there is as much.
 const LEAST_FORGOTTEN: usize = 64;
 
@@ -312,7 +351,7 @@ impl LoggedCommit {
         let absent =
             |resource: &Option<Resource>| resource.as_ref().is_some_and(Resource::is_absent);
         let hides = changes.iter().any(|change| absent(&change.before) || absent(&change.after));
-        Self { revision, changes: changes.into(), previous, collections, hides }
+        Self { revision, at: Instant::now(), changes: changes.into(), previous, collections, hides }
     }
 
     /// How many bytes it keeps of what was replaced.
@@ -481,5 +520,60 @@ impl Unread<'_> {
             }
         }
         merged
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use deltaplane_core::TypeUrl;
+
+    use super::*;
+
+    /// A layer in which `a` was changed and changed back, and then `b` so many times, to something else each time.
+    fn reverted(then: usize) -> Layer {
+        let mut layer = Layer::new(true);
+        let contents = [("a", 1), ("b", 0), ("a", 2), ("a", 1)];
+        let contents = contents.into_iter().chain((1..=then).map(|content| ("b", content)));
+        for (revision, (name, content)) in (1..).zip(contents) {
+            let resource = Resource::raw(TypeUrl::CLUSTER, name, content.to_string()).build();
+            let mut edit = Edit::default();
+            edit.names.insert(name.into(), Some(resource));
+            let changes = layer.difference(&edit);
+            layer.apply(changes, Revision(revision), &Origin::default(), usize::MAX);
+        }
+        layer
+    }
+
+    fn of_late(layer: &Layer) -> Reverted {
+        layer.first_of_late().map(|first| layer.reverted(first)).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_went_back_is_known_for_so_many_commits() {
+        let names = |then| of_late(&reverted(then)).names;
+        assert_eq!(names(0), BTreeSet::from(["a".into()]));
+        // `a` has to be seen as it was before it was changed.
+        assert_eq!(names(COMMITS_RECALLED - 2), BTreeSet::from(["a".into()]));
+        assert_eq!(names(COMMITS_RECALLED - 1), BTreeSet::new());
+        assert!(of_late(&reverted(0)).whole);
+        assert!(!of_late(&reverted(1)).whole);
+        // A commit that fills what is empty changes nothing.
+        let mut empty = Layer::new(true);
+        empty.apply(Vec::new(), Revision(1), &Origin::default(), usize::MAX);
+        assert!(!of_late(&empty).whole);
+    }
+
+    #[test]
+    fn what_went_back_is_known_for_an_hour() {
+        let mut layer = reverted(0);
+        let later = |layer: &mut Layer, time: Duration| {
+            for commit in &mut layer.log.commits {
+                commit.at = commit.at.checked_sub(time).unwrap();
+            }
+        };
+        later(&mut layer, REVERTED_WITHIN / 2);
+        assert!(!of_late(&layer).names.is_empty());
+        later(&mut layer, REVERTED_WITHIN / 2);
+        assert!(of_late(&layer).names.is_empty());
     }
 }

@@ -7,7 +7,8 @@ use std::{
 };
 
 use deltaplane_core::{
-    Change, Key, LogTruncated, Resource, Revision, Subscription, TypeUrl, TypeVersion, View, Whole,
+    Change, Key, LogTruncated, Resource, Reverted, Revision, Subscription, TypeUrl, TypeVersion,
+    View, Whole,
 };
 
 use crate::{
@@ -322,6 +323,22 @@ impl View for CacheView {
     fn tombstones(&self, type_url: &TypeUrl) -> Vec<Resource> {
         let recent = self.layers(type_url).flat_map(|layer| layer.tombstones(COMMITS_RECALLED));
         recent.filter(|gone| self.get(type_url, gone.name()).is_none()).cloned().collect()
+    }
+
+    /// Looks at the commits of the last hour, 1,024 of each scope at most, and at each scope by itself. It is found
+    /// once for all who come back.
+    fn reverted(&self, type_url: &TypeUrl) -> Arc<Reverted> {
+        let Some(first) = self.layers(type_url).filter_map(Layer::first_of_late).min() else {
+            return Arc::default();
+        };
+        self.state.memos.reverted.get(self.what_is_seen(type_url), first, || {
+            let mut all = Reverted::default();
+            for mut reverted in self.layers(type_url).map(|layer| layer.reverted(first)) {
+                all.names.append(&mut reverted.names);
+                all.whole |= reverted.whole;
+            }
+            all.into()
+        })
     }
 
     /// Looks for the version among those of the last 32 revisions, each as it was, and with what was removed

@@ -7,13 +7,18 @@ use deltaplane_core::Variant;
 use model::{BAD, DIRECTORIES, NAMES, Operation, SCOPES, TYPES, VIEWS, converges};
 use proptest::prelude::*;
 
+fn commit() -> impl Strategy<Value = Operation> {
+    let content = prop_oneof![3 => (0..3u8).prop_map(Some), 1 => Just(Some(BAD)), 2 => Just(None)];
+    let put = (0..SCOPES.len(), 0..TYPES.len(), 0..NAMES.len(), content);
+    prop::collection::vec(put, 1..4).prop_map(Operation::Commit)
+}
+
 fn operation() -> impl Strategy<Value = Operation> {
     let types = 0..TYPES.len();
     let names = 0..NAMES.len();
-    let content = prop_oneof![3 => (0..3u8).prop_map(Some), 1 => Just(Some(BAD)), 2 => Just(None)];
-    let change = (0..SCOPES.len(), types.clone(), names.clone(), content);
     prop_oneof![
-        6 => prop::collection::vec(change, 1..4).prop_map(Operation::Commit),
+        6 => commit(),
+        1 => Just(Operation::TakeBack),
         3 => (types.clone(), names.clone())
             .prop_map(|(type_at, name)| Operation::Subscribe { type_at, name }),
         2 => (types.clone(), names)
@@ -41,6 +46,33 @@ proptest! {
         operations in prop::collection::vec(operation(), 1..60),
     ) {
         converges(if delta { Variant::Delta } else { Variant::Sotw }, &operations);
+    }
+}
+
+/// A change, of which the client reads something, and that is taken back; its stream ends before or after that.
+fn lost() -> impl Strategy<Value = Vec<Operation>> {
+    const ENDS: [[Operation; 2]; 2] =
+        [[Operation::TakeBack, Operation::Reconnect], [Operation::Reconnect, Operation::TakeBack]];
+    let parts = prop::collection::vec(any::<u8>(), 0..5);
+    (commit(), parts, prop::sample::select(&ENDS[..])).prop_map(|(commit, parts, end)| {
+        let reads = parts.into_iter().map(|part| Operation::Read { part });
+        [commit, Operation::Say(4)].into_iter().chain(reads).chain(end).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(2000)))]
+
+    #[test]
+    fn r13_the_client_ends_with_what_the_view_holds_whatever_rejections_are_lost(
+        delta in any::<bool>(),
+        before in prop::collection::vec(operation(), 0..8),
+        rounds in prop::collection::vec((lost(), prop::collection::vec(operation(), 0..4)), 1..6),
+    ) {
+        let begin = [0, 2].map(|type_at| Operation::Wildcard { type_at, on: true });
+        let rounds = rounds.into_iter().flat_map(|(lost, after)| lost.into_iter().chain(after));
+        let all: Vec<_> = begin.into_iter().chain(before).chain(rounds).collect();
+        converges(if delta { Variant::Delta } else { Variant::Sotw }, &all);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    collections::BTreeSet,
     fmt,
     hash::{Hash, Hasher},
     str::FromStr,
@@ -50,6 +51,17 @@ impl Change {
     pub fn new(name: Arc<str>, before: Option<Resource>, after: Option<Resource>) -> Self {
         Self { name, before, after }
     }
+}
+
+/// What of a type went back to what it was before. A client that says that it has that may run what was between:
+/// it may have got it from another server, and rejected the response.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Reverted {
+    /// The names that did, be it to a content or to nothing.
+    pub names: BTreeSet<Arc<str>>,
+    /// The whole set did.
+    pub whole: bool,
 }
 
 /// The log does not reach back far enough to tell what changed.
@@ -150,6 +162,12 @@ pub trait View: Clone {
     fn recall(&self, type_url: &TypeUrl, name: &str, hash: u64) -> Option<Resource> {
         let _ = (type_url, name, hash);
         None
+    }
+
+    /// What of this type went back of late to what it was before, if that is known.
+    fn reverted(&self, type_url: &TypeUrl) -> Arc<Reverted> {
+        let _ = type_url;
+        Arc::default()
     }
 
     /// What differs for a client whose set of this type has this version, if it is still known which set

@@ -357,3 +357,51 @@ fn r13_who_is_not_believed_is_sent_everything() {
         assert!(second.read_all().iter().all(|got| !got.resources.contains(&"bad=1".into())));
     }
 }
+
+/// As at another server, which knows nothing of what was rejected.
+#[test]
+fn r13_who_says_that_it_has_what_was_changed_and_changed_back_is_sent_that() {
+    for variant in BOTH {
+        let mut first = Client::with(variant, &[(CDS, "a", 1), (CDS, "b", 1)]);
+        first.ask(CDS, &[]);
+        let good = first.expect(CDS);
+        first.commit(&[(CDS, "a", 2), (CDS, "new", 1)], &[]);
+        first.commit(&[(CDS, "a", 1)], &[(CDS, "new")]);
+        let mut second = back_with(&first, &good);
+        let got = second.expect(CDS);
+        match variant {
+            Variant::Sotw => assert_eq!(got.resources, ["a=1", "b=1"]),
+            _ => assert_eq!(got.resources, ["a=1"], "b did not change"),
+        }
+        second.ack(&got, &[]);
+        if variant != Variant::Sotw {
+            second.pass(Duration::from_secs(60)); // Its routes might lead there.
+            assert_eq!(second.expect(CDS).removed, ["new"], "it may have got that");
+        }
+    }
+}
+
+#[test]
+fn r13_who_says_that_it_has_what_was_changed_once_is_believed() {
+    for variant in BOTH {
+        let mut first = Client::with(variant, &[(CDS, "a", 1), (CDS, "b", 1), (CDS, "old", 1)]);
+        first.commit(&[(CDS, "a", 2), (CDS, "b", 2)], &[]);
+        first.commit(&[(CDS, "a", 3), (CDS, "c", 1)], &[(CDS, "old")]);
+        first.ask(CDS, &[]);
+        let good = first.expect(CDS);
+        back_with(&first, &good).silence();
+    }
+}
+
+/// A client that comes back with all clusters, as it was told them.
+fn back_with(before: &Client, told: &Got) -> Client {
+    let variant = before.machine.variant();
+    let mut client = Client::of(before.cache.clone(), variant);
+    let names = told.resources.iter().filter_map(|resource| resource.split('=').next());
+    let versions: Vec<_> = names.zip(told.versions.iter().map(|version| &**version)).collect();
+    match variant {
+        Variant::Sotw => client.sotw(CDS, &[], &told.version, ""),
+        _ => client.delta_from(CDS, &[], &[], &versions),
+    }
+    client
+}

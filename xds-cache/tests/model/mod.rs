@@ -34,10 +34,14 @@ const ON_DEMAND: u8 = 2;
 /// The collections that clusters are in: `a` and `b` in one, and the others in the other.
 pub(crate) const DIRECTORIES: [&str; 2] = ["one", "two"];
 
+/// What becomes of a resource: its scope, type and name, and the content, or nothing if it is removed.
+pub(crate) type Put = (usize, usize, usize, Option<u8>);
+
 #[derive(Debug, Clone)]
 pub(crate) enum Operation {
-    /// What becomes of resources: scope, type, name, content or removal.
-    Commit(Vec<(usize, usize, usize, Option<u8>)>),
+    Commit(Vec<Put>),
+    /// What the last commit changed is again as it was.
+    TakeBack,
     Subscribe {
         type_at: usize,
         name: usize,
@@ -199,6 +203,10 @@ struct World {
     /// Something happened after which a route may lose its cluster: silence had its time, what the client
     /// sees was chosen anew, or a commit itself took a cluster from a route.
     excused: bool,
+    /// What the client sees was chosen anew on this stream.
+    moved: bool,
+    /// What takes back the last commit.
+    undoes: Vec<Put>,
 }
 
 impl World {
@@ -222,12 +230,18 @@ impl World {
             responses: VecDeque::new(),
             now: Duration::ZERO,
             excused: false,
+            moved: false,
+            undoes: Vec::new(),
         }
     }
 
     fn run(&mut self, operation: &Operation) {
         match operation {
             Operation::Commit(changes) => self.commit(changes),
+            Operation::TakeBack => {
+                let changes = std::mem::take(&mut self.undoes);
+                self.commit(&changes);
+            }
             Operation::Subscribe { type_at, name } => self.subscribe(*type_at, NAMES[*name]),
             Operation::Unsubscribe { type_at, name } => self.unsubscribe(*type_at, NAMES[*name]),
             Operation::Wildcard { type_at, on } => self.wildcard(*type_at, *on),
@@ -242,7 +256,13 @@ impl World {
         }
     }
 
-    fn commit(&mut self, changes: &[(usize, usize, usize, Option<u8>)]) {
+    fn commit(&mut self, changes: &[Put]) {
+        let is_now = |&(scope, type_at, name, _): &Put| {
+            let now = self.cache.view(&Arc::from([Scope::from(SCOPES[scope])]));
+            let now = now.get(&TYPES[type_at], &full(&TYPES[type_at], NAMES[name]));
+            (scope, type_at, name, now.map(|resource| resource.value()[1] - b'0'))
+        };
+        self.undoes = changes.iter().map(is_now).collect();
         let mut transaction = Transaction::new();
         for (scope, type_at, name, content) in changes {
             let (scope, type_url, name) = (SCOPES[*scope], TYPES[*type_at].clone(), NAMES[*name]);
@@ -285,6 +305,7 @@ impl World {
         self.scopes = scopes;
         self.witness.look_away();
         self.excused = true;
+        self.moved = true;
     }
 
     fn is_wildcard_type(type_at: usize) -> bool {
@@ -521,9 +542,11 @@ impl World {
         }
     }
 
-    /// The connection breaks, and what was under way is lost. The client comes back with what it holds,
-    /// or with nothing to show if that is in doubt.
+    /// The connection breaks, and what was under way is lost. The client comes back with what it last accepted,
+    /// whatever it runs, to a server that knows nothing of what it rejected; or with nothing to show, if it rejected
+    /// something and sees other scopes than it began with.
     fn reconnect(&mut self) {
+        let moved = std::mem::take(&mut self.moved);
         self.machine = Machine::new(self.variant);
         self.now = Duration::ZERO;
         self.witness = Witness::default();
@@ -533,12 +556,16 @@ impl World {
             let watched = self.watched.get_mut(&type_url).unwrap();
             watched.unanswered.clear();
             watched.nonce.clear();
-            if watched.doubtful {
+            if watched.doubtful && moved {
                 watched.version.clear();
                 watched.versions.clear();
                 watched.running.clear();
             }
-            if self.variant == Variant::Sotw && watched.version.is_empty() {
+            let claims_nothing = match self.variant {
+                Variant::Sotw => watched.version.is_empty(),
+                _ => watched.versions.is_empty(),
+            };
+            if claims_nothing {
                 // Who claims nothing has nothing.
                 watched.running.clear();
             }

@@ -1,4 +1,4 @@
-//! The soak: see the module of its name. It writes `tests/SOAK.md`, if it goes on for an hour, in which nothing is
+//! The soak: see the module of its name. It writes `tests/SOAK.md`, if it went on for an hour, in which nothing is
 //! typed by hand, and fails if anything was not as it should be.
 
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use deltaplane_tests::machine;
-use deltaplane_tests::soak::{Plan, run};
+use deltaplane_tests::soak::{Outcome, Plan, run};
 
 /// How many minutes it goes on for the page that is committed.
 const WHOLE: u64 = 60;
@@ -24,17 +24,17 @@ struct Args {
     /// What chance begins with; another number each time, unless it is said.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Where to write the figures [default: SOAK.md in this package's folder; of less than an hour, in cargo's target
-    /// folder].
+    /// Where to write the figures [default: SOAK.md in this package's folder; if it went on for less than an hour, in
+    /// cargo's target folder].
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
 impl Args {
-    fn file(&self) -> PathBuf {
-        self.out.clone().unwrap_or_else(|| match self.minutes < WHOLE {
-            true => machine::target_dir().join("SOAK.md"),
-            false => concat!(env!("CARGO_MANIFEST_DIR"), "/SOAK.md").into(),
+    fn file(&self, outcome: &Outcome) -> PathBuf {
+        self.out.clone().unwrap_or_else(|| match outcome.is_whole() {
+            true => concat!(env!("CARGO_MANIFEST_DIR"), "/SOAK.md").into(),
+            false => machine::target_dir().join("SOAK.md"),
         })
     }
 }
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     for problem in &outcome.problems {
         println!("{problem}");
     }
-    let file = args.file();
+    let file = args.file(&outcome);
     if let Err(error) = std::fs::write(&file, outcome.page()) {
         eprintln!("cannot write {}: {error}", file.display());
         return ExitCode::FAILURE;

@@ -99,6 +99,11 @@ impl Outcome {
         self.problems.is_empty()
     }
 
+    /// Whether it went on for the hour that is promised.
+    pub fn is_whole(&self) -> bool {
+        self.duration >= HOUR
+    }
+
     /// Of the replica that is never ended: when, and how much memory it used.
     fn points(&self) -> Vec<(Duration, f64)> {
         let samples = self.samples.iter().filter(|sample| sample.replica == 0);
@@ -152,10 +157,11 @@ impl Outcome {
         let Plan { seed, clients, .. } = self.plan;
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let minutes = self.duration.as_secs() / 60;
-        let short = if self.duration < HOUR {
-            "**It was shorter than the hour that is promised**, and says so much less of what grows slowly.\n\n"
-        } else {
-            ""
+        let short = match self.is_whole() {
+            true => "",
+            false => {
+                "**It was shorter than the hour that is promised**, and says so much less of what grows slowly.\n\n"
+            }
         };
         format!(
             "# The soak\n\n\

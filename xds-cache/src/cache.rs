@@ -31,7 +31,7 @@ struct Shared {
     watches: Arc<Watches>,
 }
 
-/// How many changes of one type in one scope are kept for clients that have not read them. A client
+/// How many changes of one type in one scope are kept, for ten minutes, for clients that have not read them. A client
 /// that falls further behind is compared with the whole, or must reconnect.
 const LOG_LIMIT: usize = 65_536;
 

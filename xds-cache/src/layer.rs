@@ -193,11 +193,11 @@ impl Layer {
         self.log.gone.get(name).filter(|_| !self.resources.contains_key(name)).map(|(last, _)| last)
     }
 
-    /// The first revision of the last hour that changed this layer, of those that are still looked at.
+    /// The first revision of late that changed this layer: not longer ago than changes are kept, and of so many commits.
     pub(crate) fn first_of_late(&self) -> Option<Revision> {
         let (commits, now) = (&self.log.commits, Instant::now());
         let age = |commit: &LoggedCommit| now.saturating_duration_since(commit.at);
-        let late = commits.binary_search_by(|commit| match age(commit) < REVERTED_WITHIN {
+        let late = commits.binary_search_by(|commit| match age(commit) <= KEPT_FOR {
             true => Ordering::Greater,
             false => Ordering::Less,
         });
@@ -327,7 +327,7 @@ struct LoggedCommit {
     hides: bool,
 }
 
-/// However large they were, this many commits stay in the log, so that one huge commit does not make
+/// However large or old they were, this many commits stay in the log, so that one huge commit does not make
 /// every connected client too late for it.
 const COMMITS_KEPT: usize = 64;
 
@@ -335,8 +335,9 @@ const COMMITS_KEPT: usize = 64;
 /// bytes.
 const BYTES_KEPT: usize = 128 << 20;
 
-/// How long it counts that something is again what it was before: who left that long ago and comes back is believed.
-const REVERTED_WITHIN: Duration = Duration::from_secs(3600);
+/// Whatever their number, older changes than this are forgotten, but for the last commits: a log would grow for as long
+/// as something changes, and who has not read for so long is not expected any more.
+const KEPT_FOR: Duration = Duration::from_secs(600);
 
 /// How much is taken out of the index at each commit, if there is as much.
 const LEAST_FORGOTTEN: usize = 64;
@@ -437,8 +438,11 @@ impl Log {
         let gone =
             commit.removed().map(|(name, last)| (name.clone(), (last.clone(), commit.revision)));
         self.gone.extend(gone);
+        let now = commit.at;
         self.commits.push_back(commit);
-        while (self.entries > limit && self.commits.len() > COMMITS_KEPT)
+        let is_old = |oldest: &LoggedCommit| now.saturating_duration_since(oldest.at) > KEPT_FOR;
+        while (self.commits.len() > COMMITS_KEPT
+            && (self.entries > limit || self.commits.front().is_some_and(is_old)))
             || (self.bytes > BYTES_KEPT && self.commits.len() > 1)
         {
             let Some(oldest) = self.commits.pop_front() else { return };
@@ -563,17 +567,40 @@ mod tests {
         assert!(!of_late(&empty).whole);
     }
 
+    /// Lets time pass.
+    fn age(layer: &mut Layer, time: Duration) {
+        for commit in &mut layer.log.commits {
+            commit.at = commit.at.checked_sub(time).unwrap();
+        }
+    }
+
     #[test]
-    fn what_went_back_is_known_for_an_hour() {
+    fn what_went_back_is_known_for_some_time() {
         let mut layer = reverted(0);
-        let later = |layer: &mut Layer, time: Duration| {
-            for commit in &mut layer.log.commits {
-                commit.at = commit.at.checked_sub(time).unwrap();
-            }
-        };
-        later(&mut layer, REVERTED_WITHIN / 2);
+        age(&mut layer, KEPT_FOR / 2);
         assert!(!of_late(&layer).names.is_empty());
-        later(&mut layer, REVERTED_WITHIN / 2);
+        age(&mut layer, KEPT_FOR / 2);
         assert!(of_late(&layer).names.is_empty());
+    }
+
+    #[test]
+    fn what_is_old_is_forgotten_but_for_the_last_commits() {
+        let mut layer = reverted(200);
+        let commit = |layer: &mut Layer| {
+            let last = layer.revisions().next().unwrap();
+            layer.apply(Vec::new(), Revision(last.0 + 1), &Origin::default(), usize::MAX);
+            layer.log.commits.len()
+        };
+        age(&mut layer, KEPT_FOR / 2);
+        assert_eq!(commit(&mut layer), 205);
+        age(&mut layer, KEPT_FOR / 2);
+        assert_eq!(commit(&mut layer), COMMITS_KEPT);
+        assert!(layer.since(Revision(0)).is_err());
+        assert_eq!(layer.log.entries, COMMITS_KEPT - 2);
+        // What is new stays, however much it is.
+        for _ in 0..100 {
+            commit(&mut layer);
+        }
+        assert_eq!(layer.log.commits.len(), 102);
     }
 }

@@ -325,8 +325,8 @@ impl View for CacheView {
         recent.filter(|gone| self.get(type_url, gone.name()).is_none()).cloned().collect()
     }
 
-    /// Looks at the commits of the last hour, 1,024 of each scope at most, and at each scope by itself. It is found
-    /// once for all who come back.
+    /// Looks at the commits of the last ten minutes, 1,024 of each scope at most, and at each scope by itself. It is
+    /// found once for all who come back.
     fn reverted(&self, type_url: &TypeUrl) -> Arc<Reverted> {
         let Some(first) = self.layers(type_url).filter_map(Layer::first_of_late).min() else {
             return Arc::default();

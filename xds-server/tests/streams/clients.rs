@@ -189,6 +189,13 @@ async fn comes_back_after_a_rejection(is_heard: bool) {
     transaction.upsert("c", Resource::raw(CDS, "a", b"1".to_vec()).build());
     transaction.remove("c", CDS, "bad");
     served.cache.commit(transaction).unwrap();
+    // That it went back is long ago, but that there was a rejection is not forgotten.
+    for content in 0..1100 {
+        served.put("c", "d", &content.to_string());
+    }
+    let mut transaction = Transaction::new();
+    transaction.remove("c", CDS, "d");
+    served.cache.commit(transaction).unwrap();
     let back = DeltaDiscoveryRequest {
         initial_resource_versions: held.into(),
         ..subscribe(node("n", "c"))

@@ -10,7 +10,7 @@ use deltaplane_core::{Key, Resource, Revision, TypeUrl};
 
 use crate::{
     CacheView, Commit, CommitError, CommitRecord, Preview, RollbackError, Scope, Transaction,
-    Watch, state::State, watch::Watches,
+    Watch, layer::Layer, state::State, watch::Watches,
 };
 
 /// What the fleet should see, and since when. Clones share one content.
@@ -79,6 +79,28 @@ impl Cache {
         let (state, touched) = preview.into_after();
         self.publish(writer, state, &touched);
         Ok(commit)
+    }
+
+    /// Notes that these names went back to what they are here, be it to nothing, without this cache having seen what was
+    /// between, as its source may know. For ten minutes, a client that comes back is not believed that it has that: it
+    /// may have rejected what was between, and run it. What is served stays, and there is no revision of it.
+    ///
+    /// Costs the names. A type of which nothing was ever committed in the scope stays unknown.
+    pub fn note_reverted(
+        &self,
+        scope: impl Into<Scope>,
+        type_url: &TypeUrl,
+        names: impl IntoIterator<Item = Arc<str>>,
+    ) {
+        let scope = scope.into();
+        let _writer = self.writer();
+        let current = self.shared.state.load_full();
+        let Some(layer) = current.layer(&scope, type_url) else { return };
+        let mut layer = Layer::clone(layer);
+        layer.note_reverted(names);
+        let mut state = State::clone(&current);
+        state.put(&scope, type_url, layer);
+        self.shared.state.store(Arc::new(state));
     }
 
     fn writer(&self) -> MutexGuard<'_, ()> {

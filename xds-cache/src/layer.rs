@@ -29,6 +29,8 @@ pub(crate) struct Layer {
     /// Its source said what is in it. Until then it is unknown, which is not the same as empty.
     pub(crate) filled: bool,
     log: Log,
+    /// What went back to what it is before this layer knew of it, and when that was told.
+    told_reverted: OrdMap<Arc<str>, Instant>,
 }
 
 impl Layer {
@@ -44,6 +46,7 @@ impl Layer {
             hidden: 0,
             filled,
             log: Log::default(),
+            told_reverted: OrdMap::new(),
         }
     }
 
@@ -193,17 +196,32 @@ impl Layer {
         self.log.gone.get(name).filter(|_| !self.resources.contains_key(name)).map(|(last, _)| last)
     }
 
+    /// Notes that these names went back to what they are.
+    pub(crate) fn note_reverted(&mut self, names: impl IntoIterator<Item = Arc<str>>) {
+        let now = Instant::now();
+        let known = self.told_reverted.iter().filter(|(_, at)| is_recent(**at, now));
+        let known = known.map(|(name, at)| (name.clone(), *at));
+        self.told_reverted = known.chain(names.into_iter().map(|name| (name, now))).collect();
+    }
+
+    /// Of how many names it was told that they went back.
+    pub(crate) fn told_reverted(&self) -> usize {
+        self.told_reverted.len()
+    }
+
     /// The first revision of late that changed this layer: not longer ago than changes are kept, and of so many commits.
+    /// None that there is, if only something else was told of late.
     pub(crate) fn first_of_late(&self) -> Option<Revision> {
         let (commits, now) = (&self.log.commits, Instant::now());
-        let age = |commit: &LoggedCommit| now.saturating_duration_since(commit.at);
-        let late = commits.binary_search_by(|commit| match age(commit) <= KEPT_FOR {
+        let late = commits.binary_search_by(|commit| match is_recent(commit.at, now) {
             true => Ordering::Greater,
             false => Ordering::Less,
         });
         let first =
             late.unwrap_or_else(|at| at).max(commits.len().saturating_sub(COMMITS_RECALLED));
-        commits.get(first).map(|commit| commit.revision)
+        let is_told = self.told_reverted.values().any(|at| is_recent(*at, now));
+        let none = is_told.then_some(Revision(u64::MAX));
+        commits.get(first).map(|commit| commit.revision).or(none)
     }
 
     /// What changed since some revision, with it, and is now what it was before. Costs these commits.
@@ -223,6 +241,12 @@ impl Layer {
             reverted.whole |= differed && then == self.version;
             differed |= then != self.version;
         }
+        let now = Instant::now();
+        let told = self.told_reverted.iter().filter(|(_, at)| is_recent(**at, now));
+        let told: Vec<_> = told.map(|(name, _)| name.clone()).collect();
+        // The set may have gone back with them.
+        reverted.whole |= !told.is_empty();
+        reverted.names.extend(told);
         reverted
     }
 
@@ -339,6 +363,10 @@ const BYTES_KEPT: usize = 128 << 20;
 /// as something changes, and who has not read for so long is not expected any more.
 const KEPT_FOR: Duration = Duration::from_secs(600);
 
+fn is_recent(at: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(at) <= KEPT_FOR
+}
+
 /// How much is taken out of the index at each commit, if there is as much.
 const LEAST_FORGOTTEN: usize = 64;
 
@@ -440,7 +468,7 @@ impl Log {
         self.gone.extend(gone);
         let now = commit.at;
         self.commits.push_back(commit);
-        let is_old = |oldest: &LoggedCommit| now.saturating_duration_since(oldest.at) > KEPT_FOR;
+        let is_old = |oldest: &LoggedCommit| !is_recent(oldest.at, now);
         while (self.commits.len() > COMMITS_KEPT
             && (self.entries > limit || self.commits.front().is_some_and(is_old)))
             || (self.bytes > BYTES_KEPT && self.commits.len() > 1)

@@ -20,8 +20,8 @@ pub(crate) struct Memos {
     pub(crate) wholes: Memo<(), Arc<Whole>>,
     /// What differs from the set that had a version; nothing, if none of late had.
     pub(crate) recalled: Memo<TypeVersion, Option<Arc<[Change]>>>,
-    /// What went back to what it was, from some revision on.
-    pub(crate) reverted: Memo<Revision, Arc<Reverted>>,
+    /// What went back to what it was, from some revision on, or of how many names that was told.
+    pub(crate) reverted: Memo<(Revision, usize), Arc<Reverted>>,
 }
 
 impl Memos {

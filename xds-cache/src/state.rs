@@ -181,10 +181,17 @@ fn check_versions(
     }
 }
 
+impl State {
+    /// Takes a layer over, in place of the one that there was.
+    pub(crate) fn put(&mut self, scope: &Scope, type_url: &TypeUrl, layer: Layer) {
+        let layers = self.scopes.entry(scope.clone()).or_default();
+        Arc::make_mut(layers).insert(type_url.clone(), Arc::new(layer));
+    }
+}
+
 impl Successor {
     fn put(&mut self, scope: &Scope, type_url: &TypeUrl, layer: Layer) {
-        let layers = self.state.scopes.entry(scope.clone()).or_default();
-        Arc::make_mut(layers).insert(type_url.clone(), Arc::new(layer));
+        self.state.put(scope, type_url, layer);
         self.touched.insert((scope.clone(), type_url.clone()));
     }
 }

@@ -331,7 +331,8 @@ impl View for CacheView {
         let Some(first) = self.layers(type_url).filter_map(Layer::first_of_late).min() else {
             return Arc::default();
         };
-        self.state.memos.reverted.get(self.what_is_seen(type_url), first, || {
+        let told = self.layers(type_url).map(Layer::told_reverted).sum();
+        self.state.memos.reverted.get(self.what_is_seen(type_url), (first, told), || {
             let mut all = Reverted::default();
             for mut reverted in self.layers(type_url).map(|layer| layer.reverted(first)) {
                 all.names.append(&mut reverted.names);

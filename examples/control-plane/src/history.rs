@@ -8,6 +8,7 @@ pub mod retention;
 pub mod rollback;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Deserialize;
 use sqlx::any::AnyRow;
@@ -16,8 +17,14 @@ use utoipa::IntoParams;
 
 use crate::database::store::{Store, StoreError, within};
 use crate::database::{BULK_PATIENCE, PATIENCE};
-use crate::history::record::{Key, RESOURCE, Record};
-use crate::history::rollback::ITSELF;
+use crate::history::record::{Key, Left, RESOURCE, Record};
+use crate::history::rollback::{ITSELF, ms, now_ms};
+
+/// How long it counts that something went back to what it was, as the cache counts it.
+const LATELY: Duration = Duration::from_secs(600);
+
+/// How much is looked at for that, at most: what a server can do while it starts.
+const LATELY_ROWS: i64 = 10_000;
 
 /// The most revisions that are listed at once.
 pub const LIMIT_MAX: i64 = 1000;
@@ -172,6 +179,45 @@ impl Store {
                 _ => Vec::new(),
             };
             Ok(Some((made(&found)?, records)))
+        })
+        .await
+    }
+
+    /// How revisions of the last ten minutes left services and raw resources, up to one: first what those were before, and
+    /// then in the order in which they changed. Of very many changes, the last ones.
+    pub(crate) async fn lately(&self, until: i64) -> Result<Vec<Left>, StoreError> {
+        within(PATIENCE, async {
+            let mut tx = self.begin_read().await?;
+            let sql = "SELECT coalesce(max(revision), 0) FROM revisions \
+                       WHERE revision <= $1 AND made_ms < $2";
+            let query = sqlx::query_scalar(sql).bind(until).bind(now_ms() - ms(LATELY));
+            let by_time: i64 = query.fetch_one(&mut *tx).await?;
+            let sql = "SELECT coalesce(min(revision), 0) FROM (SELECT revision FROM history \
+                       WHERE revision <= $1 ORDER BY seq DESC LIMIT $2) AS last";
+            let query = sqlx::query_scalar(sql).bind(until).bind(LATELY_ROWS);
+            let by_count: i64 = query.fetch_one(&mut *tx).await?;
+            let since = by_time.max(by_count);
+            // The beginning of a name is what PostgreSQL's index knows.
+            let before = "SELECT CAST(0 AS BIGINT) AS revision, w.kind, w.place, w.type_url, w.name, w.scope, \
+                          NULL AS left_scope, w.content, w.value \
+                          FROM (SELECT DISTINCT kind, place, type_url, name FROM history \
+                                WHERE revision > $1 AND revision <= $2 \
+                                AND kind IN ('service', 'resource')) AS h \
+                          JOIN history w ON w.seq = (SELECT max(b.seq) FROM history b \
+                              WHERE b.kind = h.kind AND b.place = h.place AND b.type_url = h.type_url \
+                              AND substr(b.name, 1, 256) = substr(h.name, 1, 256) AND b.name = h.name \
+                              AND b.revision <= $1)";
+            let after = "SELECT revision, kind, place, type_url, name, scope, left_scope, content, value \
+                         FROM history WHERE revision > $1 AND revision <= $2 \
+                         AND kind IN ('service', 'resource') ORDER BY seq";
+            let mut lately = Vec::new();
+            for sql in [before, after] {
+                let rows = sqlx::query(sql).bind(since).bind(until).fetch_all(&mut *tx).await?;
+                for row in &rows {
+                    lately.push(Left::read(row)?);
+                }
+            }
+            Ok(lately)
         })
         .await
     }

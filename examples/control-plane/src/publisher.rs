@@ -9,6 +9,7 @@ use deltaplane_server::{Cache, Commit, CommitError, Transaction};
 use thiserror::Error;
 use tokio::time::Instant;
 
+mod past;
 pub(crate) mod pending;
 pub(crate) mod publication;
 mod rows;

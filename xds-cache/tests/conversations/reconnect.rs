@@ -1,8 +1,8 @@
 //! Streams that begin anew, statement by statement.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use deltaplane_core::Variant;
+use deltaplane_core::{Variant, View};
 
 use crate::client::{BOTH, CDS, Client, EDS, Got, LDS, RDS, SDS, delta, resource, sotw};
 
@@ -390,6 +390,32 @@ fn r13_who_says_that_it_has_what_was_changed_once_is_believed() {
         first.ask(CDS, &[]);
         let good = first.expect(CDS);
         back_with(&first, &good).silence();
+    }
+}
+
+#[test]
+fn r13_what_went_back_before_the_cache_knew_of_it_can_be_told() {
+    for variant in BOTH {
+        let mut first = Client::with(variant, &[(CDS, "a", 1), (CDS, "b", 1)]);
+        first.ask(CDS, &[]);
+        let good = first.expect(CDS);
+        let revision = first.view().revision();
+        back_with(&first, &good).silence();
+        first.cache.note_reverted("default", &CDS, ["a", "gone"].map(Arc::from));
+        first.cache.note_reverted("elsewhere", &CDS, ["b"].map(Arc::from));
+        assert_eq!(first.view().revision(), revision);
+        first.silence();
+        let mut second = back_with(&first, &good);
+        let got = second.expect(CDS);
+        match variant {
+            Variant::Sotw => assert_eq!(got.resources, ["a=1", "b=1"]),
+            _ => assert_eq!(got.resources, ["a=1"]),
+        }
+        second.ack(&got, &[]);
+        if variant != Variant::Sotw {
+            second.pass(Duration::from_secs(60));
+            assert_eq!(second.expect(CDS).removed, ["gone"]);
+        }
     }
 }
 

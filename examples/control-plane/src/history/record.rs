@@ -62,6 +62,20 @@ pub(crate) struct Record {
     pub(crate) is: Option<State>,
 }
 
+/// A row, as a revision left it.
+#[derive(Clone, Debug)]
+pub(crate) struct Left {
+    /// Zero, if that was before all that is looked at.
+    pub(crate) revision: i64,
+    pub(crate) key: Key,
+    /// Whose it is, or was.
+    pub(crate) scope: Option<String>,
+    /// Whose it was until then, if it moved.
+    pub(crate) left_scope: Option<String>,
+    /// Nothing, if it is gone.
+    pub(crate) state: Option<State>,
+}
+
 /// What became of a row.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = RecordedChange)]
@@ -123,18 +137,24 @@ impl Key {
     }
 }
 
+impl Left {
+    pub(crate) fn read(row: &AnyRow) -> Result<Left, sqlx::Error> {
+        Ok(Left {
+            revision: row.try_get("revision")?,
+            key: Key::read(row)?,
+            scope: row.try_get("scope")?,
+            left_scope: row.try_get("left_scope")?,
+            state: State::read(row, "scope", "content", "value")?,
+        })
+    }
+}
+
 impl Record {
     pub(crate) fn read(row: &AnyRow) -> Result<Record, sqlx::Error> {
-        let state = |scope: &str, content: &str, value: &str| {
-            let Some(content) = row.try_get::<Option<String>, _>(content)? else { return Ok(None) };
-            let value: Option<Vec<u8>> = row.try_get(value)?;
-            let (scope, value) = (row.try_get(scope)?, value.map(Bytes::from));
-            Ok::<_, sqlx::Error>(Some(State { scope, content, value }))
-        };
         Ok(Record {
             key: Key::read(row)?,
-            was: state("was_scope", "was_content", "was_value")?,
-            is: state("scope", "content", "value")?,
+            was: State::read(row, "was_scope", "was_content", "was_value")?,
+            is: State::read(row, "scope", "content", "value")?,
         })
     }
 
@@ -201,6 +221,18 @@ impl Record {
 }
 
 impl State {
+    fn read(
+        row: &AnyRow,
+        scope: &str,
+        content: &str,
+        value: &str,
+    ) -> Result<Option<State>, sqlx::Error> {
+        let Some(content) = row.try_get::<Option<String>, _>(content)? else { return Ok(None) };
+        let value: Option<Vec<u8>> = row.try_get(value)?;
+        let (scope, value) = (row.try_get(scope)?, value.map(Bytes::from));
+        Ok(Some(State { scope, content, value }))
+    }
+
     /// The service that this row was.
     pub(crate) fn service(&self) -> Result<Definition, Problem> {
         let mut json = self.json();

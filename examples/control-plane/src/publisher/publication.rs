@@ -80,15 +80,19 @@ pub(crate) fn change(transaction: &mut Transaction, cluster: i64, difference: &D
     for message in &difference.upserts {
         transaction.upsert(scope.clone(), resource(message));
     }
-    for removal in &difference.removals {
-        let (kind, name) = match removal {
-            Removal::Cluster(name) => (TypeUrl::CLUSTER, name),
-            Removal::Endpoints(name) => (TypeUrl::ENDPOINT, name),
-            Removal::Listener(name) => (TypeUrl::LISTENER, name),
-            Removal::Routes(name) => (TypeUrl::ROUTE, name),
-            Removal::Secret(name) => (TypeUrl::SECRET, name),
-        };
-        transaction.remove(scope.clone(), kind, name.as_str());
+    for (kind, name) in difference.removals.iter().map(removed) {
+        transaction.remove(scope.clone(), kind, name);
+    }
+}
+
+/// The type and the name of what is removed.
+pub(crate) fn removed(removal: &Removal) -> (TypeUrl, &str) {
+    match removal {
+        Removal::Cluster(name) => (TypeUrl::CLUSTER, name),
+        Removal::Endpoints(name) => (TypeUrl::ENDPOINT, name),
+        Removal::Listener(name) => (TypeUrl::LISTENER, name),
+        Removal::Routes(name) => (TypeUrl::ROUTE, name),
+        Removal::Secret(name) => (TypeUrl::SECRET, name),
     }
 }
 

@@ -12,11 +12,12 @@ use crate::raw::layers::RawLayer;
 use crate::service::Row;
 
 impl Publisher {
-    /// Reads all that the database holds, and publishes it.
+    /// Reads all that the database holds, and publishes it. What was between, this server has not seen.
     pub(super) async fn read_all(&mut self) -> Result<(), PublishError> {
         let publication = self.prepare_all().await?;
         self.publish(publication)?;
         self.has_read = true;
+        self.look_back().await;
         Ok(())
     }
 

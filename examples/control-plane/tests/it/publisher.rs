@@ -373,3 +373,65 @@ async fn outlives_its_sqlite_file() {
     execute(&sqlite.url(), "DELETE FROM services").await;
     until("the deletion", async || (!server.has(1, &TypeUrl::CLUSTER, "a")).then_some(())).await;
 }
+
+/// Another server told its clients what was between.
+async fn knows_what_went_back(url: &str) {
+    let other = Server::start(url).await;
+    let rows = "('a', 1, 80, '127.0.0.1', 1, '/a'), ('b', 1, 80, '127.0.0.1', 1, '/b'), \
+                ('moved', 1, 80, '127.0.0.1', 1, '/m')";
+    execute(url, &format!("{INSERT} {rows}")).await;
+    let raw = |name: &str, value: &str| {
+        format!(
+            "INSERT INTO raw_resources (scope, type_url, name, value) \
+             VALUES ('cluster-1', '{}', '{name}', {value})",
+            TypeUrl::CLUSTER
+        )
+    };
+    let (one, two) = match url.starts_with("postgres") {
+        true => (r"'\x0a0178'::bytea", r"'\x0a017822020801'::bytea"),
+        false => ("x'0a0178'", "x'0a017822020801'"),
+    };
+    let of_y = |value: &str| value.replace("0a0178", "0a0179");
+    execute(url, &raw("x", one)).await;
+    execute(url, &raw("y", &of_y(one))).await;
+    let set = |name: &str, timeout: &str| {
+        format!("UPDATE services SET connect_timeout_ms = {timeout} WHERE name = '{name}'")
+    };
+    for sql in [
+        set("a", "connect_timeout_ms + 1000"),
+        set("b", "connect_timeout_ms + 1000"),
+        format!("{INSERT} ('c', 1, 80, '127.0.0.1', 1, '/c')"),
+        format!("UPDATE raw_resources SET value = {two} WHERE name = 'x'"),
+        format!("UPDATE raw_resources SET value = {} WHERE name = 'y'", of_y(two)),
+        "UPDATE services SET cluster_id = 2 WHERE name = 'moved'".to_owned(),
+        set("a", "connect_timeout_ms - 1000"),
+        "DELETE FROM services WHERE name = 'c'".to_owned(),
+        format!("UPDATE raw_resources SET value = {one} WHERE name = 'x'"),
+        "UPDATE services SET cluster_id = 1 WHERE name = 'moved'".to_owned(),
+    ] {
+        execute(url, &sql).await;
+    }
+    other.is_current().await;
+    let late = Server::start(url).await;
+    let names = |server: &Server, scope: Scope| {
+        let view = server.cache.view(&Arc::from([scope]));
+        view.reverted(&TypeUrl::CLUSTER).names.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&late, scope::of_cluster(1)), ["a", "c", "moved"]);
+    assert_eq!(names(&late, scope::of_cluster(2)), ["moved"]);
+    assert_eq!(names(&late, scope::of_raw("cluster-1")), ["x"]);
+    // Ten minutes later, nobody is expected any more who was told that.
+    execute(url, "UPDATE revisions SET made_ms = made_ms - 600000").await;
+    let later = Server::start(url).await;
+    assert_eq!(names(&later, scope::of_cluster(1)), [""; 0]);
+}
+
+#[tokio::test]
+async fn sqlite_knows_what_went_back() {
+    knows_what_went_back(&Sqlite::new().url()).await;
+}
+
+#[tokio::test]
+async fn postgres_knows_what_went_back() {
+    knows_what_went_back(&Postgres::start().url()).await;
+}

@@ -188,8 +188,8 @@ impl Store {
     pub(crate) async fn lately(&self, until: i64) -> Result<Vec<Left>, StoreError> {
         within(PATIENCE, async {
             let mut tx = self.begin_read().await?;
-            let sql = "SELECT coalesce(max(revision), 0) FROM revisions \
-                       WHERE revision <= $1 AND made_ms < $2";
+            let sql = "SELECT coalesce((SELECT revision FROM revisions WHERE revision <= $1 AND made_ms < $2 \
+                       ORDER BY revision DESC LIMIT 1), 0)";
             let query = sqlx::query_scalar(sql).bind(until).bind(now_ms() - ms(LATELY));
             let by_time: i64 = query.fetch_one(&mut *tx).await?;
             let sql = "SELECT coalesce(min(revision), 0) FROM (SELECT revision FROM history \

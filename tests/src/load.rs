@@ -56,10 +56,10 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A bit more than 2,000 requests in a second. Where others use the machine, too, it may be half of
-    /// them: what goes wrong goes wrong for milliseconds.
+    /// A bit more than 2,000 requests in a second. Where others use the machine, too, it may be a tenth of
+    /// them: each change still meets many of them.
     pub fn constant(port: u16, paths: &'static [&'static str]) -> Plan {
-        Plan { port, paths, kept: 16, on_kept: 2_100, on_fresh: 150, least: 500 }
+        Plan { port, paths, kept: 16, on_kept: 2_100, on_fresh: 150, least: 200 }
     }
 
     /// Hundreds of requests that wait for their answers at the same time.
@@ -159,6 +159,13 @@ impl Load {
         wait_quietly(&what, PATIENCE, || {
             (self.answered_by(upstream.name(), path) > so_far + 5).then_some(())
         });
+    }
+
+    /// Waits until there are so many more good answers.
+    pub fn goes_on_for(&self, answers: usize) {
+        let so_far = self.answered();
+        let what = format!("{answers} more requests are answered");
+        wait_quietly(&what, PATIENCE, || (self.answered() >= so_far + answers).then_some(()));
     }
 
     /// How many requests failed so far.

@@ -183,9 +183,9 @@ impl Store {
         .await
     }
 
-    /// How revisions of the last ten minutes left services and raw resources, up to one: first what those were before, and
-    /// then in the order in which they changed. Of very many changes, the last ones.
-    pub(crate) async fn lately(&self, until: i64) -> Result<Vec<Left>, StoreError> {
+    /// How revisions of the last ten minutes left services and raw resources, after one and up to another: first what those
+    /// were before, and then in the order in which they changed. Of very many changes, the last ones.
+    pub(crate) async fn lately(&self, after: i64, until: i64) -> Result<Vec<Left>, StoreError> {
         within(PATIENCE, async {
             let mut tx = self.begin_read().await?;
             let sql = "SELECT coalesce((SELECT revision FROM revisions WHERE revision <= $1 AND made_ms < $2 \
@@ -196,7 +196,7 @@ impl Store {
                        WHERE revision <= $1 ORDER BY seq DESC LIMIT $2) AS last";
             let query = sqlx::query_scalar(sql).bind(until).bind(LATELY_ROWS);
             let by_count: i64 = query.fetch_one(&mut *tx).await?;
-            let since = by_time.max(by_count);
+            let since = after.max(by_time).max(by_count);
             // The beginning of a name is what PostgreSQL's index knows.
             let before = "SELECT CAST(0 AS BIGINT) AS revision, w.kind, w.place, w.type_url, w.name, w.scope, \
                           NULL AS left_scope, w.content, w.value \
@@ -277,6 +277,15 @@ pub(crate) async fn changed(
     let query = sqlx::query(sql).bind(after).bind(until).bind(ITSELF.to_owned());
     let rows = query.fetch_all(&mut **tx).await?;
     rows.iter().map(|row| Ok((Key::read(row)?, row.try_get("back")?))).collect()
+}
+
+/// Whether a service or a raw resource changed more than once after a revision.
+pub(crate) async fn changed_again(tx: &mut Tx, after: i64) -> Result<bool, sqlx::Error> {
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM history \
+               WHERE revision > $1 AND kind IN ('service', 'resource') \
+               GROUP BY kind, place, type_url, name HAVING count(*) > 1) AS again";
+    let again: i64 = sqlx::query_scalar(sql).bind(after).fetch_one(&mut **tx).await?;
+    Ok(again > 0)
 }
 
 fn made(row: &AnyRow) -> Result<Made, sqlx::Error> {

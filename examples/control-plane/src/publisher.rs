@@ -242,16 +242,22 @@ impl Publisher {
         match self.store.changes(self.revision).await? {
             Changes::None => Ok(()),
             Changes::TooOld => self.read_all().await,
-            Changes::Some { revision, changes, raw_scopes, raw, objects } => {
+            Changes::Some { revision, changes, raw_scopes, raw, objects, is_again } => {
                 let mut publication = Publication::default();
                 if let Some(objects) = objects {
                     self.configure(&objects, &mut publication);
                 }
                 let batches = self.by_fleet(changes, raw_scopes, raw);
                 let behind = std::mem::replace(&mut self.revision, revision);
+                let mut unseen = is_again.then_some(behind);
                 for (fleet, (pace, batch)) in batches {
-                    let is_coalesced = self.pending.add(fleet, pace, batch, behind);
-                    self.health.update(|status| status.coalesced += u64::from(is_coalesced));
+                    if let Some(since) = self.pending.add(fleet, pace, batch, behind) {
+                        self.health.update(|status| status.coalesced += 1);
+                        unseen = Some(unseen.map_or(since, |unseen| unseen.min(since)));
+                    }
+                }
+                if let Some(since) = unseen {
+                    self.look_back(since).await;
                 }
                 self.release(publication)
             }

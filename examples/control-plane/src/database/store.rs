@@ -23,6 +23,7 @@ use crate::database::watch::Watch;
 use crate::database::write::Origin;
 use crate::database::{BULK_PATIENCE, Database, Driver, OpenError, PATIENCE};
 use crate::delivery;
+use crate::history::changed_again;
 use crate::raw;
 use crate::rest::precondition::Precondition;
 use crate::service::upstream::is_pem;
@@ -303,7 +304,8 @@ impl Store {
             let raw_scopes = raw::store::scopes_since(&mut tx, since).await?;
             let raw = raw::store::since(&mut tx, since).await?;
             let objects = objects::since(&mut tx, since).await?;
-            Ok(Changes::Some { revision, changes, raw_scopes, raw, objects })
+            let is_again = revision - since > 1 && changed_again(&mut tx, since).await?;
+            Ok(Changes::Some { revision, changes, raw_scopes, raw, objects, is_again })
         })
         .await
     }

@@ -1,4 +1,4 @@
-//! What went back to what it was before this server read it: another may have told its clients what was between.
+//! What went back to what it was, and this server has not seen it: another may have told its clients what was between.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,9 +45,9 @@ impl Past {
 }
 
 impl Publisher {
-    /// Tells the cache what went back of late. If that cannot be known, clients are believed.
-    pub(super) async fn look_back(&self) {
-        let lately = match self.store.lately(self.revision).await {
+    /// Tells the cache what went back of late, after a revision. If that cannot be known, clients are believed.
+    pub(super) async fn look_back(&self, after: i64) {
+        let lately = match self.store.lately(after, self.revision).await {
             Ok(lately) => lately,
             Err(error) => {
                 tracing::warn!(

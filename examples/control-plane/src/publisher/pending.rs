@@ -62,19 +62,25 @@ impl Batch {
 
 impl Pending {
     /// Adds what changed for a fleet that knows all up to the revision `behind`.
-    /// Says whether something waited already, which is then told with this.
-    pub(crate) fn add(&mut self, fleet: String, pace: Pace, batch: Batch, behind: i64) -> bool {
+    /// If something waited already, which is then told with this, says since which revision.
+    pub(crate) fn add(
+        &mut self,
+        fleet: String,
+        pace: Pace,
+        batch: Batch,
+        behind: i64,
+    ) -> Option<i64> {
         let now = Instant::now();
         match self.fleets.get_mut(&fleet) {
             Some(waiting) => {
                 waiting.batch.merge(batch);
                 (waiting.last, waiting.pace) = (now, pace);
-                true
+                Some(waiting.behind)
             }
             None => {
                 let waiting = Waiting { batch, pace, first: now, last: now, behind };
                 self.fleets.insert(fleet, waiting);
-                false
+                None
             }
         }
     }
@@ -155,7 +161,7 @@ mod tests {
     async fn without_a_pace_all_is_due_at_once() {
         let mut pending = Pending::default();
         assert_eq!((due(&pending), pending.behind().next()), (None, None));
-        assert!(!pending.add("a".into(), Pace::default(), change(1), 6));
+        assert_eq!(pending.add("a".into(), Pace::default(), change(1), 6), None);
         assert_eq!(pending.behind().next(), Some((&"a".to_owned(), 6)));
         assert_eq!(released(&mut pending), [1]);
         assert_eq!((due(&pending), pending.behind().next()), (None, None));
@@ -171,7 +177,7 @@ mod tests {
         pending.add("a".into(), pace, change(1), 1);
         for id in [2, 3] {
             tokio::time::advance(ms(8)).await;
-            assert!(pending.add("a".into(), pace, change(id), id));
+            assert_eq!(pending.add("a".into(), pace, change(id), id), Some(1));
             assert!(released(&mut pending).is_empty());
         }
         assert_eq!(due(&pending), Some(start + ms(25)));

@@ -17,7 +17,7 @@ impl Publisher {
         let publication = self.prepare_all().await?;
         self.publish(publication)?;
         self.has_read = true;
-        self.look_back().await;
+        self.look_back(0).await;
         Ok(())
     }
 

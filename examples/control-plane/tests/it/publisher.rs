@@ -1,5 +1,6 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::thread;
 
 use axum::Router;
 use deltaplane::certificates::vault::Vault;
@@ -12,6 +13,7 @@ use deltaplane::status::metrics::Metrics;
 use deltaplane_server::{Cache, Scope, TypeUrl, View};
 use serde_json::json;
 use sqlx::Executor as _;
+use tokio::runtime::Builder;
 
 use crate::database::{Postgres, Sqlite, connect, execute, open, until};
 use crate::rest::{running_with, send};
@@ -71,6 +73,12 @@ impl Server {
         let scopes: Arc<[Scope]> = Arc::from([scope::of_raw("cluster-1")]);
         let resource = self.cache.view(&scopes).get(&TypeUrl::CLUSTER, name);
         resource.map(|resource| resource.version().to_string())
+    }
+
+    /// The clusters in a scope that are what they were before they were something else.
+    pub(crate) fn went_back(&self, scope: Scope) -> Vec<String> {
+        let view = self.cache.view(&Arc::from([scope]));
+        view.reverted(&TypeUrl::CLUSTER).names.iter().map(ToString::to_string).collect()
     }
 
     /// Waits until so many rows are not valid.
@@ -374,9 +382,10 @@ async fn outlives_its_sqlite_file() {
     until("the deletion", async || (!server.has(1, &TypeUrl::CLUSTER, "a")).then_some(())).await;
 }
 
-/// Another server told its clients what was between.
+/// Another server told its clients what was between: one that starts later reads that, and one that is there and sees all
+/// of it at once.
 async fn knows_what_went_back(url: &str) {
-    let other = Server::start(url).await;
+    let there = Server::start(url).await;
     let rows = "('a', 1, 80, '127.0.0.1', 1, '/a'), ('b', 1, 80, '127.0.0.1', 1, '/b'), \
                 ('moved', 1, 80, '127.0.0.1', 1, '/m')";
     execute(url, &format!("{INSERT} {rows}")).await;
@@ -397,7 +406,8 @@ async fn knows_what_went_back(url: &str) {
     let set = |name: &str, timeout: &str| {
         format!("UPDATE services SET connect_timeout_ms = {timeout} WHERE name = '{name}'")
     };
-    for sql in [
+    there.is_current().await;
+    let changes = [
         set("a", "connect_timeout_ms + 1000"),
         set("b", "connect_timeout_ms + 1000"),
         format!("{INSERT} ('c', 1, 80, '127.0.0.1', 1, '/c')"),
@@ -408,22 +418,30 @@ async fn knows_what_went_back(url: &str) {
         "DELETE FROM services WHERE name = 'c'".to_owned(),
         format!("UPDATE raw_resources SET value = {one} WHERE name = 'x'"),
         "UPDATE services SET cluster_id = 1 WHERE name = 'moved'".to_owned(),
-    ] {
-        execute(url, &sql).await;
-    }
-    other.is_current().await;
+    ];
+    // Meanwhile nothing else is done on this thread, so not by the server either.
+    thread::scope(|scope| {
+        let write = async || {
+            for sql in &changes {
+                execute(url, sql).await;
+            }
+        };
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        scope.spawn(move || runtime.block_on(write())).join().unwrap();
+    });
+    there.is_current().await;
     let late = Server::start(url).await;
-    let names = |server: &Server, scope: Scope| {
-        let view = server.cache.view(&Arc::from([scope]));
-        view.reverted(&TypeUrl::CLUSTER).names.iter().map(ToString::to_string).collect::<Vec<_>>()
-    };
-    assert_eq!(names(&late, scope::of_cluster(1)), ["a", "c", "moved"]);
-    assert_eq!(names(&late, scope::of_cluster(2)), ["moved"]);
-    assert_eq!(names(&late, scope::of_raw("cluster-1")), ["x"]);
+    for server in [&there, &late] {
+        assert_eq!(server.went_back(scope::of_cluster(1)), ["a", "c", "moved"]);
+        assert_eq!(server.went_back(scope::of_raw("cluster-1")), ["x"]);
+    }
+    // Of a fleet that it does not know, nobody has anything from this server.
+    assert_eq!(there.went_back(scope::of_cluster(2)), [""; 0]);
+    assert_eq!(late.went_back(scope::of_cluster(2)), ["moved"]);
     // Ten minutes later, nobody is expected any more who was told that.
     execute(url, "UPDATE revisions SET made_ms = made_ms - 600000").await;
     let later = Server::start(url).await;
-    assert_eq!(names(&later, scope::of_cluster(1)), [""; 0]);
+    assert_eq!(later.went_back(scope::of_cluster(1)), [""; 0]);
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@
 //! # Layout
 //!
 //! * `transaction`: what a writer says
-//! * `layer`: one type in one scope, with its log
+//! * `layer`: one type in one scope, with its `log` of commits
 //! * `references`: who in a layer refers to whom
 //! * `state`: everything at one revision, and how a transaction makes the next
 //! * `preview`: what a transaction would make of it
@@ -42,6 +42,7 @@
 
 mod cache;
 mod layer;
+mod log;
 mod memo;
 mod preview;
 mod references;

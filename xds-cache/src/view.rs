@@ -12,11 +12,7 @@ use deltaplane_core::{
 };
 
 use crate::{
-    Scope,
-    layer::{Layer, Unread},
-    memo::Seen,
-    rollback::COMMITS_RECALLED,
-    state::State,
+    Scope, layer::Layer, log::Unread, memo::Seen, rollback::COMMITS_RECALLED, state::State,
 };
 
 /// What a client sees: an ordered list of scopes at one revision. Where several hold a resource of one

@@ -13,7 +13,7 @@ use dashmap::DashMap;
 use deltaplane_core::{Key, Revision, TypeUrl};
 use futures::task::AtomicWaker;
 
-use crate::{Scope, layer::collection_of, state::State};
+use crate::{Scope, log::collection_of, state::State};
 
 /// All watches of a cache, by what they are interested in.
 #[derive(Debug, Default)]

@@ -97,7 +97,7 @@ impl Cache {
         let current = self.shared.state.load_full();
         let Some(layer) = current.layer(&scope, type_url) else { return };
         let mut layer = Layer::clone(layer);
-        layer.note_reverted(names);
+        layer.note_reverted(names, LOG_LIMIT);
         let mut state = State::clone(&current);
         state.put(&scope, type_url, layer);
         self.shared.state.store(Arc::new(state));
@@ -319,5 +319,67 @@ impl Cache {
     /// Wakes every watch, for a reason that is not a change.
     pub fn wake_all(&self) {
         self.shared.watches.wake_all(Revision(0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use deltaplane_core::{Resource, Subscription, View};
+
+    use super::*;
+    use crate::log::KEPT_FOR;
+
+    const TYPE: TypeUrl = TypeUrl::ROUTE;
+
+    fn put(cache: &Cache, name: &str, content: usize) {
+        let mut transaction = Transaction::new();
+        let resource = Resource::raw(TYPE, name, content.to_string()).build();
+        transaction.upsert("default", resource);
+        let _ = cache.commit(transaction).unwrap();
+    }
+
+    /// Lets time pass.
+    fn age(cache: &Cache) {
+        let current = cache.shared.state.load_full();
+        let mut layer = Layer::clone(current.layer(&"default".into(), &TYPE).unwrap());
+        layer.age(KEPT_FOR / 2);
+        let mut state = State::clone(&current);
+        state.put(&"default".into(), &TYPE, layer);
+        cache.shared.state.store(Arc::new(state));
+    }
+
+    /// Nothing may be forgotten of what it has not read, though it is not concerned.
+    #[test]
+    fn who_waits_for_something_else_is_asked_to_look() {
+        let cache = Cache::new();
+        put(&cache, "mine", 0);
+        let mut watch = cache.watch();
+        watch.set_scopes(Arc::from(["default".into()]));
+        watch.add_names(&TYPE, &["mine".into()]);
+        let mine = Subscription::to(["mine"]);
+        let look = |cursor: Revision| {
+            let view = cache.view(&Arc::from(["default".into()]));
+            view.changes_of(&TYPE, &mine, cursor).map(|_| view.revision())
+        };
+        let is_raised = || watch.poll_raised(&mut Context::from_waker(Waker::noop())).is_ready();
+        let (mut cursor, mut asked) = (look(Revision(0)).unwrap(), 0);
+        for content in 0..1_000 {
+            if content % 100 == 0 {
+                age(&cache);
+            }
+            put(&cache, "other", content);
+            if is_raised() {
+                asked += 1;
+                cursor = look(cursor).unwrap();
+            }
+        }
+        assert_eq!(asked, 10, "no more often than it has to be");
+        assert!(look(Revision(1)).is_err(), "something was forgotten");
+        put(&cache, "mine", 1);
+        assert!(is_raised());
+        assert!(look(cursor).is_ok());
+        assert_eq!(watch.concern().revision(), cache.revision());
     }
 }

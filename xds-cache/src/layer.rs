@@ -6,9 +6,8 @@ use deltaplane_core::{Change, LogTruncated, Resource, Reverted, Revision, TypeVe
 use imbl::{OrdMap, OrdSet};
 
 use crate::{
-    log::{Log, Unread, collection_of, is_recent},
+    log::{Log, Unread, collection_of},
     references::References,
-    rollback::COMMITS_RECALLED,
     state::HashMap,
 };
 
@@ -29,8 +28,6 @@ pub(crate) struct Layer {
     /// Its source said what is in it. Until then it is unknown, which is not the same as empty.
     pub(crate) filled: bool,
     log: Log,
-    /// What went back to what it is before this layer knew of it, and when that was told.
-    told_reverted: OrdMap<Arc<str>, Instant>,
 }
 
 impl Layer {
@@ -46,7 +43,6 @@ impl Layer {
             hidden: 0,
             filled,
             log: Log::default(),
-            told_reverted: OrdMap::new(),
         }
     }
 
@@ -78,6 +74,7 @@ impl Layer {
         origin: &Origin,
         log_limit: usize,
     ) {
+        let before = self.version.clone();
         for change in &changes {
             self.references.follow(change);
             self.collect(change);
@@ -109,7 +106,7 @@ impl Layer {
         }
         self.version.revision = origin.revision.or(self.version.revision);
         self.version.label.clone_from(&origin.label);
-        self.log.push(revision, changes, log_limit);
+        self.log.push(revision, changes, (&before, &self.version), log_limit);
     }
 
     /// Keeps the collection of what changed.
@@ -195,50 +192,30 @@ impl Layer {
     }
 
     /// Notes that these names went back to what they are.
-    pub(crate) fn note_reverted(&mut self, names: impl IntoIterator<Item = Arc<str>>) {
-        let now = Instant::now();
-        let known = self.told_reverted.iter().filter(|(_, at)| is_recent(**at, now));
-        let known = known.map(|(name, at)| (name.clone(), *at));
-        self.told_reverted = known.chain(names.into_iter().map(|name| (name, now))).collect();
+    pub(crate) fn note_reverted(
+        &mut self,
+        names: impl IntoIterator<Item = Arc<str>>,
+        log_limit: usize,
+    ) {
+        self.log.reverts.tell(names, Instant::now(), log_limit);
     }
 
-    /// Of how many names it was told that they went back.
-    pub(crate) fn told_reverted(&self) -> usize {
-        self.told_reverted.len()
+    /// What went back of late to what it was before. Costs the names that did.
+    pub(crate) fn add_reverted(&self, reverted: &mut Reverted) {
+        let now = Instant::now();
+        reverted.names.extend(self.log.reverts.names(now).cloned());
+        reverted.whole |= self.log.reverts.whole(now);
     }
 
-    /// The first revision of late that changed this layer: not longer ago than changes are kept, and of so many commits.
-    /// None that there is, if only something else was told of late.
-    pub(crate) fn first_of_late(&self) -> Option<Revision> {
-        let now = Instant::now();
-        let is_told = self.told_reverted.values().any(|at| is_recent(*at, now));
-        let none = is_told.then_some(Revision(u64::MAX));
-        self.log.first_of_late(COMMITS_RECALLED).or(none)
+    /// Lets time pass.
+    #[cfg(test)]
+    pub(crate) fn age(&mut self, time: std::time::Duration) {
+        self.log.age(time);
     }
 
-    /// What changed since some revision, with it, and is now what it was before. Costs these commits.
-    pub(crate) fn reverted(&self, first: Revision) -> Reverted {
-        let (mut reverted, mut then) = (Reverted::default(), self.version.clone());
-        let mut differed = false;
-        let counts = |resource: &&Resource| !resource.is_absent();
-        for changes in self.log.back_to(first) {
-            for change in changes {
-                change.after.iter().filter(counts).for_each(|after| then.subtract(after));
-                change.before.iter().filter(counts).for_each(|before| then.add(before));
-                if change.before.as_ref() == self.resources.get(&change.name) {
-                    reverted.names.insert(change.name.clone());
-                }
-            }
-            reverted.whole |= differed && then == self.version;
-            differed |= then != self.version;
-        }
-        let now = Instant::now();
-        let told = self.told_reverted.iter().filter(|(_, at)| is_recent(**at, now));
-        let told: Vec<_> = told.map(|(name, _)| name.clone()).collect();
-        // The set may have gone back with them.
-        reverted.whole |= !told.is_empty();
-        reverted.names.extend(told);
-        reverted
+    /// Whether all readers are asked to look at this revision, whatever they wait for.
+    pub(crate) fn asks_at(&self, revision: Revision) -> bool {
+        self.log.asks_at(revision)
     }
 
     /// What the last so many commits removed.
@@ -285,57 +262,4 @@ pub(crate) struct Edit {
 pub(crate) struct Origin {
     pub(crate) revision: Option<u64>,
     pub(crate) label: Option<Arc<str>>,
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use deltaplane_core::TypeUrl;
-
-    use super::*;
-    use crate::log::KEPT_FOR;
-
-    /// A layer in which `a` was changed and changed back, and then `b` so many times, to something else each time.
-    fn reverted(then: usize) -> Layer {
-        let mut layer = Layer::new(true);
-        let contents = [("a", 1), ("b", 0), ("a", 2), ("a", 1)];
-        let contents = contents.into_iter().chain((1..=then).map(|content| ("b", content)));
-        for (revision, (name, content)) in (1..).zip(contents) {
-            let resource = Resource::raw(TypeUrl::CLUSTER, name, content.to_string()).build();
-            let mut edit = Edit::default();
-            edit.names.insert(name.into(), Some(resource));
-            let changes = layer.difference(&edit);
-            layer.apply(changes, Revision(revision), &Origin::default(), usize::MAX);
-        }
-        layer
-    }
-
-    fn of_late(layer: &Layer) -> Reverted {
-        layer.first_of_late().map(|first| layer.reverted(first)).unwrap_or_default()
-    }
-
-    #[test]
-    fn what_went_back_is_known_for_so_many_commits() {
-        let names = |then| of_late(&reverted(then)).names;
-        assert_eq!(names(0), BTreeSet::from(["a".into()]));
-        // `a` has to be seen as it was before it was changed.
-        assert_eq!(names(COMMITS_RECALLED - 2), BTreeSet::from(["a".into()]));
-        assert_eq!(names(COMMITS_RECALLED - 1), BTreeSet::new());
-        assert!(of_late(&reverted(0)).whole);
-        assert!(!of_late(&reverted(1)).whole);
-        // A commit that fills what is empty changes nothing.
-        let mut empty = Layer::new(true);
-        empty.apply(Vec::new(), Revision(1), &Origin::default(), usize::MAX);
-        assert!(!of_late(&empty).whole);
-    }
-
-    #[test]
-    fn what_went_back_is_known_for_some_time() {
-        let mut layer = reverted(0);
-        layer.log.age(KEPT_FOR / 2);
-        assert!(!of_late(&layer).names.is_empty());
-        layer.log.age(KEPT_FOR / 2);
-        assert!(of_late(&layer).names.is_empty());
-    }
 }

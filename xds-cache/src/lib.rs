@@ -31,7 +31,7 @@
 //! # Layout
 //!
 //! * `transaction`: what a writer says
-//! * `layer`: one type in one scope, with its `log` of commits
+//! * `layer`: one type in one scope, with its `log` of commits; `reverts`: what went back to what it was
 //! * `references`: who in a layer refers to whom
 //! * `state`: everything at one revision, and how a transaction makes the next
 //! * `preview`: what a transaction would make of it
@@ -46,6 +46,7 @@ mod log;
 mod memo;
 mod preview;
 mod references;
+mod reverts;
 mod rollback;
 mod state;
 mod transaction;

@@ -1,16 +1,15 @@
 //! The commits that changed a layer, as far back as somebody may ask for them.
 
 use std::{
-    cmp::Ordering,
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use deltaplane_core::{Change, LogTruncated, Resource, Revision};
+use deltaplane_core::{Change, LogTruncated, Resource, Revision, TypeVersion};
 use imbl::{OrdMap, Vector};
 
-use crate::state::HashMap;
+use crate::{reverts::Reverts, state::HashMap};
 
 /// However large or old they were, this many commits stay in the log, so that one huge commit does not make
 /// every connected client too late for it.
@@ -21,10 +20,12 @@ const COMMITS_KEPT: usize = 64;
 const BYTES_KEPT: usize = 128 << 20;
 
 /// Whatever their number, older changes than this are forgotten, but for the last commits: a log would grow for as long
-/// as something changes, and who has not read for so long is not expected any more.
+/// as something changes. Who waits for something else reads none of it, and so all readers are asked to look, twice in
+/// that time at most, before it is forgotten; who has not by then has stopped to read.
 pub(crate) const KEPT_FOR: Duration = Duration::from_secs(600);
 
-/// How much is taken out of the index at each commit, if there is as much.
+/// How many commits are forgotten for their age at each commit, and how many changes are taken out of the index, if there
+/// are as many.
 const LEAST_FORGOTTEN: usize = 64;
 
 /// The commits that changed a layer, back to some revision.
@@ -45,8 +46,19 @@ pub(crate) struct Log {
     last: HashMap<Arc<str>, Revision>,
     /// When something in each collection changed last.
     last_in: HashMap<Arc<str>, Revision>,
-    /// What is forgotten, and still in `last`: from where on.
-    forgotten: Vector<(LoggedCommit, usize)>,
+    /// What is forgotten, and still in the index.
+    forgotten: Vector<Forgotten>,
+    /// When all readers were asked to look, and at which revision: the last time, and the time before.
+    asked: [Option<(Instant, Revision)>; 2],
+    pub(crate) reverts: Reverts,
+}
+
+/// A commit of which only is known what it changed.
+#[derive(Debug, Clone)]
+struct Forgotten {
+    revision: Revision,
+    names: Vector<Arc<str>>,
+    collections: Arc<[(Arc<str>, Revision)]>,
 }
 
 #[derive(Debug, Clone)]
@@ -96,21 +108,9 @@ impl Log {
         self.commits.iter().rev().map(|commit| commit.revision)
     }
 
-    /// The first revision of late: not longer ago than changes are kept, and of so many commits.
-    pub(crate) fn first_of_late(&self, commits: usize) -> Option<Revision> {
-        let now = Instant::now();
-        let late = self.commits.binary_search_by(|commit| match is_recent(commit.at, now) {
-            true => Ordering::Greater,
-            false => Ordering::Less,
-        });
-        let first = late.unwrap_or_else(|at| at).max(self.commits.len().saturating_sub(commits));
-        self.commits.get(first).map(|commit| commit.revision)
-    }
-
-    /// What each commit changed since some revision, with it, the last one first.
-    pub(crate) fn back_to(&self, first: Revision) -> impl Iterator<Item = &[Change]> {
-        let commits = self.commits.iter().rev().take_while(move |commit| commit.revision >= first);
-        commits.map(|commit| &*commit.changes)
+    /// Whether all readers are asked to look at this revision, whatever they wait for.
+    pub(crate) fn asks_at(&self, revision: Revision) -> bool {
+        self.asked[0].is_some_and(|(_, last)| last == revision)
     }
 
     /// Whether something of what changed after a revision only hides what lies below.
@@ -191,8 +191,15 @@ impl Log {
         })
     }
 
-    /// Adds a commit, and forgets what is too old, or too much. Costs the changes.
-    pub(crate) fn push(&mut self, revision: Revision, changes: Vec<Change>, limit: usize) {
+    /// Adds a commit, with what the version of the whole was before and is, and forgets what is too old, or too much.
+    /// Costs the changes, and as many of those that it forgets.
+    pub(crate) fn push(
+        &mut self,
+        revision: Revision,
+        changes: Vec<Change>,
+        versions: (&TypeVersion, &TypeVersion),
+        limit: usize,
+    ) {
         let last = |change: &Change| self.last.insert(change.name.clone(), revision);
         let previous = changes.iter().map(last).map(Option::unwrap_or_default).collect();
         let collections: BTreeSet<_> = changes.iter().filter_map(collection_of).cloned().collect();
@@ -211,49 +218,76 @@ impl Log {
             commit.removed().map(|(name, last)| (name.clone(), (last.clone(), commit.revision)));
         self.gone.extend(gone);
         let now = commit.at;
+        self.reverts.note(&commit.changes, versions, now, limit);
         self.commits.push_back(commit);
-        let is_old = |oldest: &LoggedCommit| !is_recent(oldest.at, now);
-        while (self.commits.len() > COMMITS_KEPT
-            && (self.entries > limit || self.commits.front().is_some_and(is_old)))
-            || (self.bytes > BYTES_KEPT && self.commits.len() > 1)
-        {
-            let Some(oldest) = self.commits.pop_front() else { return };
-            self.entries -= oldest.changes.len();
-            self.bytes -= oldest.bytes();
-            for denotation in oldest.own().map(denotation) {
-                if self.denoted.get(&denotation).is_some_and(|(_, last)| *last == oldest.revision) {
-                    self.denoted.remove(&denotation);
-                }
+        self.ask(now, revision);
+        for _ in 0..LEAST_FORGOTTEN {
+            if !self.commits.front().is_some_and(|oldest| self.is_over(oldest, now)) {
+                break;
             }
-            for (name, _) in oldest.removed() {
-                if self.gone.get(name).is_some_and(|(_, last)| *last == oldest.revision) {
-                    self.gone.remove(name);
-                }
-            }
-            self.begin = oldest.revision;
-            self.forgotten.push_back((oldest, 0));
+            self.drop_oldest();
         }
-        self.forget(news);
+        while (self.commits.len() > COMMITS_KEPT && self.entries > limit)
+            || (self.commits.len() > 1 && self.bytes > BYTES_KEPT)
+        {
+            self.drop_oldest();
+        }
+        self.tidy_index(news);
+    }
+
+    /// Asks all readers to look, if the time has come.
+    fn ask(&mut self, now: Instant, revision: Revision) {
+        let is_time =
+            |(then, _): (Instant, Revision)| now.saturating_duration_since(then) >= KEPT_FOR / 2;
+        if self.asked[0].is_none_or(is_time) {
+            self.asked = [Some((now, revision)), self.asked[0]];
+        }
+    }
+
+    /// Whether a commit is too old, and everybody had the time to read it.
+    fn is_over(&self, oldest: &LoggedCommit, now: Instant) -> bool {
+        let is_read = self.asked[1].is_some_and(|(_, asked)| oldest.revision <= asked);
+        is_read && self.commits.len() > COMMITS_KEPT && !is_recent(oldest.at, now)
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some(oldest) = self.commits.pop_front() else { return };
+        self.entries -= oldest.changes.len();
+        self.bytes -= oldest.bytes();
+        for denotation in oldest.own().map(denotation) {
+            if self.denoted.get(&denotation).is_some_and(|(_, last)| *last == oldest.revision) {
+                self.denoted.remove(&denotation);
+            }
+        }
+        for (name, _) in oldest.removed() {
+            if self.gone.get(name).is_some_and(|(_, last)| *last == oldest.revision) {
+                self.gone.remove(name);
+            }
+        }
+        self.reverts.forget(&oldest.changes, oldest.at);
+        self.begin = oldest.revision;
+        let LoggedCommit { revision, changes, collections, .. } = oldest;
+        let names = changes.iter().map(|change| change.name.clone()).collect();
+        self.forgotten.push_back(Forgotten { revision, names, collections });
     }
 
     /// Takes some of what is forgotten out of the index: twice as much as came in, so that nobody pays at
     /// once for the first commit of a million.
-    fn forget(&mut self, news: usize) {
+    fn tidy_index(&mut self, news: usize) {
         for _ in 0..(2 * news).max(LEAST_FORGOTTEN) {
-            let Some((oldest, at)) = self.forgotten.front_mut() else { return };
-            let Some(change) = oldest.changes.get(*at) else {
+            let Some(oldest) = self.forgotten.front_mut() else { return };
+            let revision = oldest.revision;
+            let Some(name) = oldest.names.pop_front() else {
                 for (collection, _) in oldest.collections.iter() {
-                    if self.last_in.get(collection) == Some(&oldest.revision) {
+                    if self.last_in.get(collection) == Some(&revision) {
                         self.last_in.remove(collection);
                     }
                 }
                 self.forgotten.pop_front();
                 continue;
             };
-            *at += 1;
-            let revision = oldest.revision;
-            if self.last.get(&change.name).is_some_and(|last| *last == revision) {
-                self.last.remove(&change.name.clone());
+            if self.last.get(&name) == Some(&revision) {
+                self.last.remove(&name);
             }
         }
     }
@@ -262,8 +296,12 @@ impl Log {
     #[cfg(test)]
     pub(crate) fn age(&mut self, time: Duration) {
         for commit in &mut self.commits {
-            commit.at = commit.at.checked_sub(time).unwrap();
+            commit.at -= time;
         }
+        for (at, _) in self.asked.iter_mut().flatten() {
+            *at -= time;
+        }
+        self.reverts.age(time);
     }
 }
 
@@ -348,8 +386,8 @@ mod tests {
 
     fn commit(log: &mut Log) {
         let last = log.revisions().next().unwrap_or_default();
-        let change = Change::new("a".into(), None, None);
-        log.push(Revision(last.0 + 1), vec![change], usize::MAX);
+        let (change, version) = (Change::new("a".into(), None, None), TypeVersion::default());
+        log.push(Revision(last.0 + 1), vec![change], (&version, &version), usize::MAX);
     }
 
     #[test]
@@ -358,13 +396,32 @@ mod tests {
         (0..200).for_each(|_| commit(&mut log));
         log.age(KEPT_FOR / 2);
         commit(&mut log);
-        assert_eq!(log.commits.len(), 201);
+        assert!(log.asks_at(Revision(201)));
         log.age(KEPT_FOR / 2);
-        commit(&mut log);
-        assert_eq!((log.commits.len(), log.entries), (COMMITS_KEPT, COMMITS_KEPT));
-        assert!(log.since(Revision(0)).is_err());
+        // Not all at once, and only what was there when all were asked the time before.
+        for left in [201 + 1 - LEAST_FORGOTTEN, 201 + 2 - 2 * LEAST_FORGOTTEN, COMMITS_KEPT] {
+            commit(&mut log);
+            assert_eq!(log.commits.len(), left);
+        }
+        assert_eq!(log.entries, COMMITS_KEPT);
+        assert!(log.since(Revision(0)).is_err() && log.since(Revision(200)).is_ok());
         // What is new stays, however much it is.
         (0..100).for_each(|_| commit(&mut log));
-        assert_eq!(log.commits.len(), 102);
+        assert_eq!(log.commits.len(), 104);
+        assert_eq!(log.forgotten.len(), 0);
+    }
+
+    #[test]
+    fn nothing_is_forgotten_that_nobody_was_asked_to_read() {
+        let mut log = Log::default();
+        (0..200).for_each(|_| commit(&mut log));
+        log.age(2 * KEPT_FOR);
+        commit(&mut log);
+        assert!(log.asks_at(Revision(201)), "now they are");
+        assert_eq!(log.commits.len(), 200, "only the first was there when they were before");
+        log.age(KEPT_FOR / 3);
+        commit(&mut log);
+        assert!(!log.asks_at(Revision(202)), "not that often");
+        assert_eq!(log.commits.len(), 201);
     }
 }

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use deltaplane_core::{Change, Reverted, Revision, TypeUrl, TypeVersion, Whole};
+use deltaplane_core::{Change, Revision, TypeUrl, TypeVersion, Whole};
 
 use crate::Scope;
 
@@ -20,8 +20,6 @@ pub(crate) struct Memos {
     pub(crate) wholes: Memo<(), Arc<Whole>>,
     /// What differs from the set that had a version; nothing, if none of late had.
     pub(crate) recalled: Memo<TypeVersion, Option<Arc<[Change]>>>,
-    /// What went back to what it was, from some revision on, or of how many names that was told.
-    pub(crate) reverted: Memo<(Revision, usize), Arc<Reverted>>,
 }
 
 impl Memos {
@@ -34,7 +32,6 @@ impl Memos {
         for (type_url, scopes) in by_type {
             self.wholes.forget(type_url, &scopes);
             self.recalled.forget(type_url, &scopes);
-            self.reverted.forget(type_url, &scopes);
         }
     }
 }

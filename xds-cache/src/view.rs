@@ -321,21 +321,11 @@ impl View for CacheView {
         recent.filter(|gone| self.get(type_url, gone.name()).is_none()).cloned().collect()
     }
 
-    /// Looks at the commits of the last ten minutes, 1,024 of each scope at most, and at each scope by itself. It is
-    /// found once for all who come back.
-    fn reverted(&self, type_url: &TypeUrl) -> Arc<Reverted> {
-        let Some(first) = self.layers(type_url).filter_map(Layer::first_of_late).min() else {
-            return Arc::default();
-        };
-        let told = self.layers(type_url).map(Layer::told_reverted).sum();
-        self.state.memos.reverted.get(self.what_is_seen(type_url), (first, told), || {
-            let mut all = Reverted::default();
-            for mut reverted in self.layers(type_url).map(|layer| layer.reverted(first)) {
-                all.names.append(&mut reverted.names);
-                all.whole |= reverted.whole;
-            }
-            all.into()
-        })
+    /// Of the last ten minutes, each scope by itself: of so many changes as its log has. Costs the names that went back.
+    fn reverted(&self, type_url: &TypeUrl) -> Reverted {
+        let mut reverted = Reverted::default();
+        self.layers(type_url).for_each(|layer| layer.add_reverted(&mut reverted));
+        reverted
     }
 
     /// Looks for the version among those of the last 32 revisions, each as it was, and with what was removed

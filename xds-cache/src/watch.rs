@@ -121,6 +121,10 @@ impl Watches {
                 continue;
             }
             let layer = state.layer(scope, type_url);
+            if layer.is_some_and(|layer| layer.asks_at(state.revision)) {
+                // At no revision: nothing that they are told comes of it.
+                interested.by_name.values().for_each(|signals| signals.raise(Revision(0)));
+            }
             let changes = layer.and_then(|layer| layer.changes_at(state.revision));
             for change in changes.unwrap_or_default() {
                 let versions = change.before.iter().chain(&change.after);

@@ -164,10 +164,11 @@ pub trait View: Clone {
         None
     }
 
-    /// What of this type went back of late to what it was before, if that is known.
-    fn reverted(&self, type_url: &TypeUrl) -> Arc<Reverted> {
+    /// What of this type went back of late to what it was before, if that is known. It is asked once for who comes
+    /// back and is subscribed to more than names.
+    fn reverted(&self, type_url: &TypeUrl) -> Reverted {
         let _ = type_url;
-        Arc::default()
+        Reverted::default()
     }
 
     /// What differs for a client whose set of this type has this version, if it is still known which set

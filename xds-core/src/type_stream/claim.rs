@@ -99,8 +99,8 @@ impl TypeStream {
         let version = version.map(|had| if is_part { had.of_whole() } else { had.clone() });
         let version = version.as_ref();
         let is_current = version == Some(&view.version(&self.type_url));
-        let is_believed = is_current && !view.reverted(&self.type_url).whole;
-        if self.repeats_everything() && is_believed && self.is_all_covered() {
+        let is_believed = || is_current && !view.reverted(&self.type_url).whole;
+        if self.repeats_everything() && self.is_all_covered() && is_believed() {
             self.everything = false;
             return;
         }
@@ -158,9 +158,11 @@ impl TypeStream {
         versions.remove(WILDCARD);
         let type_url = self.type_url.clone();
         // It may run what was between, and not say so. What it asks for by name is owed already.
-        let reverted = view.reverted(&type_url);
-        let unnamed = reverted.names.iter().filter(|name| self.subscription.covers(name));
-        versions.extend(unnamed.map(|name| (name.to_string(), String::new())));
+        if self.subscription.is_wildcard() || self.subscription.globs().next().is_some() {
+            let reverted = view.reverted(&type_url).names.into_iter();
+            let unnamed = reverted.filter(|name| self.subscription.covers(name));
+            versions.extend(unnamed.map(|name| (name.to_string(), String::new())));
+        }
         let mut compare = |this: &mut Self, resource: &Resource| {
             let claimed = versions.remove(&**resource.name());
             // The time of what has one may be over.

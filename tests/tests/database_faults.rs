@@ -373,6 +373,42 @@ fn a_connection_is_half_open_in_the_middle_of_a_write() {
     scene.is_well();
 }
 
+/// As who tries something out by hand, and goes to lunch: writers wait, and nobody else.
+#[test]
+fn somebody_leaves_a_transaction_open() {
+    let scene = Scene::start();
+    let (server, path) = (&scene.server, format!("/api/v1/services/{}", scene.id));
+    let patch = json!({"timeout_ms": 1}).to_string();
+    let write = || server.ask("PATCH", &path, Some(&patch));
+    scene.sql("CREATE TABLE back ()");
+    let idle = "BEGIN; UPDATE services SET timeout_ms = 7; \
+                DO $$ BEGIN WHILE to_regclass('back') IS NOT NULL LOOP PERFORM pg_sleep(0.1); END LOOP; \
+                END $$; ROLLBACK";
+    thread::scope(|scope| {
+        let somebody = scope.spawn(|| scene.sql(idle));
+        wait_until("he has begun", RECOVERY, || {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+            (scene.postgres.psql(&scene.database, sql).trim() == "1").then_some(())
+        });
+        let writers: Vec<_> = (0..12).map(|_| scope.spawn(write)).collect();
+        while !writers.iter().all(|writer| writer.is_finished()) {
+            for open in ["/readyz", &path] {
+                let answer = server.ask("GET", open, None);
+                assert_eq!(answer.status, 200, "{open}: {}", answer.body);
+            }
+            scene.shop.reaches("/", &scene.a);
+        }
+        for writer in writers {
+            let answer = writer.join().expect("it does not panic");
+            assert_eq!(answer.status, 503, "{}", answer.body);
+        }
+        scene.sql("DROP TABLE back");
+        somebody.join().expect("he rolls back");
+    });
+    scene.is_well();
+    assert_eq!(server.log_line(&["cannot be followed"]), None);
+}
+
 /// Who goes away in the middle of a write leaves nothing behind that another meets.
 #[test]
 fn who_does_not_wait_leaves_no_transaction_open() {

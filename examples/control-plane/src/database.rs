@@ -20,7 +20,9 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
-use sqlx::{AnyConnection, AnyPool, Connection, Executor as _, PgPool, Row as _, SqlSafeStr};
+use sqlx::{
+    AnyConnection, AnyPool, AssertSqlSafe, Connection, Executor as _, PgPool, Row as _, SqlSafeStr,
+};
 use thiserror::Error;
 
 use crate::database::sqlite_file::SqliteFile;
@@ -30,6 +32,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The same for what may be many megabytes.
 pub(crate) const BULK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How many connections there are to it, but for one that hears of changes; and how many of them may write. They wait for
+/// each other, or for somebody else who has begun and does not end, while others have to read.
+const CONNECTIONS: u32 = 4;
+pub(crate) const WRITERS: usize = 2;
 
 /// How long a database may take to be brought up to date. Rows are written anew, and there may be many.
 const STEPS_PATIENCE: Duration = Duration::from_secs(10 * 60);
@@ -152,7 +159,7 @@ impl Database {
 
     /// A pool that connects, and reconnects, by itself.
     pub(crate) fn pool(&self) -> AnyPool {
-        let options = AnyPoolOptions::new().max_connections(4).acquire_timeout(PATIENCE);
+        let options = AnyPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
         let options = match &self.driver {
             // One that is half-open is noticed when it is needed, and does not keep its place for ever when
             // it is given back.
@@ -307,9 +314,14 @@ impl Database {
 }
 
 /// Lets PostgreSQL end a transaction of which it hears nothing more, since its end of the connection may never
-/// learn that ours is gone; others wait for what it has locked.
+/// learn that ours is gone; others wait for what it has locked. Nor does it learn that while it waits for a lock
+/// itself: without an end to that, all who gave up would still be there.
 async fn is_not_waited_for(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
-    connection.execute("SET idle_in_transaction_session_timeout = '10s'").await.map(drop)
+    let patience = BULK_PATIENCE.as_secs();
+    let settings = format!(
+        "SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '{patience}s'"
+    );
+    connection.execute(AssertSqlSafe(settings)).await.map(drop)
 }
 
 /// Whether a connection to PostgreSQL is good for somebody else. Who stops waiting in the middle of a `BEGIN`

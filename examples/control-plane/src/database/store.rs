@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use sqlx::{Any, AnyPool, AssertSqlSafe, Row as _, Transaction};
 use thiserror::Error;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_blocking;
 
 use crate::certificates::Certificate;
@@ -21,7 +21,7 @@ use crate::database::objects::{self, Kind as _};
 use crate::database::page::{Filter, Page};
 use crate::database::watch::Watch;
 use crate::database::write::Origin;
-use crate::database::{BULK_PATIENCE, Database, Driver, OpenError, PATIENCE};
+use crate::database::{BULK_PATIENCE, Database, Driver, OpenError, PATIENCE, WRITERS};
 use crate::delivery;
 use crate::history::changed_again;
 use crate::raw;
@@ -95,6 +95,8 @@ impl From<sqlx::Error> for WriteError {
 pub struct Store {
     database: Database,
     pub(crate) pool: AnyPool,
+    /// Who holds one of these may write.
+    pub(crate) writers: Arc<Semaphore>,
     pub(crate) written: Arc<Notify>,
     /// Whether its tables are up to date.
     is_prepared: Arc<AtomicBool>,
@@ -116,7 +118,8 @@ impl Store {
     pub(crate) fn unprepared(database: Database) -> Store {
         let (pool, written) = (database.pool(), Arc::new(Notify::new()));
         let (origin, server) = (Origin::default(), delivery::server().into());
-        Store { database, pool, written, origin, is_prepared: Arc::default(), server }
+        let (writers, is_prepared) = (Arc::new(Semaphore::new(WRITERS)), Arc::default());
+        Store { database, pool, writers, written, origin, is_prepared, server }
     }
 
     /// Brings the tables up to date, if that was not done yet.

@@ -3,6 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 use sqlx::{Any, Transaction};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::database::store::Store;
 
@@ -44,6 +45,7 @@ pub(crate) struct Write {
     since: i64,
     origin: Origin,
     back_to: Option<i64>,
+    _turn: OwnedSemaphorePermit,
 }
 
 impl Store {
@@ -59,9 +61,11 @@ impl Store {
     }
 
     async fn begin(&self, sql: &'static str) -> Result<Write, sqlx::Error> {
+        let turn = self.writers.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| sqlx::Error::PoolClosed)?;
         let mut tx = self.pool.begin().await?;
         let since = sqlx::query_scalar(sql).fetch_one(&mut *tx).await?;
-        Ok(Write { tx, since, origin: self.origin().clone(), back_to: None })
+        Ok(Write { tx, since, origin: self.origin().clone(), back_to: None, _turn: turn })
     }
 }
 

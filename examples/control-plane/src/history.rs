@@ -10,6 +10,7 @@ pub mod rollback;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
 use serde::Deserialize;
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Row as _, Transaction};
@@ -183,41 +184,45 @@ impl Store {
         .await
     }
 
-    /// How revisions of the last ten minutes left services and raw resources, after one and up to another: first what those
-    /// were before, and then in the order in which they changed. Of very many changes, the last ones.
-    pub(crate) async fn lately(&self, after: i64, until: i64) -> Result<Vec<Left>, StoreError> {
+    /// Tells how revisions of the last ten minutes left services and raw resources, after one and up to another: first what
+    /// those were before, and then in the order in which they changed. Of very many changes, the last ones.
+    pub(crate) async fn lately(
+        &self,
+        after: i64,
+        until: i64,
+        mut tell: impl FnMut(Left),
+    ) -> Result<(), StoreError> {
         within(PATIENCE, async {
             let mut tx = self.begin_read().await?;
-            let sql = "SELECT coalesce((SELECT revision FROM revisions WHERE revision <= $1 AND made_ms < $2 \
-                       ORDER BY revision DESC LIMIT 1), 0)";
-            let query = sqlx::query_scalar(sql).bind(until).bind(now_ms() - ms(LATELY));
+            let sql = "SELECT coalesce((SELECT revision FROM revisions \
+                       WHERE revision > $1 AND revision <= $2 AND made_ms < $3 \
+                       ORDER BY revision DESC LIMIT 1), $1)";
+            let query = sqlx::query_scalar(sql).bind(after).bind(until);
+            let query = query.bind(now_ms() - ms(LATELY));
             let by_time: i64 = query.fetch_one(&mut *tx).await?;
-            let sql = "SELECT coalesce(min(revision), 0) FROM (SELECT revision FROM history \
-                       WHERE revision <= $1 ORDER BY seq DESC LIMIT $2) AS last";
-            let query = sqlx::query_scalar(sql).bind(until).bind(LATELY_ROWS);
-            let by_count: i64 = query.fetch_one(&mut *tx).await?;
-            let since = after.max(by_time).max(by_count);
-            // The beginning of a name is what PostgreSQL's index knows.
-            let before = "SELECT CAST(0 AS BIGINT) AS revision, w.kind, w.place, w.type_url, w.name, w.scope, \
-                          NULL AS left_scope, w.content, w.value \
+            let sql = "SELECT coalesce((SELECT revision FROM history \
+                       WHERE revision > $1 AND revision <= $2 \
+                       ORDER BY seq DESC LIMIT 1 OFFSET $3), $1)";
+            let query = sqlx::query_scalar(sql).bind(by_time).bind(until).bind(LATELY_ROWS);
+            let since: i64 = query.fetch_one(&mut *tx).await?;
+            // The beginning of a name is what PostgreSQL's index knows; and both ends of the revisions are what has
+            // SQLite look there first.
+            let before = "SELECT w.kind, w.place, w.type_url, w.name, w.scope, w.content, w.value \
                           FROM (SELECT DISTINCT kind, place, type_url, name FROM history \
-                                WHERE revision > $1 AND revision <= $2 \
-                                AND kind IN ('service', 'resource')) AS h \
+                                WHERE revision > $1 AND revision <= $2) AS h \
                           JOIN history w ON w.seq = (SELECT max(b.seq) FROM history b \
                               WHERE b.kind = h.kind AND b.place = h.place AND b.type_url = h.type_url \
                               AND substr(b.name, 1, 256) = substr(h.name, 1, 256) AND b.name = h.name \
                               AND b.revision <= $1)";
-            let after = "SELECT revision, kind, place, type_url, name, scope, left_scope, content, value \
-                         FROM history WHERE revision > $1 AND revision <= $2 \
-                         AND kind IN ('service', 'resource') ORDER BY seq";
-            let mut lately = Vec::new();
-            for sql in [before, after] {
-                let rows = sqlx::query(sql).bind(since).bind(until).fetch_all(&mut *tx).await?;
-                for row in &rows {
-                    lately.push(Left::read(row)?);
+            let then = "SELECT kind, place, type_url, name, scope, content, value \
+                        FROM history WHERE revision > $1 AND revision <= $2 ORDER BY seq";
+            for (sql, is_before) in [(before, true), (then, false)] {
+                let mut rows = sqlx::query(sql).bind(since).bind(until).fetch(&mut *tx);
+                while let Some(row) = rows.try_next().await? {
+                    tell(Left::read(&row, is_before)?);
                 }
             }
-            Ok(lately)
+            Ok(())
         })
         .await
     }
@@ -279,12 +284,16 @@ pub(crate) async fn changed(
     rows.iter().map(|row| Ok((Key::read(row)?, row.try_get("back")?))).collect()
 }
 
-/// Whether a service or a raw resource changed more than once after a revision.
-pub(crate) async fn changed_again(tx: &mut Tx, after: i64) -> Result<bool, sqlx::Error> {
-    let sql = "SELECT count(*) FROM (SELECT 1 FROM history \
-               WHERE revision > $1 AND kind IN ('service', 'resource') \
-               GROUP BY kind, place, type_url, name HAVING count(*) > 1) AS again";
-    let again: i64 = sqlx::query_scalar(sql).bind(after).fetch_one(&mut **tx).await?;
+/// Whether a service or a raw resource changed more than once after a revision and up to another, or may be there anew.
+pub(crate) async fn changed_again(
+    tx: &mut Tx,
+    after: i64,
+    until: i64,
+) -> Result<bool, sqlx::Error> {
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM history WHERE revision > $1 AND revision <= $2 \
+               GROUP BY kind, place, type_url, name HAVING kind IN ('service', 'resource') \
+               AND (count(*) > 1 OR count(*) > count(content))) AS again";
+    let again: i64 = sqlx::query_scalar(sql).bind(after).bind(until).fetch_one(&mut **tx).await?;
     Ok(again > 0)
 }
 

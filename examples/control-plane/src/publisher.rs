@@ -28,7 +28,7 @@ use crate::database::store::{Store, StoreError};
 use crate::database::watch::Watch;
 use crate::fleets::scope;
 use crate::fleets::{Directory, Pace};
-use crate::publisher::pending::{Batch, Pending};
+use crate::publisher::pending::{Batch, Pending, Waiting};
 use crate::publisher::publication::{Cost, Publication, change, fill, resource};
 use crate::raw::RawChange;
 use crate::raw::layers::RawLayers;
@@ -179,9 +179,9 @@ impl Publisher {
                     }
                     // What waited for that is next, with what was rolled back.
                     self.read_changes().await?;
-                    self.release(Publication::default())?;
+                    self.release(Publication::default(), None).await?;
                 }
-                () = until(due) => self.release(Publication::default())?,
+                () = until(due) => self.release(Publication::default(), None).await?,
             }
         }
     }
@@ -249,17 +249,11 @@ impl Publisher {
                 }
                 let batches = self.by_fleet(changes, raw_scopes, raw);
                 let behind = std::mem::replace(&mut self.revision, revision);
-                let mut unseen = is_again.then_some(behind);
                 for (fleet, (pace, batch)) in batches {
-                    if let Some(since) = self.pending.add(fleet, pace, batch, behind) {
-                        self.health.update(|status| status.coalesced += 1);
-                        unseen = Some(unseen.map_or(since, |unseen| unseen.min(since)));
-                    }
+                    let is_coalesced = self.pending.add(fleet, pace, batch, behind);
+                    self.health.update(|status| status.coalesced += u64::from(is_coalesced));
                 }
-                if let Some(since) = unseen {
-                    self.look_back(since).await;
-                }
-                self.release(publication)
+                self.release(publication, is_again.then_some(behind)).await
             }
         }
     }
@@ -328,11 +322,37 @@ impl Publisher {
         batch
     }
 
-    /// Publishes what is due, with what there is already: what all are told at once in one transaction, so
-    /// that no client ever sees half of it.
-    fn release(&mut self, mut publication: Publication) -> Result<(), PublishError> {
+    /// Publishes what is due, with what there is already. What was between, after a revision, or in what waited, is
+    /// not told, but that it was there is known.
+    async fn release(
+        &mut self,
+        publication: Publication,
+        unseen: Option<i64>,
+    ) -> Result<(), PublishError> {
+        let due = self.pending.release(|fleet| self.lanes.is_busy(fleet));
+        let coalesced = due.iter().filter(|(_, waiting)| waiting.is_coalesced);
+        let unseen = coalesced.map(|(_, waiting)| waiting.behind).chain(unseen).min();
+        let reverted = match unseen {
+            Some(after) => self.look_back(after).await,
+            None => past::Reverted::default(),
+        };
+        self.tell(publication, due)?;
+        self.note_reverted(reverted);
+        if let Some(after) = self.lanes.take_unseen() {
+            let reverted = self.look_back(after).await;
+            self.note_reverted(reverted);
+        }
+        Ok(())
+    }
+
+    /// Publishes that: what all are told at once in one transaction, so that no client ever sees half of it.
+    fn tell(
+        &mut self,
+        mut publication: Publication,
+        due: Vec<(String, Waiting)>,
+    ) -> Result<(), PublishError> {
         let mut at_once = Batch::default();
-        for (fleet, waiting) in self.pending.release(|fleet| self.lanes.is_busy(fleet)) {
+        for (fleet, waiting) in due {
             if self.lanes.has(&fleet) {
                 let _ = publication.lane(&mut self.lanes, &fleet, waiting.behind);
                 self.translate(&mut publication, waiting.batch);
@@ -410,7 +430,8 @@ impl Publisher {
         for (fleet, revision) in awaited {
             self.lanes.await_clients(&fleet, revision, self.revision);
         }
-        self.release(Publication::default())
+        let due = self.pending.release(|fleet| self.lanes.is_busy(fleet));
+        self.tell(Publication::default(), due)
     }
 
     fn commit(&mut self, mut transaction: Transaction, cost: &Cost) -> Result<(), PublishError> {

@@ -21,6 +21,8 @@ pub(crate) struct Lanes {
     app: Running,
     /// Before all was read once, nobody is connected who could be first.
     is_loaded: bool,
+    /// After which revision something was tried that not all were told.
+    unseen: Option<i64>,
 }
 
 /// What one fleet is not served yet.
@@ -41,7 +43,8 @@ struct Lane {
 
 impl Lanes {
     pub(crate) fn new(app: Running) -> Lanes {
-        Lanes { lanes: BTreeMap::new(), under_way: JoinSet::new(), app, is_loaded: false }
+        let (lanes, under_way) = (BTreeMap::new(), JoinSet::new());
+        Lanes { lanes, under_way, app, is_loaded: false, unseen: None }
     }
 
     /// Whether what changes for a fleet goes this way.
@@ -88,6 +91,12 @@ impl Lanes {
         }
     }
 
+    /// After which revision something was tried, and is over, that not all were told; at other servers it may have
+    /// gone another way.
+    pub(crate) fn take_unseen(&mut self) -> Option<i64> {
+        self.unseen.take()
+    }
+
     /// All was read anew, so what fleets are not served yet comes again.
     pub(crate) fn clear(&mut self) {
         self.lanes.values_mut().for_each(|lane| lane.transaction = Transaction::new());
@@ -111,7 +120,9 @@ impl Lanes {
             let preview = self.app.cache.preview(&lane.transaction)?;
             let is_change = preview.changes().any(|(_, _, changes)| !changes.is_empty());
             let Some(plan) = plan.filter(|_| is_change) else {
-                for_all.extend(self.lanes.remove(&fleet).map(|lane| lane.transaction));
+                let over = self.lanes.remove(&fleet);
+                self.unseen = over.iter().map(|lane| lane.behind).chain(self.unseen).min();
+                for_all.extend(over.map(|lane| lane.transaction));
                 let store = self.app.store.clone();
                 tokio::spawn(async move { note(store.note_served(&fleet).await) });
                 continue;
@@ -149,6 +160,7 @@ impl Lanes {
         match end? {
             End::Promoted(commit) => {
                 tracing::info!(fleet, revision, changes = commit.changes, "the change reaches all");
+                self.unseen = [lane.behind].into_iter().chain(self.unseen).min();
                 lane.behind = revision;
                 if !lane.is_new {
                     self.lanes.remove(&fleet);

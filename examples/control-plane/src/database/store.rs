@@ -307,7 +307,7 @@ impl Store {
             let raw_scopes = raw::store::scopes_since(&mut tx, since).await?;
             let raw = raw::store::since(&mut tx, since).await?;
             let objects = objects::since(&mut tx, since).await?;
-            let is_again = revision - since > 1 && changed_again(&mut tx, since).await?;
+            let is_again = revision - since > 1 && changed_again(&mut tx, since, revision).await?;
             Ok(Changes::Some { revision, changes, raw_scopes, raw, objects, is_again })
         })
         .await

@@ -62,16 +62,12 @@ pub(crate) struct Record {
     pub(crate) is: Option<State>,
 }
 
-/// A row, as a revision left it.
+/// A row, as it was left by a revision.
 #[derive(Clone, Debug)]
 pub(crate) struct Left {
-    /// Zero, if that was before all that is looked at.
-    pub(crate) revision: i64,
+    /// By the last one before all that are looked at.
+    pub(crate) is_before: bool,
     pub(crate) key: Key,
-    /// Whose it is, or was.
-    pub(crate) scope: Option<String>,
-    /// Whose it was until then, if it moved.
-    pub(crate) left_scope: Option<String>,
     /// Nothing, if it is gone.
     pub(crate) state: Option<State>,
 }
@@ -138,14 +134,9 @@ impl Key {
 }
 
 impl Left {
-    pub(crate) fn read(row: &AnyRow) -> Result<Left, sqlx::Error> {
-        Ok(Left {
-            revision: row.try_get("revision")?,
-            key: Key::read(row)?,
-            scope: row.try_get("scope")?,
-            left_scope: row.try_get("left_scope")?,
-            state: State::read(row, "scope", "content", "value")?,
-        })
+    pub(crate) fn read(row: &AnyRow, is_before: bool) -> Result<Left, sqlx::Error> {
+        let state = State::read(row, "scope", "content", "value")?;
+        Ok(Left { is_before, key: Key::read(row)?, state })
     }
 }
 

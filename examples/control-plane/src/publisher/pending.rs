@@ -35,6 +35,8 @@ pub(crate) struct Waiting {
     last: Instant,
     /// The revision that this fleet was told last.
     pub(crate) behind: i64,
+    /// What came at several times is told at once.
+    pub(crate) is_coalesced: bool,
 }
 
 impl Batch {
@@ -62,25 +64,21 @@ impl Batch {
 
 impl Pending {
     /// Adds what changed for a fleet that knows all up to the revision `behind`.
-    /// If something waited already, which is then told with this, says since which revision.
-    pub(crate) fn add(
-        &mut self,
-        fleet: String,
-        pace: Pace,
-        batch: Batch,
-        behind: i64,
-    ) -> Option<i64> {
+    /// Says whether something waited already, which is then told with this.
+    pub(crate) fn add(&mut self, fleet: String, pace: Pace, batch: Batch, behind: i64) -> bool {
         let now = Instant::now();
         match self.fleets.get_mut(&fleet) {
             Some(waiting) => {
                 waiting.batch.merge(batch);
                 (waiting.last, waiting.pace) = (now, pace);
-                Some(waiting.behind)
+                waiting.is_coalesced = true;
+                true
             }
             None => {
-                let waiting = Waiting { batch, pace, first: now, last: now, behind };
+                let waiting =
+                    Waiting { batch, pace, first: now, last: now, behind, is_coalesced: false };
                 self.fleets.insert(fleet, waiting);
-                None
+                false
             }
         }
     }
@@ -161,7 +159,7 @@ mod tests {
     async fn without_a_pace_all_is_due_at_once() {
         let mut pending = Pending::default();
         assert_eq!((due(&pending), pending.behind().next()), (None, None));
-        assert_eq!(pending.add("a".into(), Pace::default(), change(1), 6), None);
+        assert!(!pending.add("a".into(), Pace::default(), change(1), 6));
         assert_eq!(pending.behind().next(), Some((&"a".to_owned(), 6)));
         assert_eq!(released(&mut pending), [1]);
         assert_eq!((due(&pending), pending.behind().next()), (None, None));
@@ -177,7 +175,7 @@ mod tests {
         pending.add("a".into(), pace, change(1), 1);
         for id in [2, 3] {
             tokio::time::advance(ms(8)).await;
-            assert_eq!(pending.add("a".into(), pace, change(id), id), Some(1));
+            assert!(pending.add("a".into(), pace, change(id), id));
             assert!(released(&mut pending).is_empty());
         }
         assert_eq!(due(&pending), Some(start + ms(25)));

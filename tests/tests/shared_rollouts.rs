@@ -13,7 +13,7 @@ use deltaplane_server::{TypeUrl, Variant as Protocol};
 use deltaplane_tests::member::{Member, cluster, put, stored, transact, web};
 use deltaplane_tests::{Database, Deltaplane, Kind, Upstream, Variant, wait_until};
 use serde_json::{Value, json};
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -147,15 +147,45 @@ async fn client(server: &Deltaplane, id: &str) -> ModelClient<Connection> {
 
 /// A client, and the clusters that it was given first.
 async fn greeted(server: &Deltaplane, id: &str) -> (ModelClient<Connection>, Update) {
-    let endpoint = Endpoint::from_shared(format!("http://{}", server.xds));
-    let channel = endpoint.expect("this is an address").connect().await;
     let node = Node { id: id.to_owned(), cluster: "edge".to_owned(), ..Node::default() };
-    let client = ModelClient::connect(channel.expect("it listens"), node, Protocol::Delta).await;
+    let client = ModelClient::connect(channel(server).await, node, Protocol::Delta).await;
     let mut client = client.expect("it takes a client");
     client.subscribe(TypeUrl::CLUSTER, &[]);
     let clusters = client.expect(TypeUrl::CLUSTER).await;
     client.ack(&clusters);
     (client, clusters)
+}
+
+async fn channel(server: &Deltaplane) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{}", server.xds));
+    endpoint.expect("this is an address").connect().await.expect("it listens")
+}
+
+/// What it rejected was taken back at the other server before anybody was told of it there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_that_goes_to_another_server_may_run_what_it_rejected() {
+    let (_database, servers) = two();
+    let rollout = json!({"canary": {"nodes": {"id": "canary-*"}}, "timeout_ms": 4000,
+                         "settled_for_ms": 4000});
+    let fleet = json!({"validation": "none", "rollout": rollout, "on_rejection": "rollback"});
+    put(&servers[0], "edge", &fleet);
+    let store = |kind: &str| {
+        let upsert = json!({"scope": "edge", "upserts": [cluster("c", kind)]});
+        transact(&servers[0], &upsert)["revision"].clone()
+    };
+    let first = store("STATIC");
+    all_is_settled(&servers, &first);
+    let mut canary = client(&servers[0], "canary-1").await;
+    let _other = tokio::spawn(agree(client(&servers[1], "other").await));
+    let disputed = store("STRICT_DNS");
+    reaches(&servers[1], "edge", "in_canary", &disputed);
+    let rejected = canary.expect(TypeUrl::CLUSTER).await;
+    canary.nack(&rejected, "not this");
+    let end = reaches(&servers[0], "edge", "withdrawn", &disputed);
+    all_is_settled(&servers, &end["rolled_back"]);
+    canary.reconnect(channel(&servers[1]).await).await.expect("it is taken in");
+    let again = canary.expect(TypeUrl::CLUSTER).await;
+    assert_eq!(again.decode::<Cluster>("c").cluster_discovery_type, Some(Kinds::Type(0)));
 }
 
 /// One has clients that reject what those of the other accept, and these reject to go back.

@@ -284,15 +284,15 @@ pub(crate) async fn changed(
     rows.iter().map(|row| Ok((Key::read(row)?, row.try_get("back")?))).collect()
 }
 
-/// Whether a service or a raw resource changed more than once after a revision and up to another, or may be there anew.
+/// Whether something changed more than once after a revision and up to another, or may be there anew.
 pub(crate) async fn changed_again(
     tx: &mut Tx,
     after: i64,
     until: i64,
 ) -> Result<bool, sqlx::Error> {
     let sql = "SELECT count(*) FROM (SELECT 1 FROM history WHERE revision > $1 AND revision <= $2 \
-               GROUP BY kind, place, type_url, name HAVING kind IN ('service', 'resource') \
-               AND (count(*) > 1 OR count(*) > count(content))) AS again";
+               GROUP BY kind, place, type_url, name \
+               HAVING count(*) > 1 OR count(*) > count(content)) AS again";
     let again: i64 = sqlx::query_scalar(sql).bind(after).bind(until).fetch_one(&mut **tx).await?;
     Ok(again > 0)
 }

@@ -322,8 +322,8 @@ impl Publisher {
         batch
     }
 
-    /// Publishes what is due, with what there is already. What was between, after a revision, or in what waited, is
-    /// not told, but that it was there is known.
+    /// Publishes what is due, with what there is already. What was between is not told, after a revision, or in what
+    /// waited, or is added to what a canary has; but that it was there is known.
     async fn release(
         &mut self,
         publication: Publication,
@@ -331,17 +331,15 @@ impl Publisher {
     ) -> Result<(), PublishError> {
         let due = self.pending.release(|fleet| self.lanes.is_busy(fleet));
         let coalesced = due.iter().filter(|(_, waiting)| waiting.is_coalesced);
-        let unseen = coalesced.map(|(_, waiting)| waiting.behind).chain(unseen).min();
+        let coalesced = coalesced.map(|(_, waiting)| waiting.behind);
+        let added = due.iter().filter_map(|(fleet, _)| self.lanes.behind_of(fleet));
+        let unseen = coalesced.chain(added).chain(unseen).min();
         let reverted = match unseen {
             Some(after) => self.look_back(after).await,
             None => past::Reverted::default(),
         };
         self.tell(publication, due)?;
         self.note_reverted(reverted);
-        if let Some(after) = self.lanes.take_unseen() {
-            let reverted = self.look_back(after).await;
-            self.note_reverted(reverted);
-        }
         Ok(())
     }
 

@@ -21,8 +21,6 @@ pub(crate) struct Lanes {
     app: Running,
     /// Before all was read once, nobody is connected who could be first.
     is_loaded: bool,
-    /// After which revision something was tried that not all were told.
-    unseen: Option<i64>,
 }
 
 /// What one fleet is not served yet.
@@ -43,8 +41,7 @@ struct Lane {
 
 impl Lanes {
     pub(crate) fn new(app: Running) -> Lanes {
-        let (lanes, under_way) = (BTreeMap::new(), JoinSet::new());
-        Lanes { lanes, under_way, app, is_loaded: false, unseen: None }
+        Lanes { lanes: BTreeMap::new(), under_way: JoinSet::new(), app, is_loaded: false }
     }
 
     /// Whether what changes for a fleet goes this way.
@@ -91,10 +88,9 @@ impl Lanes {
         }
     }
 
-    /// After which revision something was tried, and is over, that not all were told; at other servers it may have
-    /// gone another way.
-    pub(crate) fn take_unseen(&mut self) -> Option<i64> {
-        self.unseen.take()
+    /// The revision that all of a fleet have, if it lacks something.
+    pub(crate) fn behind_of(&self, fleet: &str) -> Option<i64> {
+        self.lanes.get(fleet).map(|lane| lane.behind)
     }
 
     /// All was read anew, so what fleets are not served yet comes again.
@@ -120,9 +116,7 @@ impl Lanes {
             let preview = self.app.cache.preview(&lane.transaction)?;
             let is_change = preview.changes().any(|(_, _, changes)| !changes.is_empty());
             let Some(plan) = plan.filter(|_| is_change) else {
-                let over = self.lanes.remove(&fleet);
-                self.unseen = over.iter().map(|lane| lane.behind).chain(self.unseen).min();
-                for_all.extend(over.map(|lane| lane.transaction));
+                for_all.extend(self.lanes.remove(&fleet).map(|lane| lane.transaction));
                 let store = self.app.store.clone();
                 tokio::spawn(async move { note(store.note_served(&fleet).await) });
                 continue;
@@ -160,7 +154,6 @@ impl Lanes {
         match end? {
             End::Promoted(commit) => {
                 tracing::info!(fleet, revision, changes = commit.changes, "the change reaches all");
-                self.unseen = [lane.behind].into_iter().chain(self.unseen).min();
                 lane.behind = revision;
                 if !lane.is_new {
                     self.lanes.remove(&fleet);

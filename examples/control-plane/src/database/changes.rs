@@ -50,7 +50,7 @@ pub enum Changes {
         raw: Vec<RawChange>,
         /// Every object, if one of them changed.
         objects: Option<Vec<Object>>,
-        /// A service or a raw resource changed more than once, or may be there anew: what was between is not told here.
+        /// Something changed more than once, or may be there anew: what was between is not told here.
         is_again: bool,
     },
     /// More than the log holds: read everything.

@@ -382,8 +382,9 @@ fn somebody_leaves_a_transaction_open() {
     let write = || server.ask("PATCH", &path, Some(&patch));
     scene.sql("CREATE TABLE back ()");
     let idle = "BEGIN; UPDATE services SET timeout_ms = 7; \
-                DO $$ BEGIN WHILE to_regclass('back') IS NOT NULL LOOP PERFORM pg_sleep(0.1); END LOOP; \
-                END $$; ROLLBACK";
+                DO $$ BEGIN FOR i IN 1..600 LOOP \
+                PERFORM 1 FROM pg_class WHERE relname = 'back'; EXIT WHEN NOT FOUND; \
+                PERFORM pg_sleep(0.1); END LOOP; END $$; ROLLBACK";
     thread::scope(|scope| {
         let somebody = scope.spawn(|| scene.sql(idle));
         wait_until("he has begun", RECOVERY, || {

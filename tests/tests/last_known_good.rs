@@ -104,6 +104,8 @@ fn it_starts_without_its_database_and_catches_up() {
     let errors = ready.json()["errors"].clone();
     assert_eq!((ready.status, &errors[0]["field"]), (503, &json!("database")), "{errors}");
     assert_eq!(errors[1]["field"], "last_known_good", "{errors}");
+    let for_envoys = server.ask("GET", "/readyz?for=envoys", None);
+    assert_eq!(for_envoys.status, 200, "{}", for_envoys.body);
     let health = server.ask("GET", "/healthz", None).json();
     assert_eq!((&health["status"], &health["last_known_good"]), (&json!("degraded"), &json!(true)));
     let metrics = server.ask("GET", "/metrics", None).body;

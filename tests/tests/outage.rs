@@ -29,6 +29,9 @@ fn the_server_serves_on_without_its_database() {
         (answer.status == 503).then(|| answer.json()["errors"][0].clone())
     });
     assert_eq!(why["field"], "database", "{why}");
+    // It is as good for Envoys as before: who routes them would take every server from them.
+    let for_envoys = server.ask("GET", "/readyz?for=envoys", None);
+    assert_eq!(for_envoys.status, 200, "{}", for_envoys.body);
     // It is alive all the same, and nobody should start it anew.
     let alive = server.ask("GET", "/healthz", None);
     assert_eq!((alive.status, &alive.json()["status"]), (200, &"degraded".into()));

@@ -1,10 +1,11 @@
 //! Whether the server is alive, and whether it is ready.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -78,18 +79,45 @@ async fn healthz(State(health): State<Health>) -> Json<Alive> {
     })
 }
 
-/// Whether the server is ready for Envoys and writers; if not, each of the errors
+/// For whom the server is to be ready.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    /// For these alone; without it, for writers as well.
+    #[param(nullable = false, inline)]
+    r#for: Option<Whom>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Whom {
+    /// Envoys, who are served what was last read while the database is away.
+    Envoys,
+}
+
+/// Whether the server is ready for Envoys and writers, or for Envoys alone; if not, each of the errors
 /// says what is missing.
 #[utoipa::path(
     get,
     path = "/readyz",
     tag = "server",
     security(()),
+    params(Asked),
     responses((status = 200, description = "It is ready", body = Ready), Problem)
 )]
-async fn readyz(State(health): State<Health>) -> Result<Json<Ready>, Problem> {
+async fn readyz(
+    State(health): State<Health>,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Result<Json<Ready>, Problem> {
+    let Query(asked) = asked.map_err(|error| {
+        let why = format!("{}; give ?for=envoys, or nothing", error.body_text());
+        Problem::new(error.status(), why)
+    })?;
     let status = health.status();
-    if status.is_ready() {
+    let is_for_envoys = asked.r#for == Some(Whom::Envoys);
+    let is_ready = if is_for_envoys { status.is_ready_for_envoys() } else { status.is_ready() };
+    if is_ready {
         return Ok(Json(Ready { status: "ready" }));
     }
     let first_load = (!status.is_loaded).then(|| "the database is still being read".to_owned());
@@ -101,8 +129,8 @@ async fn readyz(State(health): State<Health>) -> Result<Json<Ready>, Problem> {
     });
     let missing = [
         ("first_load", first_load),
-        ("database", status.trouble),
-        ("last_known_good", kept),
+        ("database", status.trouble.filter(|_| !is_for_envoys)),
+        ("last_known_good", kept.filter(|_| !is_for_envoys)),
         ("xds", xds),
     ];
     let missing = missing.into_iter().filter_map(|(field, why)| Some(Fault::new(field, why?)));

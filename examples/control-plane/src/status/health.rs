@@ -75,7 +75,13 @@ impl Status {
     /// Whether Envoys and writers may come.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.is_loaded && self.serves_xds && self.trouble.is_none()
+        self.is_ready_for_envoys() && self.trouble.is_none()
+    }
+
+    /// Whether Envoys may come: there is something to serve them, though the database may be away.
+    #[must_use]
+    pub fn is_ready_for_envoys(&self) -> bool {
+        self.is_loaded && self.serves_xds
     }
 }
 

@@ -23,6 +23,21 @@ async fn one_that_has_read_nothing_is_alive_and_not_ready() {
 }
 
 #[tokio::test]
+async fn what_is_in_the_way_of_writers_alone_is_in_nobody_elses() {
+    let sqlite = Sqlite::new();
+    let router = router(&sqlite.url()).await;
+    let (status, body) = send(&router, "GET", "/readyz?for=envoys", "").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    let missing = body["errors"].as_array().unwrap().iter().map(|error| &error["field"]);
+    assert_eq!(missing.collect::<Vec<_>>(), ["first_load", "xds"], "{body}");
+    for query in ["for=writers", "for=", "For=envoys", "for=envoys&verbose=1", "envoys"] {
+        let (status, body) = send(&router, "GET", &format!("/readyz?{query}"), "").await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{query}: {body}");
+        assert!(body["detail"].as_str().unwrap().contains("?for=envoys"), "{query}: {body}");
+    }
+}
+
+#[tokio::test]
 async fn without_clients_there_is_nothing_to_tell_of_them() {
     let sqlite = Sqlite::new();
     let router = router(&sqlite.url()).await;

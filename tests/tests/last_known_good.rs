@@ -19,6 +19,9 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A database that is away.
+const NOWHERE: &str = "postgres://nobody@127.0.0.1:1/none";
+
 /// A file for what is kept, and the folder that it is in, if that is its own.
 struct Place {
     file: PathBuf,
@@ -238,7 +241,6 @@ fn what_is_not_as_it_was_written_is_refused() {
     server.stop();
     let kept = fs::read(place.file()).expect("it was written");
 
-    let nowhere = "postgres://nobody@127.0.0.1:1/none";
     let mut flipped = kept.clone();
     let last = flipped.len() - 2;
     flipped[last] ^= 1;
@@ -246,7 +248,7 @@ fn what_is_not_as_it_was_written_is_refused() {
     let bad = [&flipped[..], &kept[..kept.len() / 2], b"", b"nonsense\n", &another];
     for bad in bad {
         fs::write(place.file(), bad).expect("a file can be written to");
-        let said = server::refusal_with(nowhere, &flags);
+        let said = server::refusal_with(NOWHERE, &flags);
         assert!(said.contains("is not used") && said.contains("--database-url"), "{said}");
         assert!(!said.contains("panicked"), "{said}");
     }
@@ -255,5 +257,34 @@ fn what_is_not_as_it_was_written_is_refused() {
     place.keeps(&server);
     drop(server);
     fs::remove_file(place.file()).expect("it is there");
-    assert!(server::refusal_with(nowhere, &flags).contains("--database-url"));
+    assert!(server::refusal_with(NOWHERE, &flags).contains("--database-url"));
+}
+
+/// It stands in for a database that is away, and not for one that is there and for another version.
+#[test]
+fn tables_of_another_version_are_no_reason_to_start_from_it() {
+    let (database, place) = (Database::create(Kind::Sqlite), Place::new());
+    let flags = place.flags();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let mut server = Deltaplane::start_with(&database.url(), &flags);
+    let (upstream, shop) = (Upstream::start("a"), Listener::reserve());
+    server.create(&service::http("shop", &shop, &upstream));
+    place.keeps(&server);
+    server.stop();
+
+    let columns = "description, installed_on, success, checksum, execution_time";
+    let newer = format!(
+        "INSERT INTO deltaplane_migrations (version, {columns}) \
+         SELECT 1000, {columns} FROM deltaplane_migrations WHERE version = 1"
+    );
+    let other = "UPDATE deltaplane_migrations SET checksum = X'00' WHERE version = 1";
+    for (sql, why) in [(newer.as_str(), "made by a newer deltaplane"), (other, "another version")] {
+        database.execute(sql);
+        let said = server::refusal_with(&database.url(), &flags);
+        assert!(said.contains(why) && !said.contains("last known good"), "{said}");
+        database.execute("DELETE FROM deltaplane_migrations WHERE version = 1000");
+    }
+    // The file is as good as before.
+    let away = Deltaplane::start_with(NOWHERE, &flags);
+    assert!(away.log_line(&["WARN", "last known good"]).is_some(), "{}", away.log());
 }

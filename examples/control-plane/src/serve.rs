@@ -242,20 +242,22 @@ fn access(tokens: HttpTokens, address: SocketAddr) -> Access {
     if is_here { Access::on_loopback() } else { Access::default() }
 }
 
-/// What a server starts from whose database cannot be used, for this reason.
+/// What a server starts from whose database cannot be reached, for this reason.
 struct Kept {
     state: Snapshot,
     why: String,
 }
 
-/// Opens a database, or else what was kept of it.
+/// Opens a database, or else, if it cannot be reached, what was kept of it. With one that answers and is not for
+/// this program, nobody starts: it will not be so when it is asked again, either.
 async fn open(
     database: Database,
     keeper: Option<&Keeper>,
 ) -> Result<(Store, Option<Kept>), ServeError> {
     let error = match Store::open(database.clone()).await {
         Ok(store) => return Ok((store, None)),
-        Err(error) => error,
+        Err(error @ OpenError::Connect { .. }) => error,
+        Err(error) => return Err(error.into()),
     };
     let Some(keeper) = keeper else { return Err(error.into()) };
     match keeper.load() {
@@ -263,7 +265,7 @@ async fn open(
             tracing::warn!(
                 %error,
                 revision = state.revision,
-                "the database cannot be used: the last known good state is served until it can"
+                "the database cannot be reached: the last known good state is served until it can"
             );
             let why = error.to_string();
             Ok((Store::unprepared(database), Some(Kept { state, why })))

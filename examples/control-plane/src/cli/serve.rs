@@ -116,7 +116,7 @@ pub struct Serve {
     #[arg(long, env = "SHUTDOWN_S", default_value_t = 5)]
     pub shutdown_s: u64,
     /// A file in which is kept what the database held last: the server starts from it
-    /// while the database is down.
+    /// while the database cannot be reached.
     #[arg(long, env = "LAST_KNOWN_GOOD", value_name = "FILE")]
     pub last_known_good: Option<PathBuf>,
     /// When the HTTP API wants a token, which `deltaplane token create` makes, for

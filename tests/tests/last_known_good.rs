@@ -11,8 +11,8 @@ use std::time::Duration;
 use deltaplane_tests::envoy::certificate::Certificate;
 use deltaplane_tests::member::{Member, cluster, put, transact, web};
 use deltaplane_tests::{
-    Database, Deltaplane, Disk, Envoy, Follower, Kind, Listener, Postgres, Upstream, Variant,
-    server, service, wait_until,
+    Database, Deltaplane, Disk, Envoy, Follower, Kind, Listener, Postgres, Upstream, Variant, http,
+    port, server, service, wait_until,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -287,4 +287,57 @@ fn tables_of_another_version_are_no_reason_to_start_from_it() {
     // The file is as good as before.
     let away = Deltaplane::start_with(NOWHERE, &flags);
     assert!(away.log_line(&["WARN", "last known good"]).is_some(), "{}", away.log());
+}
+
+/// Who has tokens is the database's to say, so that nobody gets at the metrics of the API, which are to tell that it
+/// is away.
+#[test]
+fn metrics_need_no_token_where_nothing_else_is() {
+    let (database, place) = (Database::create(Kind::Sqlite), Place::new());
+    let flags = place.flags();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let server = Deltaplane::start_with(&database.url(), &flags);
+    let (upstream, shop) = (Upstream::start("a"), Listener::reserve());
+    server.create(&service::http("shop", &shop, &upstream));
+    place.keeps(&server);
+    drop(server);
+
+    let own = format!("127.0.0.1:{}", port::reserve());
+    let more = ["--http-tokens", "always", "--metrics-listen", &own];
+    let mut server = Deltaplane::start_with(NOWHERE, &[&flags[..], &more].concat());
+    assert!(server.log_line(&[" serving ", &format!("metrics={own}")]).is_some());
+    let of_api = format!("http://{}/metrics", server.http);
+    let token = [("authorization", "Bearer dpt_of_whom_nobody_knows")];
+    for (headers, status) in [(&[][..], 401), (&token, 503)] {
+        let answer = http::get_with(&of_api, headers).expect("it answers");
+        assert_eq!(answer.status, status, "{}", answer.body);
+    }
+    let ask = |method: &str, path: &str| {
+        let answer = http::request(method, &format!("http://{own}{path}"), None);
+        answer.expect("it answers")
+    };
+    let metrics = ask("GET", "/metrics");
+    assert_eq!(metrics.status, 200, "{}", metrics.body);
+    assert!(metrics.body.contains("\ndeltaplane_database_up 0\n"), "{}", metrics.body);
+    let asked = [
+        ("GET", "/healthz", 200),
+        ("GET", "/readyz", 503),
+        ("GET", "/readyz?for=envoys", 200),
+        ("POST", "/metrics", 405),
+        ("GET", "/api/v1/services/", 404),
+        ("GET", "/xds/stats", 404),
+        ("GET", "/openapi.json", 404),
+        ("POST", "/v3/discovery:clusters", 404),
+    ];
+    for (method, path, status) in asked {
+        let answer = ask(method, path);
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
+    }
+    // A page whose name was pointed here is told no more than by the API.
+    let led = [("host", "page.test")];
+    let answer = http::get_with(&format!("http://{own}/metrics"), &led).expect("it answers");
+    assert_eq!(answer.status, 403, "{}", answer.body);
+
+    server.stop();
+    assert!(http::get(&format!("http://{own}/healthz")).is_err(), "it ends with the server");
 }

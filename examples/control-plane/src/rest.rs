@@ -20,12 +20,12 @@ use axum::Router;
 use axum::body::to_bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
-use axum::middleware::{from_fn_with_state, map_response};
+use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use prometheus::TEXT_FORMAT;
 
-use crate::access;
+use crate::access::{self, browser};
 use crate::rest::document::{is_too_slow, too_slow};
 use crate::rest::problem::Problem;
 use crate::serve::running::Running;
@@ -59,6 +59,20 @@ pub fn router(running: Running, metrics: Metrics) -> Router {
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(from_fn_with_state(running, access::gate))
+}
+
+/// How the server is, and nothing else, for whoever reaches it. On one that is `local` to its machine, metrics are for
+/// who asks by a name of that.
+pub(crate) fn metrics_router(running: Running, metrics: Metrics, local: bool) -> Router {
+    let health = health::router().with_state(running.health.clone());
+    let (health, _) = health.split_for_parts();
+    Router::new()
+        .route("/metrics", get(prometheus).with_state((running, metrics)))
+        .layer(from_fn_with_state(local, admit))
+        .merge(health)
+        .fallback(no_such_metrics)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(DefaultBodyLimit::max(BODY_MAX))
 }
 
 /// What Envoys poll, and tools ask for, by HTTP instead of gRPC.
@@ -107,11 +121,25 @@ async fn prometheus(
     Ok(([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response())
 }
 
+/// Refuses what a page of somebody else has a browser ask for.
+async fn admit(State(local): State<bool>, request: Request, next: Next) -> Response {
+    match browser::admit(&request, local) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
 async fn no_such_path(uri: Uri) -> Problem {
     let detail = format!(
         "nothing is at {}; services are at /api/v1/services/, raw resources at /api/v1/xds/scopes",
         uri.path()
     );
+    Problem::new(StatusCode::NOT_FOUND, detail)
+}
+
+async fn no_such_metrics(uri: Uri) -> Problem {
+    let path = uri.path();
+    let detail = format!("nothing is at {path} here, but at /metrics, /healthz and /readyz");
     Problem::new(StatusCode::NOT_FOUND, detail)
 }
 

@@ -17,6 +17,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
+use tracing::field::display;
 
 use crate::access::audit;
 use crate::access::identity::Identities;
@@ -98,6 +99,11 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
     let xds = listen(&arguments.xds_listen(), "--xds-listen").await?;
     let http = listen(&arguments.http_listen(), "--http-listen").await?;
     let (xds_address, http_address) = (xds.local_addr()?, http.local_addr()?);
+    let measured = match &arguments.metrics_listen {
+        Some(address) => Some(listen(address, "--metrics-listen").await?),
+        None => None,
+    };
+    let metrics_address = measured.as_ref().map(TcpListener::local_addr).transpose()?;
     let database = Database::parse(&arguments.database.database_url)?;
     let name = database.to_string();
     let keeper = arguments.last_known_good.as_deref().map(Keeper::new);
@@ -116,24 +122,39 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
 
     let Secured { xds: xds_tls, http: http_tls } = secured;
     let http_tls = http_tls.map(|files| follow(files, &running.health)).transpose()?;
-    let router = rest::router(running.clone(), metrics);
-    let http = listener::serve(http, http_tls, router, stop.clone());
+    let router = rest::router(running.clone(), metrics.clone());
+    let http = listener::serve(http, listener::CONNECTIONS, http_tls, router, stop.clone());
+    let measured = serve_metrics(measured, running.clone(), metrics, stop.clone());
     let xds = async {
         let publisher = start_publisher(arguments, &running, reloads, kept).await?;
         if let Some(keeper) = keeper {
             tokio::spawn(keeper.keep(running.clone()));
         }
-        tracing::info!(xds = %xds_address, http = %http_address, database = name, "serving");
+        let metrics = metrics_address.map(display);
+        tracing::info!(xds = %xds_address, http = %http_address, metrics, database = name, "serving");
         serve_envoys(&running, publisher, xds, xds_tls, stop.clone()).await
     };
     let http = async {
-        http.await;
+        tokio::join!(http, measured);
         Ok(())
     };
     let faces = async { tokio::try_join!(xds, http).map(drop) };
     stop.end(faces, spread, &running.store, seconds(arguments.shutdown_s)).await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Tells whoever reaches this listener, if there is one, how the server is.
+async fn serve_metrics(
+    listener: Option<TcpListener>,
+    running: Running,
+    metrics: Metrics,
+    stop: Stop,
+) {
+    let Some(listener) = listener else { return };
+    let is_local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+    let router = rest::metrics_router(running, metrics, is_local);
+    listener::serve(listener, listener::METRICS_CONNECTIONS, None, router, stop).await;
 }
 
 /// Puts together what a server consists of.

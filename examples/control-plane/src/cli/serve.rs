@@ -36,6 +36,11 @@ pub struct Serve {
     http_listen: Option<String>,
     #[arg(long, env = "XDS_HTTP_PORT", hide = true, default_value_t = 19000)]
     xds_http_port: u16,
+    /// Where /metrics, /healthz and /readyz are once more, and nothing else, by plain HTTP:
+    /// HOST:PORT. Nobody needs a token there, so that they answer while the database, which
+    /// knows tokens, is down.
+    #[arg(long, env = "METRICS_LISTEN", value_name = "HOST:PORT")]
+    pub metrics_listen: Option<String>,
     /// The scope, such as cluster-1, of clients for whose node.cluster and
     /// node.id no service and no transaction was ever stored.
     #[arg(long, env = "XDS_NODE_ID")]

@@ -26,9 +26,12 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::serve::lifetime::Stop;
 
-/// How many connections there may be; the others wait. Of the files that a process may usually have open, that leaves
-/// half for Envoys.
-const CONNECTIONS: usize = 512;
+/// How many connections the HTTP API may have; the others wait. Of the files that a process may usually have open, that
+/// leaves half for Envoys.
+pub(crate) const CONNECTIONS: usize = 512;
+
+/// How many there may be where only metrics and health are.
+pub(crate) const METRICS_CONNECTIONS: usize = 64;
 
 /// How long a client may take to shake hands.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -52,10 +55,11 @@ pub(crate) struct PeerAddress(pub(crate) SocketAddr);
 #[error("the client was waited for long enough")]
 pub(crate) struct TooSlow;
 
-/// Serves until it is told to stop, and then until those are answered who asked before. Each connection is secured by
-/// the configuration that is in force when it comes, if there is one.
+/// Serves until it is told to stop, and then until those are answered who asked before. Beyond so many connections the
+/// others wait. Each is secured by the configuration that is in force when it comes, if there is one.
 pub(crate) async fn serve(
     listener: TcpListener,
+    most: usize,
     tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     router: Router,
     stop: Stop,
@@ -65,7 +69,7 @@ pub(crate) async fn serve(
     let mut stopping = pin!(stop.told());
     loop {
         tokio::select! {
-            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
+            accepted = listener.accept(), if connections.len() < most => match accepted {
                 Ok((tcp, peer)) => {
                     let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.borrow().clone()));
                     connections.spawn(secure(acceptor, tcp, peer, router.clone(), stop.clone()));

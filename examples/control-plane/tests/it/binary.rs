@@ -7,9 +7,15 @@ use crate::database::Sqlite;
 pub(crate) fn deltaplane(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_deltaplane"));
     command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
-    for variable in
-        ["DATABASE_URL", "XDS_LISTEN", "HTTP_LISTEN", "XDS_GRPC_PORT", "XDS_HTTP_PORT", "RUST_LOG"]
-    {
+    for variable in [
+        "DATABASE_URL",
+        "XDS_LISTEN",
+        "HTTP_LISTEN",
+        "METRICS_LISTEN",
+        "XDS_GRPC_PORT",
+        "XDS_HTTP_PORT",
+        "RUST_LOG",
+    ] {
         command.env_remove(variable);
     }
     command
@@ -142,6 +148,9 @@ fn ports_that_are_taken() {
         let said = failure(&["serve", other, "127.0.0.1:0", flag, &address], 1);
         assert!(said.contains(&address) && said.contains(flag), "{said}");
     }
+    let others = ["serve", "--xds-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+    let said = failure(&[&others[..], &["--metrics-listen", &address]].concat(), 1);
+    assert!(said.contains(&address) && said.contains("--metrics-listen"), "{said}");
     assert!(failure(&["serve", "--xds-listen", "nonsense"], 1).contains("--xds-listen"));
     assert!(failure(&["serve", "--listener-address", "x"], 2).contains("--listener-address"));
 }

@@ -129,6 +129,41 @@ fn the_right_certificate_is_let_in_and_no_other() {
     drop(one_more);
 }
 
+/// A pattern binds a node to what it names, and to nothing else.
+#[test]
+fn what_a_pattern_leaves_open_is_the_nodes_to_choose() {
+    let warns = ["WARN", "--client-identity", "{fleet}"];
+    let bound = Secured::start(&["--client-identity", "spiffe://prod/{fleet}/{node}"]);
+    assert_eq!(bound.server.log_line(&warns), None);
+
+    let secured = Secured::start(&["--client-identity", "spiffe://prod/{node}"]);
+    assert!(secured.server.log_line(&warns).is_some(), "{}", secured.server.log());
+    let upstream = Upstream::start("a");
+    for (cluster, name) in [(1, "one"), (2, "two"), (3, "three")] {
+        let port = Listener::reserve();
+        let fleet = json!({"cluster_id": cluster});
+        secured.server.create(&service::but(&service::http(name, &port, &upstream), &fleet));
+    }
+    secured.fleet("cluster-3", &json!({"identity": ["spiffe://prod/*/cluster-3/{node}"]}));
+    let a = secured.authority.sign("a", "spiffe://prod/a");
+    for cluster in ["cluster-1", "cluster-2"] {
+        let envoy = secured.envoy("a", cluster, Some(&a));
+        wait_until("it is of the fleet that it names", PATIENCE, || {
+            (envoy.listeners().len() == 1).then_some(())
+        });
+        drop(envoy);
+        wait_until("it is gone", PATIENCE, || (secured.node("a") == 404).then_some(()));
+    }
+    // One that says itself whom it wants is nobody's to choose,
+    let envoy = secured.envoy("a", "cluster-3", Some(&a));
+    is_kept_out(&secured, &envoy, "a", REFUSED);
+    drop(envoy);
+    // and a star is for more than one segment.
+    let far = secured.authority.sign("far", "spiffe://prod/x/y/cluster-3/far");
+    let envoy = secured.envoy("far", "cluster-3", Some(&far));
+    wait_until("it is served", PATIENCE, || (envoy.listeners().len() == 1).then_some(()));
+}
+
 #[test]
 fn certificates_are_taken_over_while_they_are_used() {
     let secured = Secured::start(&["--client-identity", "spiffe://prod/{fleet}/{node}"]);

@@ -40,8 +40,8 @@ pub struct Fleet {
     #[schema(min_length = 1, max_length = 256)]
     pub below: Option<String>,
     /// Which certificates its nodes may show, where they have to show one: patterns of a URI (SPIFFE) or a name of
-    /// a host that the certificate is for, in which `*` is any text, `{node}` the node's id, and `{fleet}` the
-    /// fleet's name. Without any, `--client-identity` of the server says it.
+    /// a host that the certificate is for, in which `*` is any text, `/` as well, `{node}` the node's id, and
+    /// `{fleet}` the fleet's name. Without any, `--client-identity` of the server says it.
     #[schema(max_items = 64)]
     pub identity: Vec<String>,
     /// Where its Envoys are told to get what services refer to.

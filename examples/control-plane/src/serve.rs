@@ -20,7 +20,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tracing::field::display;
 
 use crate::access::audit;
-use crate::access::identity::Identities;
+use crate::access::identity::{FLEET, Identities};
 use crate::access::token::TokenError;
 use crate::access::{Access, Pass};
 use crate::canary::rollouts::Rollouts;
@@ -113,7 +113,8 @@ pub async fn run(arguments: &Serve) -> Result<(), ServeError> {
         () = stop.told() => return Ok(()),
     };
     let access = access(arguments.http_tokens, http_address).with_pass(Pass::issue()?);
-    secured.complain(xds_address, http_address, &access);
+    let identity = arguments.client_identity.as_ref();
+    secured.complain(xds_address, http_address, &access, identity);
     let (running, reloads) = assemble(arguments, store, vault, access, &secured);
     let metrics = Metrics::new().map_err(io::Error::other)?;
     accompany(arguments, &running, &metrics, &stop);
@@ -326,12 +327,26 @@ impl Secured {
     }
 
     /// Says what is not safe.
-    fn complain(&self, xds: SocketAddr, http: SocketAddr, access: &Access) {
+    fn complain(
+        &self,
+        xds: SocketAddr,
+        http: SocketAddr,
+        access: &Access,
+        identity: Option<&String>,
+    ) {
         if !xds.ip().is_loopback() && !self.xds.as_ref().is_some_and(Files::wants_clients) {
             tracing::warn!(
                 address = %xds,
                 "whoever reaches xDS is told all that it asks for, secrets included; give \
                  --tls-cert, --tls-key and --client-ca, or let only the right ones reach it"
+            );
+        }
+        if let Some(pattern) = identity.filter(|pattern| !pattern.contains(FLEET)) {
+            tracing::warn!(
+                pattern,
+                "whoever has a certificate that fits --client-identity belongs to which fleet he likes, of \
+                 those without an identity of their own; write {{fleet}} where it names that, or give each \
+                 fleet its identity"
             );
         }
         if !http.ip().is_loopback() && self.http.is_none() && access.is_by_token() {

@@ -14,7 +14,7 @@ use crate::fleets::{Directory, is_like};
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// In a pattern, the name of the fleet.
-const FLEET: &str = "{fleet}";
+pub(crate) const FLEET: &str = "{fleet}";
 
 /// In a pattern, the id of the node.
 const NODE: &str = "{node}";

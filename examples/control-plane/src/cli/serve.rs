@@ -75,7 +75,8 @@ pub struct Serve {
     #[arg(long, env = "CLIENT_CA", value_name = "FILE")]
     pub client_ca: Option<PathBuf>,
     /// The name that a client certificate must carry, unless the fleet sets `identity`: a
-    /// pattern such as spiffe://prod/{fleet}/{node}, where * is any text.
+    /// pattern such as spiffe://prod/{fleet}/{node}, where * is any text, / as well. Without
+    /// {fleet}, who has such a certificate may say that it belongs to any fleet.
     #[arg(long, env = "CLIENT_IDENTITY", value_name = "PATTERN")]
     pub client_identity: Option<String>,
     /// A file with the certificate of the HTTP API.

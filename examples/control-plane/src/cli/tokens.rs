@@ -9,7 +9,7 @@ use crate::access::token::{Rights, Token, TokenError};
 use crate::cli::table;
 use crate::cli::{DatabaseOptions, Output, TokenCommand, TokenCreate};
 use crate::database::store::{Store, StoreError};
-use crate::database::{Database, OpenError};
+use crate::database::{Database, Driver, OpenError};
 use crate::moment;
 
 /// Why a command about tokens did not do what it was to do.
@@ -19,6 +19,12 @@ pub enum TokensError {
     /// The database cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Nobody serves it: a token in it would be good for nothing.
+    #[error(
+        "there is no database {0}; start the server, or run `deltaplane migrate`, which make it, or \
+         name the server's own with --database-url (DATABASE_URL)"
+    )]
+    Absent(String),
     /// It does not do that.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -61,8 +67,14 @@ pub async fn run(command: &TokenCommand) -> Result<(), TokensError> {
     }
 }
 
-async fn open(database: &DatabaseOptions) -> Result<Store, OpenError> {
-    Store::open(Database::parse(&database.database_url)?).await
+async fn open(database: &DatabaseOptions) -> Result<Store, TokensError> {
+    let database = Database::parse(&database.database_url)?;
+    if let Driver::Sqlite(options) = &database.driver
+        && !options.get_filename().exists()
+    {
+        return Err(TokensError::Absent(database.to_string()));
+    }
+    Ok(Store::open(database).await?)
 }
 
 async fn create(store: &Store, arguments: &TokenCreate) -> Result<String, TokenError> {

@@ -434,7 +434,7 @@ async fn a_token_that_was_revoked_is_over_though_the_database_cannot_be_followed
 
 #[test]
 fn the_command_line_makes_shows_and_ends_tokens() {
-    let sqlite = Sqlite::new();
+    let sqlite = Sqlite::empty();
     let url = sqlite.url();
     let database = ["--database-url", &url];
     let run = |arguments: &[&str], token: &[(&str, &str)]| {
@@ -477,6 +477,28 @@ fn the_command_line_makes_shows_and_ends_tokens() {
     assert!(code == 1 && said.contains("revoked") && !said.contains(token), "{said}");
     let help = run(&["get", "--help"], &[("DELTAPLANE_TOKEN", "do-not-tell")]).1;
     assert!(!help.contains("do-not-tell"), "{help}");
+}
+
+/// It would be good for nothing, and the one that was meant is another.
+#[test]
+fn a_database_that_is_not_there_is_not_made_for_a_token() {
+    let sqlite = Sqlite::new();
+    let url = sqlite.url();
+    let run = |arguments: &[&str]| {
+        let output = deltaplane(arguments).args(["--database-url", &url]).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let commands = [&["token", "create", "ci"][..], &["token", "list"], &["token", "revoke", "ci"]];
+    for command in commands {
+        let (code, said) = run(command);
+        assert_eq!(code, Some(1), "{said}");
+        for word in ["there is no database", "deltaplane migrate", "--database-url"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+        assert!(!sqlite.file().exists(), "{command:?}");
+    }
+    assert_eq!(run(&["migrate"]), (Some(0), String::new()));
+    assert_eq!(run(&["token", "create", "ci"]).0, Some(0));
 }
 
 #[test]

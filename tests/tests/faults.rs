@@ -10,7 +10,8 @@ use deltaplane_tests::authority::{Authority, Pair};
 use deltaplane_tests::http::get_with;
 use deltaplane_tests::proxy::Proxy;
 use deltaplane_tests::{
-    Clock, Database, Deltaplane, Envoy, Kind, Listener, Upstream, Variant, service, wait_until,
+    Clock, Database, Deltaplane, Envoy, Kind, Listener, Postgres, Upstream, Variant, service,
+    wait_until,
 };
 use serde_json::{Value, json};
 
@@ -163,4 +164,56 @@ fn the_clock_jumps() {
     assert_eq!(envoy.stat("cluster._deltaplane.upstream_cx_total"), 1);
     assert_eq!(updates(&envoy), before, "and nothing was sent again");
     assert_eq!(server.ask("GET", "/readyz", None).status, 200);
+}
+
+/// What is kept for 90 days is that long by the one clock that all servers share, which is PostgreSQL's.
+#[test]
+fn a_server_whose_clock_is_far_ahead_drops_nothing_before_its_time() {
+    let postgres = Postgres::shared();
+    let database = postgres.create_database();
+    let url = postgres.url(&database);
+    let (mut server, upstream) = (Deltaplane::start(&url), Upstream::start("a"));
+    let id = server.create(&service::http("shop", &Listener::reserve(), &upstream));
+    for retries in 1..4 {
+        server.patch(id, &json!({"retries": retries}));
+    }
+    server.stop();
+    let ask = |sql: &str| {
+        let answer = postgres.psql(&database, sql);
+        answer.trim().parse::<i64>().expect("a number")
+    };
+    let [revisions, audit] =
+        ["revisions", "audit"].map(|table| ask(&format!("SELECT count(*) FROM {table}")));
+    assert!(revisions >= 4 && audit >= 4, "{revisions} {audit}");
+    // The first of each is as old as the others are for who goes by a wrong clock.
+    let age = 100 * 24 * 3_600_000_i64;
+    for (table, first, at) in [("revisions", "revision", "made_ms"), ("audit", "id", "at")] {
+        let of = format!("{first} = (SELECT min({first}) FROM {table})");
+        postgres.psql(&database, &format!("UPDATE {table} SET {at} = {at} - {age} WHERE {of}"));
+    }
+
+    let clock = Clock::new();
+    clock.is_ahead_by_hours(100 * 24);
+    let ahead = Deltaplane::start_by(&clock, &url, &[]);
+    let is_gone = |table: &str, at: &str| {
+        let old = format!("{at} < (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT - {age}");
+        let old = ask(&format!("SELECT count(*) FROM {table} WHERE {old}"));
+        (old == 0).then_some(())
+    };
+    wait_until("old revisions are gone", PATIENCE, || is_gone("revisions", "made_ms"));
+    wait_until("old audits are gone", PATIENCE, || is_gone("audit", "at"));
+    assert_eq!(ask("SELECT count(*) FROM revisions"), revisions - 1);
+    assert_eq!(ask("SELECT count(*) FROM audit"), audit - 1);
+
+    // What it writes itself is as old as what others write.
+    ahead.patch(id, &json!({"retries": 4}));
+    let later = "at > (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT";
+    assert_eq!(ask(&format!("SELECT count(*) FROM audit WHERE {later}")), 0);
+    // And so is what it promises to keep.
+    let oldest = ask("SELECT min(revision) FROM revisions");
+    let back = format!("/api/v1/rollback/{oldest}?dry_run=true");
+    assert_eq!(ahead.ask("POST", &back, None).status, 200);
+    let promised = "SELECT max(kept_until) - (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT \
+                    FROM revisions";
+    assert!((0..=600_000).contains(&ask(promised)), "it is kept for ten minutes");
 }

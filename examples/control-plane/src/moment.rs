@@ -1,6 +1,8 @@
-//! Moments, as people and programs read them: by RFC 3339.
+//! Moments, as people and programs read them, by RFC 3339; and by which clock.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sqlx::AnyConnection;
 
 /// What comes after the year 9999 has no words; whoever means that is shown its end.
 const LAST: Duration = Duration::from_secs(253_402_300_799);
@@ -21,6 +23,15 @@ pub(crate) fn of_milliseconds(since: i64) -> String {
 pub(crate) fn of_seconds(since: i64) -> String {
     let since = Duration::from_secs(u64::try_from(since).unwrap_or_default());
     humantime::format_rfc3339_seconds(UNIX_EPOCH + since.min(LAST)).to_string()
+}
+
+/// In SQL, how many milliseconds after 1970 it is by the clock of the database. That is one for all servers on it: what is
+/// kept for a time is not dropped by one of them whose own clock is wrong.
+pub(crate) fn now_in(database: &AnyConnection) -> &'static str {
+    match database.backend_name() {
+        "SQLite" => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+        _ => "(extract(epoch FROM clock_timestamp()) * 1000)::BIGINT",
+    }
 }
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
 //! Who wrote what by the HTTP API, and with which result.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
-use sqlx::{Any, Row as _, Transaction};
+use sqlx::{Any, AssertSqlSafe, Row as _, Transaction};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::database::store::{Store, StoreError, within};
 use crate::database::{BULK_PATIENCE, PATIENCE};
-use crate::moment;
+use crate::moment::{self, now_in};
 
 /// The most entries that are shown at once.
 pub const LIMIT_MAX: i64 = 1000;
@@ -75,20 +75,17 @@ pub struct Wanted {
     pub limit: Option<i64>,
 }
 
-/// In milliseconds since 1970.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
 /// Writes an entry down, and returns its id.
 pub(crate) async fn record(
     tx: &mut Transaction<'_, Any>,
     entry: &Entry,
 ) -> Result<i64, sqlx::Error> {
-    let sql = "INSERT INTO audit (at, caller, peer, method, path, status) \
-               VALUES ($1, $2, $3, $4, $5, $6) RETURNING id";
-    let query = sqlx::query_scalar(sql).bind(now()).bind(entry.caller.clone());
+    let now = now_in(tx);
+    let sql = format!(
+        "INSERT INTO audit (at, caller, peer, method, path, status) \
+         VALUES ({now}, $1, $2, $3, $4, $5) RETURNING id"
+    );
+    let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(entry.caller.clone());
     let query = query.bind(entry.peer.clone()).bind(entry.method.clone());
     query.bind(entry.path.clone()).bind(entry.status).fetch_one(&mut **tx).await
 }
@@ -127,9 +124,12 @@ impl Store {
     /// Removes the entries that are older than this, and says how many there were.
     pub async fn prune_audit(&self, age: Duration) -> Result<u64, StoreError> {
         let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-        let query = sqlx::query("DELETE FROM audit WHERE at < $1").bind(now().saturating_sub(age));
         within(BULK_PATIENCE, async {
-            query.execute(&self.pool).await.map(|gone| gone.rows_affected())
+            let mut connection = self.pool.acquire().await?;
+            let now = now_in(&connection);
+            let sql = format!("DELETE FROM audit WHERE at < (SELECT {now} - $1)");
+            let query = sqlx::query(AssertSqlSafe(sql)).bind(age);
+            query.execute(&mut *connection).await.map(|gone| gone.rows_affected())
         })
         .await
     }

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use sqlx::{Any, Transaction};
+use sqlx::{Any, AssertSqlSafe, Transaction};
 
 use crate::database::PATIENCE;
 use crate::database::store::{Store, StoreError, within};
 use crate::history;
-use crate::history::rollback::{ms, now_ms};
+use crate::history::rollback::ms;
+use crate::moment::now_in;
 use crate::status::health::Health;
 
 /// How many rows are dropped at once: others want to write in between.
@@ -113,15 +114,19 @@ async fn horizon(
         let found: Option<i64> = query.fetch_one(&mut **tx).await?;
         oldest = oldest.max(found.unwrap_or_default());
     }
+    let now = now_in(tx);
     if let Some(age) = retention.age {
         // If all are older, the last one is kept.
-        let sql = "SELECT coalesce((SELECT min(revision) FROM revisions WHERE made_ms >= $1), \
-                   (SELECT max(revision) FROM revisions))";
-        let query = sqlx::query_scalar(sql).bind(now_ms().saturating_sub(ms(age)));
+        let sql = format!(
+            "SELECT coalesce((SELECT min(revision) FROM revisions WHERE made_ms >= (SELECT {now} - $1)), \
+             (SELECT max(revision) FROM revisions))"
+        );
+        let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(ms(age));
         let found: Option<i64> = query.fetch_one(&mut **tx).await?;
         oldest = oldest.max(found.unwrap_or_default());
     }
-    let sql = "SELECT min(revision) FROM revisions WHERE kept_until > $1";
-    let promised: Option<i64> = sqlx::query_scalar(sql).bind(now_ms()).fetch_one(&mut **tx).await?;
+    let sql = format!("SELECT min(revision) FROM revisions WHERE kept_until > (SELECT {now})");
+    let query = sqlx::query_scalar(AssertSqlSafe(sql));
+    let promised: Option<i64> = query.fetch_one(&mut **tx).await?;
     Ok(promised.map_or(oldest, |promised| oldest.min(promised)))
 }

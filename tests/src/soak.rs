@@ -38,7 +38,6 @@ use std::time::{Duration, Instant};
 use deltaplane_server::Variant;
 use tokio::runtime::{Builder, Runtime};
 
-use self::check::Right;
 use self::client::{Client, Identity};
 use self::envoy::Proxied;
 use self::gate::Gate;
@@ -252,9 +251,8 @@ impl Soak {
         let number = self.outcome.waits.len();
         let found = check::all_is_right(&self.world, &self.writers, self.runtime.handle(), number);
         match found {
-            Ok(Right { took, kept }) => {
+            Ok(took) => {
                 self.outcome.waits.push(took);
-                self.outcome.kept.extend(kept);
                 true
             }
             Err(wrong) => {

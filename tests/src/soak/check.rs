@@ -23,42 +23,20 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Of so much that is wrong, one has seen enough.
 const ENOUGH: usize = 12;
 
-/// After that, an Envoy is taken to keep what is gone: longer than it may still use it.
-const KEPT: Duration = Duration::from_secs(40);
-
-/// What is not as it should be.
-#[derive(Debug, Default)]
-struct Differences {
-    wrong: Vec<String>,
-    /// What Envoys have that is gone.
-    kept: Vec<String>,
-}
-
-/// How everybody came to have what is stored.
-#[derive(Debug)]
-pub(super) struct Right {
-    /// How long it took.
-    pub(super) took: Duration,
-    /// What Envoys have beside. Of a response that it rejects, an Envoy applies what is good; if its stream
-    /// breaks then, it does not say so on the next one. When that goes, nobody knows that it has it.
-    /// Nothing refers to it any more.
-    pub(super) kept: Vec<String>,
-}
-
-/// Waits until everybody has what is stored, or says what is wrong still.
+/// Waits until everybody has what is stored, and says how long that took, or what is wrong still.
 pub(super) fn all_is_right(
     world: &World,
     writers: &[Writer],
     runtime: &Handle,
     round: usize,
-) -> Result<Right, Vec<String>> {
+) -> Result<Duration, Vec<String>> {
     let visitors = visitors(world, writers, runtime, round);
     let start = Instant::now();
     loop {
-        let Differences { wrong, kept } = differences(world, writers, &visitors);
+        let wrong = differences(world, writers, &visitors);
         let took = start.elapsed();
-        if wrong.is_empty() && (kept.is_empty() || took > KEPT) {
-            return Ok(Right { took, kept });
+        if wrong.is_empty() {
+            return Ok(took);
         }
         if took > PATIENCE {
             return Err(wrong.into_iter().chain(unsettled(world)).collect());
@@ -107,7 +85,7 @@ fn visitors(
 
 /// What is wrong at first sight: of visitors, then of clients, then of Envoys, since each is compared with
 /// what those before have.
-fn differences(world: &World, writers: &[Writer], visitors: &[(usize, Client)]) -> Differences {
+fn differences(world: &World, writers: &[Writer], visitors: &[(usize, Client)]) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut wanted: Vec<Held> = Vec::new();
     for writer in writers {
@@ -124,7 +102,7 @@ fn differences(world: &World, writers: &[Writer], visitors: &[(usize, Client)]) 
         wanted.extend(all.into_iter().map(|(_, held)| held).next());
     }
     if !wrong.is_empty() {
-        return Differences { wrong: enough(wrong), kept: Vec::new() };
+        return enough(wrong);
     }
     for inhabitant in &world.inhabitants {
         let identity = &inhabitant.client.identity;
@@ -140,18 +118,14 @@ fn differences(world: &World, writers: &[Writer], visitors: &[(usize, Client)]) 
             .extend(unlike(&held, &wanted).map(|it| format!("{who}: {it} is not as it should be")));
     }
     if !wrong.is_empty() {
-        return Differences { wrong: enough(wrong), kept: Vec::new() };
+        return enough(wrong);
     }
-    let mut kept = Vec::new();
     for envoy in &world.envoys {
-        let (differences, others) = envoy.differences(&wanted[envoy.fleet - 1]);
         let (name, replica) = (&envoy.name, envoy.gate.replica());
-        wrong.extend(
-            differences.into_iter().map(|it| format!("{name}, at replica {replica}: {it}")),
-        );
-        kept.extend(others.into_iter().map(|it| format!("{name}: {it}")));
+        let differences = envoy.differences(&wanted[envoy.fleet - 1]).into_iter();
+        wrong.extend(differences.map(|it| format!("{name}, at replica {replica}: {it}")));
     }
-    Differences { wrong: enough(wrong), kept }
+    enough(wrong)
 }
 
 /// What a client should have of all that there is.

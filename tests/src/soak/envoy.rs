@@ -49,9 +49,8 @@ impl Proxied {
         self.envoy.resume();
     }
 
-    /// What it does not use as it should, by what clients of its fleet should have; and the clusters and
-    /// listeners that it has beside.
-    pub(super) fn differences(&self, wanted: &Held) -> (Vec<String>, Vec<String>) {
+    /// What it does not use as it should, by what clients of its fleet should have.
+    pub(super) fn differences(&self, wanted: &Held) -> Vec<String> {
         let (beliefs, mut wrong) = (Beliefs::of(&self.envoy), Vec::new());
         let mut used: BTreeMap<(TypeUrl, &str), &Value> = BTreeMap::new();
         for (type_url, name) in beliefs.names() {
@@ -82,11 +81,10 @@ impl Proxied {
         }
         // Clusters by DNS have endpoints, too, which come from nowhere.
         let others = used.keys().filter(|(type_url, _)| *type_url != TypeUrl::ENDPOINT);
-        let (kept, others): (Vec<_>, Vec<_>) =
-            others.partition(|(kind, _)| [TypeUrl::CLUSTER, TypeUrl::LISTENER].contains(kind));
-        let shown = |(kind, name): &&(TypeUrl, &str)| format!("{} {name}", kind.message_name());
-        wrong.extend(others.iter().map(|it| format!("{} is left over", shown(it))));
-        (wrong, kept.iter().map(shown).collect())
+        wrong.extend(
+            others.map(|(kind, name)| format!("{} {name} is left over", kind.message_name())),
+        );
+        wrong
     }
 }
 

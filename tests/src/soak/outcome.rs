@@ -40,8 +40,6 @@ pub struct Outcome {
     /// How long it took at each quiet point until everybody had what is stored.
     pub(super) waits: Vec<Duration>,
     pub(super) samples: Vec<Sample>,
-    /// What Envoys had that was gone.
-    pub(super) kept: BTreeSet<String>,
     logged: BTreeMap<(String, String), Lines>,
     /// The problems' kinds.
     blamed: BTreeSet<&'static str>,
@@ -66,7 +64,6 @@ impl Outcome {
             requests: 0,
             waits: Vec::new(),
             samples: Vec::new(),
-            kept: BTreeSet::new(),
             logged: BTreeMap::new(),
             blamed: BTreeSet::new(),
         }
@@ -181,15 +178,7 @@ impl Outcome {
     fn verdicts(&self) -> [(&'static str, String, &'static [&'static str]); 6] {
         let longest = self.waits.iter().max().copied().unwrap_or_default();
         let (points, longest) = (self.waits.len(), longest.as_secs_f64());
-        let mut quiet = format!("at {points} quiet points, after {longest:.1} s at most");
-        if !self.kept.is_empty() {
-            let kept = self.kept.len();
-            let _ = write!(
-                quiet,
-                "; but for {kept} unused clusters or listeners that are gone, which Envoys had applied out of \
-                 responses that they rejected before their streams broke (R-13)"
-            );
-        }
+        let quiet = format!("at {points} quiet points, after {longest:.1} s at most");
         let memory = match self.memory() {
             Some((middle, late)) => {
                 format!("{:.1} MiB in the middle, {:.1} MiB late", middle / MIB, late / MIB)

@@ -419,6 +419,25 @@ fn r13_what_went_back_before_the_cache_knew_of_it_can_be_told() {
     }
 }
 
+#[test]
+fn r13_who_has_nothing_is_told_too_what_was_there_and_is_gone() {
+    for variant in BOTH {
+        let first = Client::with(variant, &[(CDS, "a", 1)]);
+        first.commit(&[(CDS, "good", 1), (CDS, "bad", 1)], &[]);
+        first.commit(&[], &[(CDS, "good"), (CDS, "bad")]);
+        // It may have rejected its very first response, and run what was good of it.
+        let mut second = Client::of(first.cache.clone(), variant);
+        second.ask(CDS, &[]);
+        let got = second.expect(CDS);
+        assert_eq!(got.resources, ["a=1"]);
+        second.ack(&got, &[]);
+        if variant != Variant::Sotw {
+            second.pass(Duration::from_secs(60));
+            assert_eq!(second.expect(CDS).removed, ["bad", "good"]);
+        }
+    }
+}
+
 /// A client that comes back with all clusters, as it was told them.
 fn back_with(before: &Client, told: &Got) -> Client {
     let variant = before.machine.variant();

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{Reason, TypeStream};
-use crate::{Resource, TypeVersion, View, subscription::WILDCARD};
+use crate::{Resource, TypeVersion, Variant, View, subscription::WILDCARD};
 
 /// What the first request of a type said the client holds from an earlier stream.
 #[derive(Debug, Default)]
@@ -87,8 +87,26 @@ impl TypeStream {
                 self.compare_version(view, version.parse().ok().as_ref());
                 self.renew(view);
             }
-            _ => {}
+            _ => self.doubt_nothing(view),
         }
+    }
+
+    /// Whoever says that he has nothing may have rejected the first that he was ever told, and run what was good of it.
+    /// All that there is, he is told; and that what was there of late is gone. In State of the World, the one says the other.
+    fn doubt_nothing<V: View>(&mut self, view: &V) {
+        if self.variant == Variant::Sotw || !self.covers_unnamed() {
+            return;
+        }
+        for name in view.reverted(&self.type_url).names {
+            if self.subscription.covers(&name) && self.find(view, &name).is_none() {
+                self.owe_claimed(name, None, true);
+            }
+        }
+    }
+
+    /// Whether it is subscribed to more than names.
+    fn covers_unnamed(&self) -> bool {
+        self.subscription.is_wildcard() || self.subscription.globs().next().is_some()
     }
 
     /// Compares the version that a State of the World client says its set has. Where that set is still
@@ -158,7 +176,7 @@ impl TypeStream {
         versions.remove(WILDCARD);
         let type_url = self.type_url.clone();
         // It may run what was between, and not say so. What it asks for by name is owed already.
-        if self.subscription.is_wildcard() || self.subscription.globs().next().is_some() {
+        if self.covers_unnamed() {
             let reverted = view.reverted(&type_url).names.into_iter();
             let unnamed = reverted.filter(|name| self.subscription.covers(name));
             versions.extend(unnamed.map(|name| (name.to_string(), String::new())));

@@ -107,6 +107,29 @@ fn postgres_moves_to_another_address() {
     assert_eq!(scene.updates(), before, "nothing was sent again");
 }
 
+/// What reached the standby is there, and it goes on from that.
+#[test]
+fn postgres_fails_over_to_its_standby() {
+    let mut scene = Scene::start();
+    let standby = scene.postgres.standby();
+    scene.server.patch(scene.id, &json!({"timeout_ms": 1234}));
+    wait_until("the standby has it", RECOVERY, || {
+        let stored = standby.psql(&scene.database, "SELECT timeout_ms FROM services");
+        (stored.trim() == "1234").then_some(())
+    });
+    let before = scene.updates();
+    scene.postgres.stop();
+    scene.is_ready(false);
+    scene.shop.reaches("/", &scene.a);
+    standby.psql("postgres", "SELECT pg_promote()");
+    scene.proxy.leads_to(standby.port());
+    scene.postgres = standby;
+    scene.is_well();
+    assert_eq!(scene.updates(), before, "nothing was sent again");
+    let path = format!("/api/v1/services/{}", scene.id);
+    assert_eq!(scene.server.ask("GET", &path, None).json()["timeout_ms"], 1234);
+}
+
 /// As when a machine vanishes, or what stands between has forgotten who spoke to whom.
 #[test]
 fn connections_to_postgres_are_half_open() {
@@ -319,9 +342,14 @@ fn postgres_is_slow_and_then_silent() {
 #[test]
 fn notifications_get_lost() {
     let scene = Scene::start();
+    let untold = || scene.server.metric("deltaplane_database_untold_changes_total");
     scene.proxy.loses_notifications();
     scene.proxy.cuts();
     scene.is_well();
+    let (before, port) = (untold(), scene.b.port());
+    scene.sql(&format!("UPDATE services SET upstream_port = {port} WHERE id = {}", scene.id));
+    scene.shop.moves_within("/", &scene.a, &scene.b, RECOVERY);
+    assert_eq!(untold(), before + 1.0);
 }
 
 /// What the server confirmed while its connections broke is there.
@@ -403,9 +431,11 @@ fn somebody_leaves_a_transaction_open() {
             let answer = writer.join().expect("it does not panic");
             assert_eq!(answer.status, 503, "{}", answer.body);
         }
+        assert!(!is_writable(server));
         scene.sql("DROP TABLE back");
         somebody.join().expect("he rolls back");
     });
+    can_be_written(server);
     scene.is_well();
     assert_eq!(server.log_line(&["cannot be followed"]), None);
 }
@@ -494,8 +524,10 @@ fn sqlite_is_locked_by_somebody_else() {
     assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
     assert_eq!(server.ask("GET", &path, None).json()["upstream_port"], a.port());
     assert_eq!(server.ask("GET", "/readyz", None).status, 200, "it can be read");
+    assert!(!is_writable(&server));
     shop.reaches("/", &a);
     holder.lets_go();
+    can_be_written(&server);
     server.patch(id, &json!({"upstream_port": b.port()}));
     shop.moves("/", &a, &b);
 }

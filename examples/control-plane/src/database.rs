@@ -306,6 +306,11 @@ impl Database {
             MigrateError::VersionMissing(_) | MigrateError::VersionMismatch(_) => {
                 "its tables were made by another version of deltaplane".to_owned()
             }
+            MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _)
+                if !matches!(source, sqlx::Error::Database(_)) =>
+            {
+                return self.unusable(source);
+            }
             MigrateError::ExecuteMigration(source, _) => source.to_string(),
             other => other.to_string(),
         };

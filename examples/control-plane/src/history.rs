@@ -19,7 +19,8 @@ use utoipa::IntoParams;
 use crate::database::store::{Store, StoreError, within};
 use crate::database::{BULK_PATIENCE, PATIENCE};
 use crate::history::record::{Key, Left, RESOURCE, Record};
-use crate::history::rollback::{ITSELF, ms, now_ms};
+use crate::history::rollback::{ITSELF, ms};
+use crate::moment;
 
 /// How long it counts that something went back to what it was, as the cache counts it.
 const LATELY: Duration = Duration::from_secs(600);
@@ -194,11 +195,14 @@ impl Store {
     ) -> Result<(), StoreError> {
         within(PATIENCE, async {
             let mut tx = self.begin_read().await?;
-            let sql = "SELECT coalesce((SELECT revision FROM revisions \
-                       WHERE revision > $1 AND revision <= $2 AND made_ms < $3 \
-                       ORDER BY revision DESC LIMIT 1), $1)";
-            let query = sqlx::query_scalar(sql).bind(after).bind(until);
-            let query = query.bind(now_ms() - ms(LATELY));
+            let now = moment::now_in(&tx);
+            let sql = format!(
+                "SELECT coalesce((SELECT revision FROM revisions \
+                 WHERE revision > $1 AND revision <= $2 AND made_ms < {now} - $3 \
+                 ORDER BY revision DESC LIMIT 1), $1)"
+            );
+            let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(after).bind(until);
+            let query = query.bind(ms(LATELY));
             let by_time: i64 = query.fetch_one(&mut *tx).await?;
             let sql = "SELECT coalesce((SELECT revision FROM history \
                        WHERE revision > $1 AND revision <= $2 \

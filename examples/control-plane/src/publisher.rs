@@ -163,8 +163,10 @@ impl Publisher {
             let due = self.pending.due(|fleet| self.lanes.is_busy(fleet));
             tokio::select! {
                 changed = watch.changed() => {
-                    changed?;
+                    let (was_told, before) = (changed?, self.revision);
                     self.read_changes().await?;
+                    let is_untold = !was_told && self.revision > before;
+                    self.health.update(|status| status.untold += u64::from(is_untold));
                 }
                 Some(asked) = self.reloads.0.recv() => {
                     let done = self.reload(asked.service).await;

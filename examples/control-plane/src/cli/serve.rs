@@ -58,7 +58,8 @@ pub struct Serve {
     #[arg(long, env = "LOAD_REPORT_INTERVAL_S", default_value_t = 10)]
     pub load_report_interval_s: u64,
     /// A file with the key that encrypts private keys in the database: 32 bytes in
-    /// base64, as `openssl rand -base64 32` makes them. SECRET_KEY is the key itself.
+    /// base64, as `openssl rand -base64 32` makes them. What was encrypted by keys in
+    /// later lines can be read, too. SECRET_KEY is the key itself.
     #[arg(long, env = "SECRET_KEY_FILE")]
     secret_key_file: Option<PathBuf>,
     #[arg(long, env = "SECRET_KEY", hide = true, hide_env_values = true)]

@@ -63,31 +63,32 @@ impl Watch {
         Ok(Watch { source, written })
     }
 
-    /// Returns when there may be something new; an error says that
-    /// notifications may have been lost.
-    pub async fn changed(&mut self) -> Result<(), sqlx::Error> {
+    /// Returns when there may be something new, and whether that was told, or it is only time to look; an error
+    /// says that notifications may have been lost.
+    pub async fn changed(&mut self) -> Result<bool, sqlx::Error> {
         tokio::select! {
-            () = self.written.notified() => Ok(()),
+            () = self.written.notified() => Ok(true),
             changed = self.source.changed() => changed,
         }
     }
 }
 
 impl Source {
-    async fn changed(&mut self) -> Result<(), sqlx::Error> {
+    async fn changed(&mut self) -> Result<bool, sqlx::Error> {
         match self {
             Source::Sqlite { connection, version, file } => loop {
                 tokio::time::sleep(SQLITE_POLL).await;
                 file.check()?;
                 let now = data_version(connection).await?;
                 if std::mem::replace(version, now) != now {
-                    return Ok(());
+                    return Ok(true);
                 }
             },
             Source::Postgres { listener, is_listening } => {
                 let notified = tokio::time::timeout(POSTGRES_POLL, listener.try_recv()).await;
                 let Ok(received) = notified else {
-                    return is_heard(listener, is_listening).await;
+                    is_heard(listener, is_listening).await?;
+                    return Ok(false);
                 };
                 if received?.is_none() {
                     let why = "its connection for notifications was lost";
@@ -95,7 +96,7 @@ impl Source {
                 }
                 // One look answers all that have arrived.
                 while listener.next_buffered().is_some() {}
-                Ok(())
+                Ok(true)
             }
         }
     }

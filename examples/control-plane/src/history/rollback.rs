@@ -1,7 +1,7 @@
 //! Back to what was stored at a revision: a change like any other.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
 use thiserror::Error;
@@ -476,11 +476,6 @@ async fn keep(
     let sql = format!("UPDATE revisions SET kept_until = {now} + $1 WHERE revision = $2");
     sqlx::query(AssertSqlSafe(sql)).bind(ms(KEPT)).bind(revision).execute(&mut **tx).await?;
     Ok(())
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map(ms).unwrap_or_default()
 }
 
 pub(crate) fn ms(time: Duration) -> i64 {

@@ -40,6 +40,8 @@ pub struct Status {
     pub published: Option<Published>,
     /// How often what changed was told to a fleet together with what waited already.
     pub coalesced: u64,
+    /// How often a change was found of which the database had not told.
+    pub untold: u64,
     /// How many rows of the database are not valid: what each was before is served, if it was anything.
     pub invalid_rows: usize,
     /// When each stored certificate ends, in seconds since 1970.

@@ -230,6 +230,9 @@ fn server(page: &Page, running: &Running) -> Result<(), Error> {
         float(revision),
     )?;
     page.counter("deltaplane_publications_total", "Changes published", status.publications)?;
+    let name = "deltaplane_database_untold_changes_total";
+    let help = "Changes that were found without a notification by PostgreSQL, up to a second late";
+    page.counter(name, help, status.untold)?;
     let name = "deltaplane_coalesced_total";
     page.counter(name, "Changes told together with what waited already", status.coalesced)?;
     let ends = status.certificates.iter();

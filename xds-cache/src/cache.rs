@@ -377,6 +377,9 @@ mod tests {
         }
         assert_eq!(asked, 10, "no more often than it has to be");
         assert!(look(Revision(1)).is_err(), "something was forgotten");
+        let view = cache.view(&Arc::from(["default".into()]));
+        assert!(view.changed_between(&TYPE, Revision(1), Revision(2)), "it may have changed then");
+        assert!(!view.changed_between(&TYPE, view.revision(), view.revision()));
         put(&cache, "mine", 1);
         assert!(is_raised());
         assert!(look(cursor).is_ok());

@@ -40,12 +40,15 @@ impl CacheView {
         CacheView::new(self.state.clone(), scopes.clone())
     }
 
-    /// Whether something of a type changed after one revision, and not after another.
+    /// Whether something of a type changed after one revision, and not after another; or may have, if that is
+    /// forgotten.
     #[must_use]
     pub fn changed_between(&self, type_url: &TypeUrl, after: Revision, until: Revision) -> bool {
         let is_between = |revision: Revision| revision > after && revision <= until;
-        self.layers(type_url)
-            .any(|layer| layer.revisions().take_while(|revision| *revision > after).any(is_between))
+        self.layers(type_url).any(|layer| {
+            let mut later = layer.revisions().take_while(|revision| *revision > after);
+            layer.since(after).is_err() || later.any(is_between)
+        })
     }
 
     /// When what goes by a name changed last, until a revision, in the scope where it is seen; nothing, if

@@ -9,7 +9,7 @@ use std::{
 use deltaplane_core::{Change, LogTruncated, Resource, Revision, TypeVersion};
 use imbl::{OrdMap, Vector};
 
-use crate::{reverts::Reverts, state::HashMap};
+use crate::{reverts::Reverts, rollback::COMMITS_RECALLED, state::HashMap};
 
 /// However large or old they were, this many commits stay in the log, so that one huge commit does not make
 /// every connected client too late for it.
@@ -42,23 +42,41 @@ pub(crate) struct Log {
     denoted: OrdMap<(Arc<str>, Arc<str>), (u64, Revision)>,
     /// What was removed, and when it was last.
     gone: OrdMap<Arc<str>, (Resource, Revision)>,
-    /// When each name changed last; or, of what is forgotten, did.
-    last: HashMap<Arc<str>, Revision>,
+    /// When each name changed last, and what it was; or, of what is forgotten, did, and was.
+    last: HashMap<Arc<str>, Last>,
     /// When something in each collection changed last.
     last_in: HashMap<Arc<str>, Revision>,
-    /// What is forgotten, and still in the index.
-    forgotten: Vector<Forgotten>,
+    /// What is forgotten, and still in the index: from where on.
+    forgotten: Vector<(LoggedCommit, usize)>,
     /// When all readers were asked to look, and at which revision: the last time, and the time before.
     asked: [Option<(Instant, Revision)>; 2],
     pub(crate) reverts: Reverts,
 }
 
-/// A commit of which only is known what it changed.
-#[derive(Debug, Clone)]
-struct Forgotten {
+/// What is known of a name that changed.
+#[derive(Debug, Clone, Copy)]
+struct Last {
     revision: Revision,
-    names: Vector<Arc<str>>,
-    collections: Arc<[(Arc<str>, Revision)]>,
+    /// The hashes of what was replaced last, the last one first.
+    replaced: [u64; REPLACED],
+}
+
+/// Of so many contents that a name had, one knows when it has one of them again.
+const REPLACED: usize = 4;
+
+/// In place of a hash: where there was nothing, and where nobody knows what there was.
+const NOTHING: u64 = 0;
+const UNKNOWN: u64 = u64::MAX;
+
+impl Last {
+    /// What it is after a change; and whether that made it what it was before.
+    fn after(last: Option<&Last>, change: &Change, revision: Revision) -> (Last, bool) {
+        let hash = |content: Option<&Resource>| content.map_or(NOTHING, Resource::hash);
+        let known = last.map_or([UNKNOWN; REPLACED], |last| last.replaced);
+        let mut replaced = [hash(change.before.as_ref()); REPLACED];
+        replaced[1..].copy_from_slice(&known[..REPLACED - 1]);
+        (Last { revision, replaced }, known.contains(&hash(change.after.as_ref())))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -73,6 +91,8 @@ struct LoggedCommit {
     collections: Arc<[(Arc<str>, Revision)]>,
     /// Some of it only hides what lies below.
     hides: bool,
+    /// What the version of the whole was before it.
+    before: TypeVersion,
 }
 
 /// Whether something is not longer ago than changes are kept.
@@ -158,7 +178,7 @@ impl Log {
         name: &str,
         since: Revision,
     ) -> impl Iterator<Item = (Revision, &Change)> {
-        let mut next = self.last.get(name).copied();
+        let mut next = self.last.get(name).map(|last| last.revision);
         std::iter::from_fn(move || {
             let commit = self.commit(next.filter(|revision| *revision > since)?)?;
             let at = commit.changes.binary_search_by(|change| (*change.name).cmp(name)).ok()?;
@@ -197,18 +217,28 @@ impl Log {
         &mut self,
         revision: Revision,
         changes: Vec<Change>,
-        versions: (&TypeVersion, &TypeVersion),
+        (before, is): (&TypeVersion, &TypeVersion),
         limit: usize,
     ) {
-        let last = |change: &Change| self.last.insert(change.name.clone(), revision);
-        let previous = changes.iter().map(last).map(Option::unwrap_or_default).collect();
+        let mut back = Vec::new();
+        let mut index = |change: &Change| {
+            let known = self.last.get(&change.name);
+            let previous = known.map(|last| last.revision).unwrap_or_default();
+            let (last, is_back) = Last::after(known, change, revision);
+            if is_back {
+                back.push(change.name.clone());
+            }
+            self.last.insert(change.name.clone(), last);
+            previous
+        };
+        let previous = changes.iter().map(&mut index).collect();
         let collections: BTreeSet<_> = changes.iter().filter_map(collection_of).cloned().collect();
         let last_in = |collection: Arc<str>| {
             let previous = self.last_in.insert(collection.clone(), revision);
             (collection, previous.unwrap_or_default())
         };
         let collections = collections.into_iter().map(last_in).collect();
-        let commit = LoggedCommit::new(revision, changes, previous, collections);
+        let commit = LoggedCommit::new(revision, changes, previous, collections, before.clone());
         let news = commit.changes.len();
         self.entries += news;
         self.bytes += commit.bytes();
@@ -218,7 +248,9 @@ impl Log {
             commit.removed().map(|(name, last)| (name.clone(), (last.clone(), commit.revision)));
         self.gone.extend(gone);
         let now = commit.at;
-        self.reverts.note(&commit.changes, versions, now, limit);
+        // Without a name that went back, the set did not.
+        let is_back = !back.is_empty() && before != is && self.was(is, now);
+        self.reverts.note(&commit.changes, back, is_back, now, limit);
         self.commits.push_back(commit);
         self.ask(now, revision);
         for _ in 0..LEAST_FORGOTTEN {
@@ -233,6 +265,14 @@ impl Log {
             self.drop_oldest();
         }
         self.tidy_index(news);
+    }
+
+    /// Whether the whole had a version of late.
+    fn was(&self, version: &TypeVersion, now: Instant) -> bool {
+        let recent = self.commits.iter().rev().take(COMMITS_RECALLED);
+        recent
+            .take_while(|commit| is_recent(commit.at, now))
+            .any(|commit| commit.before == *version)
     }
 
     /// Asks all readers to look, if the time has come.
@@ -264,20 +304,17 @@ impl Log {
                 self.gone.remove(name);
             }
         }
-        self.reverts.forget(&oldest.changes, oldest.at);
         self.begin = oldest.revision;
-        let LoggedCommit { revision, changes, collections, .. } = oldest;
-        let names = changes.iter().map(|change| change.name.clone()).collect();
-        self.forgotten.push_back(Forgotten { revision, names, collections });
+        self.forgotten.push_back((oldest, 0));
     }
 
     /// Takes some of what is forgotten out of the index: twice as much as came in, so that nobody pays at
     /// once for the first commit of a million.
     fn tidy_index(&mut self, news: usize) {
         for _ in 0..(2 * news).max(LEAST_FORGOTTEN) {
-            let Some(oldest) = self.forgotten.front_mut() else { return };
+            let Some((oldest, at)) = self.forgotten.front_mut() else { return };
             let revision = oldest.revision;
-            let Some(name) = oldest.names.pop_front() else {
+            let Some(change) = oldest.changes.get(*at) else {
                 for (collection, _) in oldest.collections.iter() {
                     if self.last_in.get(collection) == Some(&revision) {
                         self.last_in.remove(collection);
@@ -286,8 +323,9 @@ impl Log {
                 self.forgotten.pop_front();
                 continue;
             };
-            if self.last.get(&name) == Some(&revision) {
-                self.last.remove(&name);
+            *at += 1;
+            if self.last.get(&change.name).is_some_and(|last| last.revision == revision) {
+                self.last.remove(&change.name.clone());
             }
         }
     }
@@ -311,11 +349,13 @@ impl LoggedCommit {
         changes: Vec<Change>,
         previous: Arc<[Revision]>,
         collections: Arc<[(Arc<str>, Revision)]>,
+        before: TypeVersion,
     ) -> Self {
         let absent =
             |resource: &Option<Resource>| resource.as_ref().is_some_and(Resource::is_absent);
         let hides = changes.iter().any(|change| absent(&change.before) || absent(&change.after));
-        Self { revision, at: Instant::now(), changes: changes.into(), previous, collections, hides }
+        let (at, changes) = (Instant::now(), changes.into());
+        Self { revision, at, changes, previous, collections, hides, before }
     }
 
     /// How many bytes it keeps of what was replaced.

@@ -324,7 +324,8 @@ impl View for CacheView {
         recent.filter(|gone| self.get(type_url, gone.name()).is_none()).cloned().collect()
     }
 
-    /// Of the last ten minutes, each scope by itself: of so many changes as its log has. Costs the names that went back.
+    /// Of the last ten minutes, each scope by itself, of what is again one of the four contents that it had before; the
+    /// whole, of the last 1,024 commits. Costs the names that went back.
     fn reverted(&self, type_url: &TypeUrl) -> Reverted {
         let mut reverted = Reverted::default();
         self.layers(type_url).for_each(|layer| layer.add_reverted(&mut reverted));

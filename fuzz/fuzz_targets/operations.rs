@@ -32,7 +32,7 @@ impl<'a> Arbitrary<'a> for Run {
 
 fn operation(u: &mut Unstructured<'_>) -> Result<Operation> {
     let type_at = |u: &mut Unstructured<'_>| u.choose_index(TYPES.len());
-    Ok(match u.int_in_range(0..=11u8)? {
+    Ok(match u.int_in_range(0..=12u8)? {
         0 => Operation::Commit(
             (0..u.int_in_range(1..=3u8)?).map(|_| change(u)).collect::<Result<_>>()?,
         ),
@@ -49,6 +49,7 @@ fn operation(u: &mut Unstructured<'_>) -> Result<Operation> {
             directory: u.choose_index(DIRECTORIES.len())?,
             on: u.arbitrary()?,
         },
+        11 => Operation::TakeBack,
         _ => Operation::View(u.choose_index(VIEWS.len())?),
     })
 }

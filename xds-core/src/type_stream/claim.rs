@@ -87,13 +87,13 @@ impl TypeStream {
                 self.compare_version(view, version.parse().ok().as_ref());
                 self.renew(view);
             }
-            _ => self.doubt_nothing(view),
+            _ => self.owe_gone_of_late(view),
         }
     }
 
     /// Whoever says that he has nothing may have rejected the first that he was ever told, and run what was good of it.
     /// All that there is, he is told; and that what was there of late is gone. In State of the World, the one says the other.
-    fn doubt_nothing<V: View>(&mut self, view: &V) {
+    fn owe_gone_of_late<V: View>(&mut self, view: &V) {
         if self.variant == Variant::Sotw || !self.covers_unnamed() {
             return;
         }

@@ -229,8 +229,8 @@ fn it_stays_as_it_is_while_its_disk_is_full() {
     assert_eq!(server.ask("GET", "/healthz", None).json()["keeping"], "ok");
 }
 
-#[test]
-fn what_is_not_as_it_was_written_is_refused() {
+/// A server that kept what it had, and ended.
+fn ended() -> (Database, Place, Deltaplane) {
     let (database, place) = (Database::create(Kind::Sqlite), Place::new());
     let flags = place.flags();
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
@@ -239,6 +239,14 @@ fn what_is_not_as_it_was_written_is_refused() {
     server.create(&service::http("shop", &shop, &upstream));
     place.keeps(&server);
     server.stop();
+    (database, place, server)
+}
+
+#[test]
+fn what_is_not_as_it_was_written_is_refused() {
+    let (_database, place, mut server) = ended();
+    let flags = place.flags();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let kept = fs::read(place.file()).expect("it was written");
 
     let mut flipped = kept.clone();
@@ -263,14 +271,9 @@ fn what_is_not_as_it_was_written_is_refused() {
 /// It stands in for a database that is away, and not for one that is there and for another version.
 #[test]
 fn tables_of_another_version_are_no_reason_to_start_from_it() {
-    let (database, place) = (Database::create(Kind::Sqlite), Place::new());
+    let (database, place, _server) = ended();
     let flags = place.flags();
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let mut server = Deltaplane::start_with(&database.url(), &flags);
-    let (upstream, shop) = (Upstream::start("a"), Listener::reserve());
-    server.create(&service::http("shop", &shop, &upstream));
-    place.keeps(&server);
-    server.stop();
 
     let columns = "description, installed_on, success, checksum, execution_time";
     let newer = format!(
@@ -293,14 +296,9 @@ fn tables_of_another_version_are_no_reason_to_start_from_it() {
 /// is away.
 #[test]
 fn metrics_need_no_token_where_nothing_else_is() {
-    let (database, place) = (Database::create(Kind::Sqlite), Place::new());
+    let (_database, place, _server) = ended();
     let flags = place.flags();
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let server = Deltaplane::start_with(&database.url(), &flags);
-    let (upstream, shop) = (Upstream::start("a"), Listener::reserve());
-    server.create(&service::http("shop", &shop, &upstream));
-    place.keeps(&server);
-    drop(server);
 
     let own = format!("127.0.0.1:{}", port::reserve());
     let more = ["--http-tokens", "always", "--metrics-listen", &own];

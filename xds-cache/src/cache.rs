@@ -44,7 +44,7 @@ impl Cache {
 
     /// Makes a transaction's changes visible, all at once, at one new revision, and wakes the watches
     /// that it concerns. A transaction that changes nothing makes no revision and
-    /// wakes nobody.
+    /// wakes nobody; how [new](Transaction::up_to_date) scopes are by it is known all the same.
     ///
     /// Costs what the transaction names, and for a replacement what it replaces; never what exists.
     ///
@@ -71,6 +71,11 @@ impl Cache {
         let writer = self.writer();
         let current = self.shared.state.load_full();
         let Some(successor) = current.succeed(&transaction, LOG_LIMIT)? else {
+            if !transaction.up_to_date.is_empty() {
+                let mut state = State::clone(&current);
+                state.bring_up_to_date(&transaction);
+                self.shared.state.store(Arc::new(state));
+            }
             return Ok(Commit::new(current.revision, 0));
         };
         let commit = Commit::new(successor.state.revision, successor.changes);
@@ -258,7 +263,11 @@ impl Cache {
     #[must_use]
     pub fn types(&self, scope: &Scope) -> Vec<TypeUrl> {
         let state = self.shared.state.load();
-        state.scopes.get(scope).map(|layers| layers.keys().cloned().collect()).unwrap_or_default()
+        state
+            .scopes
+            .get(scope)
+            .map(|layers| layers.types.keys().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// How many resources each scope has of each type. Costs the number of these pairs, and not of
@@ -267,7 +276,7 @@ impl Cache {
     pub fn sizes(&self) -> Vec<(Scope, TypeUrl, usize)> {
         let state = self.shared.state.load();
         let layers = state.scopes.iter().flat_map(|(scope, layers)| {
-            layers.iter().map(move |(type_url, layer)| (scope, type_url, layer))
+            layers.types.iter().map(move |(type_url, layer)| (scope, type_url, layer))
         });
         let sizes = layers.map(|(scope, type_url, layer)| {
             (scope.clone(), type_url.clone(), layer.resources.len() - layer.hidden)

@@ -104,7 +104,7 @@ impl State {
     fn dependents(&self, revision: Revision, gone: &BTreeSet<(&Scope, &Key)>) -> Vec<Revision> {
         let is_elsewhere = |(from, key): &&(&Scope, &Key)| {
             self.scopes.iter().any(|(scope, layers)| {
-                let layer = layers.get(&key.type_url).filter(|_| scope != *from);
+                let layer = layers.types.get(&key.type_url).filter(|_| scope != *from);
                 layer.is_some_and(|layer| layer.resources.contains_key(&key.name))
             })
         };

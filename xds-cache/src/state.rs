@@ -37,8 +37,14 @@ pub(crate) struct State {
 /// A map that is looked into for each response to each stream, and so by a quick hash.
 pub(crate) type HashMap<K, V> = GenericHashMap<K, V, foldhash::fast::RandomState, DefaultSharedPtr>;
 
-/// The types of one scope.
-pub(crate) type Layers = BTreeMap<TypeUrl, Arc<Layer>>;
+/// One scope.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Layers {
+    /// What there is of each type.
+    pub(crate) types: BTreeMap<TypeUrl, Arc<Layer>>,
+    /// Up to which revision of its source all of it is here, whether that changed anything or not.
+    pub(crate) source: Option<u64>,
+}
 
 /// A state that a transaction made from another, and where they differ.
 pub(crate) struct Successor {
@@ -49,7 +55,7 @@ pub(crate) struct Successor {
 
 impl State {
     pub(crate) fn layer(&self, scope: &Scope, type_url: &TypeUrl) -> Option<&Arc<Layer>> {
-        self.scopes.get(scope)?.get(type_url)
+        self.scopes.get(scope)?.types.get(type_url)
     }
 
     /// What this state becomes by a transaction, or nothing if that changes nothing. Costs what the
@@ -109,6 +115,7 @@ impl State {
             next.state.history.pop_front();
         }
         next.state.history.push_back(record);
+        next.state.bring_up_to_date(transaction);
         Ok((!next.touched.is_empty()).then_some(next))
     }
 }
@@ -185,7 +192,21 @@ impl State {
     /// Takes a layer over, in place of the one that there was.
     pub(crate) fn put(&mut self, scope: &Scope, type_url: &TypeUrl, layer: Layer) {
         let layers = self.scopes.entry(scope.clone()).or_default();
-        Arc::make_mut(layers).insert(type_url.clone(), Arc::new(layer));
+        Arc::make_mut(layers).types.insert(type_url.clone(), Arc::new(layer));
+    }
+}
+
+impl State {
+    /// Takes up that scopes are as new as a transaction says.
+    pub(crate) fn bring_up_to_date(&mut self, transaction: &Transaction) {
+        let source = transaction.origin.revision;
+        for scope in &transaction.up_to_date {
+            if let Some(layers) = self.scopes.get_mut(scope)
+                && layers.source < source
+            {
+                Arc::make_mut(layers).source = source;
+            }
+        }
     }
 }
 

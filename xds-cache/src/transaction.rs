@@ -42,6 +42,8 @@ impl fmt::Display for Scope {
 pub struct Transaction {
     pub(crate) edits: BTreeMap<(Scope, TypeUrl), Edit>,
     pub(crate) declared: BTreeSet<(Scope, TypeUrl)>,
+    /// Of which all that the source has at that revision is here.
+    pub(crate) up_to_date: BTreeSet<Scope>,
     pub(crate) origin: Origin,
     pub(crate) insists: bool,
     pub(crate) error: Option<CommitError>,
@@ -146,6 +148,15 @@ impl Transaction {
     /// the version of each type that changes, so that replicas can tell who is ahead.
     pub fn source_revision(&mut self, revision: u64) -> &mut Self {
         self.origin.revision = Some(revision);
+        self
+    }
+
+    /// Says that with this transaction all of a scope is as the source has it at that
+    /// [revision](Transaction::source_revision), be there anything to change or not. A client that has something of an
+    /// older revision from another replica, which is not known here, does not wait for it in vain: it was
+    /// replaced before this one looked. A scope that is not known stays so.
+    pub fn up_to_date(&mut self, scope: impl Into<Scope>) -> &mut Self {
+        self.up_to_date.insert(scope.into());
         self
     }
 

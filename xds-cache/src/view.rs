@@ -81,7 +81,8 @@ impl CacheView {
     pub fn is_complete(&self) -> bool {
         let mut known =
             self.scopes.iter().filter_map(|scope| self.state.scopes.get(scope)).peekable();
-        known.peek().is_some() && known.flat_map(|layers| layers.values()).all(|layer| layer.filled)
+        known.peek().is_some()
+            && known.flat_map(|layers| layers.types.values()).all(|layer| layer.filled)
     }
 
     /// The resources that refer to a key, as they are seen: who is masked by a scope above does not count.
@@ -160,7 +161,8 @@ impl CacheView {
     fn all_layers(&self) -> impl Iterator<Item = (usize, &TypeUrl, &Layer)> {
         let scopes = self.scopes.iter().enumerate();
         scopes.flat_map(|(depth, scope)| {
-            let layers = self.state.scopes.get(scope).into_iter().flat_map(|layers| layers.iter());
+            let layers = self.state.scopes.get(scope);
+            let layers = layers.into_iter().flat_map(|layers| layers.types.iter());
             layers.map(move |(type_url, layer)| (depth, type_url, &**layer))
         })
     }
@@ -419,6 +421,15 @@ impl View for CacheView {
             }
         }
         version
+    }
+
+    fn source_revision(&self, type_url: &TypeUrl) -> Option<u64> {
+        let scopes = self.scopes.iter().filter_map(|scope| self.state.scopes.get(scope));
+        let layers = scopes.flat_map(|layers| {
+            let changed = layers.types.get(type_url).and_then(|layer| layer.version.revision);
+            [layers.source, changed]
+        });
+        layers.max().flatten()
     }
 
     fn changes(&self, type_url: &TypeUrl, since: Revision) -> Result<Arc<[Change]>, LogTruncated> {

@@ -293,6 +293,33 @@ fn r04_the_revision_of_the_source_is_in_front_of_what_it_changed() {
 }
 
 #[test]
+fn r04_a_scope_may_be_as_new_as_its_source_though_nothing_in_it_changes() {
+    let cache = Cache::new();
+    let up_to_date = |revision: u64| {
+        let mut transaction = Transaction::new();
+        transaction.source_revision(revision).up_to_date("s").up_to_date("strange").clone()
+    };
+    let newest = |type_url: TypeUrl| cache.view(&scopes(&["over", "s"])).source_revision(&type_url);
+    cache.commit(up_to_date(6)).unwrap();
+    assert_eq!((newest(CDS), cache.is_known(&"strange".into())), (None, false));
+    let mut transaction = Transaction::new();
+    transaction.source_revision(7).upsert("s", resource(CDS, "a", 1));
+    cache.commit(transaction).unwrap();
+    assert_eq!((newest(CDS), newest(EDS)), (Some(7), None));
+    let before = cache.revision();
+    assert_eq!(cache.commit(up_to_date(8)).unwrap().revision, before);
+    assert_eq!((newest(CDS), newest(EDS)), (Some(8), Some(8)));
+    assert_eq!(cache.view(&scopes(&["s"])).version(&CDS).revision, Some(7), "as it was told");
+    cache.commit(up_to_date(5)).unwrap();
+    assert_eq!(newest(CDS), Some(8));
+    // Also with something that changes.
+    cache.commit(up_to_date(9).upsert("over", resource(CDS, "a", 2)).clone()).unwrap();
+    assert_eq!((newest(CDS), newest(EDS)), (Some(9), Some(9)));
+    cache.forget(&"s".into());
+    assert_eq!((newest(CDS), newest(EDS)), (Some(9), None));
+}
+
+#[test]
 fn d17_an_alias_belongs_to_who_had_it_last() {
     let cache = Cache::new();
     let put = |scope: &str, name: &str, content: u32, aliases: &[&str]| {

@@ -137,6 +137,12 @@ pub trait View: Clone {
     /// The version of a type: what the whole set is called.
     fn version(&self, type_url: &TypeUrl) -> TypeVersion;
 
+    /// Up to which revision of its source a type is here, if that counts them. A view that does not know better
+    /// knows when it last changed.
+    fn source_revision(&self, type_url: &TypeUrl) -> Option<u64> {
+        self.version(type_url).revision
+    }
+
     /// What changed after `since`, each name once, by content.
     ///
     /// # Errors

@@ -397,7 +397,9 @@ impl Publisher {
         if let Some(fleet) = self.fleets.get_mut(&cluster) {
             let difference = fleet.apply(services);
             publication.cost.add(cluster, &difference);
-            change(self.to(publication, scope.as_str()), cluster, &difference);
+            let transaction = self.to(publication, scope.as_str());
+            // What was there for a moment only is known to others, and may change nothing here.
+            change(transaction.up_to_date(scope), cluster, &difference);
             return;
         }
         let mut fleet = Fleet::new(self.listener_address);

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use deltaplane_cache::Transaction;
 use deltaplane_core::{Variant, View};
 
 use crate::client::{BOTH, CDS, Client, EDS, Got, LDS, RDS, SDS, delta, resource, sotw};
@@ -122,12 +123,32 @@ fn r04_the_wait_is_bounded_and_said() {
     let mut client = behind(Variant::Sotw);
     client.sotw(CDS, &[], &newer.version, "");
     client.silence();
-    assert_eq!(client.machine.poll_timeout(), Some(Duration::from_secs(5)));
     client.pass(Duration::from_secs(4));
     client.silence();
-    client.pass(Duration::from_secs(1));
+    client.pass(Duration::from_millis(990));
+    client.silence();
+    assert_eq!(client.machine.poll_timeout(), Some(Duration::from_secs(5)));
+    client.pass(Duration::from_millis(10));
     assert_eq!(client.expect(CDS).resources, ["a=1"]);
     assert_eq!(client.served_older(), [2]);
+    client.silence();
+}
+
+#[test]
+fn r04_nobody_waits_for_what_came_and_went_before_the_replica_looked() {
+    let newer = ahead();
+    let mut client = behind(Variant::Sotw);
+    client.sotw(CDS, &[], &newer.version, "");
+    client.silence();
+    let mut transaction = Transaction::new();
+    transaction.source_revision(3).up_to_date("default");
+    assert_eq!(client.cache.commit(transaction).unwrap().changes, 0);
+    // Nobody wakes it, so it looks by itself.
+    let soon = client.machine.poll_timeout().unwrap();
+    assert!(soon <= client.now() + Duration::from_millis(100), "{soon:?}");
+    client.pass(soon - client.now());
+    assert_eq!(client.expect(CDS).resources, ["a=1"]);
+    assert_eq!(client.served_older(), [0; 0]);
     client.silence();
 }
 

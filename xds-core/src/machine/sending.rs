@@ -11,7 +11,7 @@ use crate::{
 impl<V: View> Machine<V> {
     /// What goes out next, of which type.
     pub(super) fn next_answer(&mut self, view: &V) -> Option<(usize, Answer)> {
-        self.timeout = self.types.iter().filter_map(TypeStream::catches_up_until).min();
+        self.timeout = self.types.iter().filter_map(|stream| stream.looks_again_at(self.now)).min();
         self.review_arrivals();
         for at in 0..self.types.len() {
             self.isolate(at);

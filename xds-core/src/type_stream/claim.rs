@@ -26,6 +26,10 @@ impl Claim {
     }
 }
 
+/// How often it is looked, meanwhile, whether the replica has caught up: that its source was read, and nothing in it is
+/// new, wakes nobody.
+const LOOKS_AGAIN: Duration = Duration::from_millis(100);
+
 /// How long a client that has something newer waits for this replica.
 #[derive(Debug)]
 pub(crate) struct CatchUp {
@@ -45,9 +49,11 @@ impl TypeStream {
             return false;
         };
         let is_newer = |claimed: &TypeVersion| {
-            let here = view.version(type_url);
-            let is_newer = here.revision.is_some() && claimed.revision > here.revision;
-            is_newer && *claimed != here && view.changes_from(type_url, claimed).is_none()
+            let here = view.source_revision(type_url);
+            let is_newer = here.is_some() && claimed.revision > here;
+            is_newer
+                && *claimed != view.version(type_url)
+                && view.changes_from(type_url, claimed).is_none()
         };
         let claimed = version.parse().ok().filter(is_newer);
         catch_up.behind = claimed.and_then(|claimed| claimed.revision);
@@ -62,9 +68,10 @@ impl TypeStream {
         self.aside.fill().catch_up = Some(CatchUp { until, behind: None });
     }
 
-    /// Until when it waits, if it does.
-    pub(crate) fn catches_up_until(&self) -> Option<Duration> {
-        self.aside.catch_up.as_ref().filter(|it| it.behind.is_some()).map(|it| it.until)
+    /// When it is looked next whether it still has to wait, if it does.
+    pub(crate) fn looks_again_at(&self, now: Duration) -> Option<Duration> {
+        let waiting = self.aside.catch_up.as_ref().filter(|it| it.behind.is_some())?;
+        Some(waiting.until.min(now + LOOKS_AGAIN))
     }
 
     /// From now on the client waits no longer; tells for which revision it did.

@@ -161,7 +161,8 @@ impl XdsServerBuilder {
     /// How long a client waits that comes back with something newer than there is here, as after it left a
     /// replica that is ahead of this one: 5 s unless set. Then it is served what there is, which
     /// [`Event::ServedOlder`](deltaplane_core::Event::ServedOlder) tells. It takes transactions that say
-    /// which [revision of their source](deltaplane_cache::Transaction::source_revision) they bring; see
+    /// which [revision of their source](deltaplane_cache::Transaction::source_revision) they bring, and what is
+    /// [up to date](deltaplane_cache::Transaction::up_to_date) with it; see
     /// [`Machine::set_catch_up`](deltaplane_core::Machine::set_catch_up).
     pub fn catch_up(mut self, patience: Duration) -> Self {
         self.catch_up = patience;

@@ -384,6 +384,61 @@ async fn outlives_its_sqlite_file() {
 
 /// Another server told its clients what was between: one that starts later reads that, and one that is there and sees all
 /// of it at once.
+/// Writes, and meanwhile nothing else is done on this thread, so not by a server of the test either.
+fn write_unseen(url: &str, changes: &[String]) {
+    thread::scope(|scope| {
+        let write = async || {
+            for sql in changes {
+                execute(url, sql).await;
+            }
+        };
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        scope.spawn(move || runtime.block_on(write())).join().unwrap();
+    });
+}
+
+/// Another server may have told clients what was between, and they may come here with that.
+async fn is_as_new_as_what_it_read(url: &str) {
+    let server = Server::start(url).await;
+    let row = "('a', 1, 80, '127.0.0.1', 1, '/a')";
+    execute(url, &format!("{INSERT} {row}")).await;
+    let value = if url.starts_with("postgres") { r"'\x0a0178'::bytea" } else { "x'0a0178'" };
+    let raw = "INSERT INTO raw_resources (scope, type_url, name, value) VALUES";
+    execute(url, &format!("{raw} ('cluster-1', '{}', 'x', {value})", TypeUrl::CLUSTER)).await;
+    server.is_current().await;
+    let before = [scope::of_cluster(1), scope::of_raw("cluster-1")].map(|scope| {
+        let view = server.cache.view(&Arc::from([scope]));
+        (view.version(&TypeUrl::CLUSTER), view)
+    });
+    write_unseen(
+        url,
+        &[
+            format!("{INSERT} ('b', 1, 80, '127.0.0.1', 1, '/b')"),
+            format!("{raw} ('cluster-1', '{}', 'y', {value})", TypeUrl::CLUSTER),
+            "DELETE FROM services WHERE name = 'b'".to_owned(),
+            "DELETE FROM raw_resources WHERE name = 'y'".to_owned(),
+        ],
+    );
+    server.is_current().await;
+    let revision = server.app.store.revision().await.unwrap().unsigned_abs();
+    for (version, before) in before {
+        let now = server.cache.view(before.scopes());
+        assert_eq!(now.revision(), before.revision(), "nothing changed");
+        assert!(version.revision < Some(revision));
+        assert_eq!(now.source_revision(&TypeUrl::CLUSTER), Some(revision), "{:?}", now.scopes());
+    }
+}
+
+#[tokio::test]
+async fn sqlite_is_as_new_as_what_it_read() {
+    is_as_new_as_what_it_read(&Sqlite::new().url()).await;
+}
+
+#[tokio::test]
+async fn postgres_is_as_new_as_what_it_read() {
+    is_as_new_as_what_it_read(&Postgres::start().url()).await;
+}
+
 async fn knows_what_went_back(url: &str) {
     let there = Server::start(url).await;
     let rows = "('a', 1, 80, '127.0.0.1', 1, '/a'), ('b', 1, 80, '127.0.0.1', 1, '/b'), \
@@ -421,16 +476,7 @@ async fn knows_what_went_back(url: &str) {
         format!("UPDATE raw_resources SET value = {one} WHERE name = 'x'"),
         "UPDATE services SET cluster_id = 1 WHERE name = 'moved'".to_owned(),
     ];
-    // Meanwhile nothing else is done on this thread, so not by the server either.
-    thread::scope(|scope| {
-        let write = async || {
-            for sql in &changes {
-                execute(url, sql).await;
-            }
-        };
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        scope.spawn(move || runtime.block_on(write())).join().unwrap();
-    });
+    write_unseen(url, &changes);
     there.is_current().await;
     let late = Server::start(url).await;
     for server in [&there, &late] {

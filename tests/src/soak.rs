@@ -155,6 +155,7 @@ impl Soak {
         let mut writers: Vec<_> = (1..=FLEETS).map(writer).collect();
         // Clients of a fleet of which nothing is known would be told nothing.
         writers.iter_mut().for_each(Writer::restore);
+        servers.read_all();
         let clusters: Vec<_> = writers.iter().map(Writer::clusters).collect();
         let mut chance = fork();
         let inhabitant = |number| {

@@ -51,6 +51,14 @@ impl Servers {
         &self.doors
     }
 
+    /// Has each of them serve what is stored by now.
+    pub(super) fn read_all(&self) {
+        for server in &self.all {
+            let answer = server.ask("POST", "/api/v1/services/reload-xds", None);
+            assert_eq!(answer.status, 200, "{}", answer.body);
+        }
+    }
+
     /// Kills one, whatever it is about to do.
     pub(super) fn kill(&mut self, replica: usize) {
         self.all[replica].kill();

@@ -520,11 +520,21 @@ fn sqlite_is_locked_by_somebody_else() {
     let patch = json!({"upstream_port": b.port()}).to_string();
     let holder = Holder::of(file);
     let start = Instant::now();
-    let answer = server.ask("PATCH", &path, Some(&patch));
-    assert_eq!(answer.status, 503, "{}", answer.body);
+    thread::scope(|scope| {
+        let write = || server.ask("PATCH", &path, Some(&patch));
+        let writers: Vec<_> = (0..12).map(|_| scope.spawn(write)).collect();
+        while !writers.iter().all(|writer| writer.is_finished()) {
+            let read = server.ask("GET", &path, None);
+            assert_eq!(read.status, 200, "{}", read.body);
+            assert_eq!(read.json()["upstream_port"], a.port());
+            assert_eq!(server.ask("GET", "/readyz", None).status, 200, "it can be read");
+        }
+        for writer in writers {
+            let answer = writer.join().expect("it does not panic");
+            assert_eq!(answer.status, 503, "{}", answer.body);
+        }
+    });
     assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
-    assert_eq!(server.ask("GET", &path, None).json()["upstream_port"], a.port());
-    assert_eq!(server.ask("GET", "/readyz", None).status, 200, "it can be read");
     assert!(!is_writable(&server));
     shop.reaches("/", &a);
     holder.lets_go();

@@ -94,6 +94,7 @@ impl Store {
     /// Writes down what somebody is about to do: so there is an entry whatever becomes of it.
     pub(crate) async fn begin_deed(&self, entry: &Entry) -> Result<i64, StoreError> {
         within(PATIENCE, async {
+            let _turn = self.turn().await?;
             let mut tx = self.pool.begin().await?;
             let id = record(&mut tx, entry).await?;
             tx.commit().await?;
@@ -107,7 +108,11 @@ impl Store {
         let sql = "UPDATE audit SET fleets = $1, status = $2, revision = $3 WHERE id = $4";
         let fleets = serde_json::json!(entry.fleets).to_string();
         let query = sqlx::query(sql).bind(fleets).bind(entry.status).bind(entry.revision);
-        within(PATIENCE, async { query.bind(entry.id).execute(&self.pool).await.map(drop) }).await
+        within(PATIENCE, async {
+            let _turn = self.turn().await?;
+            query.bind(entry.id).execute(&self.pool).await.map(drop)
+        })
+        .await
     }
 
     /// Some entries, the newest first.
@@ -125,6 +130,7 @@ impl Store {
     pub async fn prune_audit(&self, age: Duration) -> Result<u64, StoreError> {
         let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         within(BULK_PATIENCE, async {
+            let _turn = self.turn().await?;
             let mut connection = self.pool.acquire().await?;
             let now = now_in(&connection);
             let sql = format!("DELETE FROM audit WHERE at < (SELECT {now} - $1)");

@@ -60,9 +60,15 @@ impl Store {
         self.begin("UPDATE revision SET batch = 1 RETURNING value").await
     }
 
-    async fn begin(&self, sql: &'static str) -> Result<Write, sqlx::Error> {
+    /// Waits until one may write. Who waits for the database itself, as while another process has locked it, keeps others
+    /// only from writing.
+    pub(crate) async fn turn(&self) -> Result<OwnedSemaphorePermit, sqlx::Error> {
         let turn = self.writers.clone().acquire_owned().await;
-        let turn = turn.map_err(|_| sqlx::Error::PoolClosed)?;
+        turn.map_err(|_| sqlx::Error::PoolClosed)
+    }
+
+    async fn begin(&self, sql: &'static str) -> Result<Write, sqlx::Error> {
+        let turn = self.turn().await?;
         let mut tx = self.pool.begin().await?;
         let since = sqlx::query_scalar(sql).fetch_one(&mut *tx).await?;
         Ok(Write { tx, since, origin: self.origin().clone(), back_to: None, _turn: turn })

@@ -88,7 +88,8 @@ impl Source {
                 let notified = tokio::time::timeout(POSTGRES_POLL, listener.try_recv()).await;
                 let Ok(received) = notified else {
                     is_heard(listener, is_listening).await?;
-                    return Ok(false);
+                    // It may have been told while that was asked.
+                    return Ok(listener.next_buffered().is_some());
                 };
                 if received?.is_none() {
                     let why = "its connection for notifications was lost";

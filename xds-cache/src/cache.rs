@@ -31,8 +31,8 @@ struct Shared {
     watches: Arc<Watches>,
 }
 
-/// How many changes of one type in one scope are kept, for ten minutes, for clients that have not read them. A client
-/// that falls further behind is compared with the whole, or must reconnect.
+/// How many changes of one type in one scope are kept, for ten minutes at least, for clients that have not read them. A
+/// client that falls further behind is compared with the whole, or must reconnect.
 const LOG_LIMIT: usize = 65_536;
 
 impl Cache {
@@ -86,23 +86,24 @@ impl Cache {
         Ok(commit)
     }
 
-    /// Notes that these names went back to what they are here, be it to nothing, without this cache having seen what was
-    /// between, as its source may know. For ten minutes, a client that comes back is not believed that it has that: it
+    /// Notes what names were one after the other up to now, each content by its [hash](Resource::hash) and nothing where
+    /// there was none, as their source knows though this cache may not have seen all of it. Where by that a name is again
+    /// what it was, or becomes so later, a client that comes back within ten minutes is not believed that it has that: it
     /// may have rejected what was between, and run it. What is served stays, and there is no revision of it.
     ///
-    /// Costs the names. A type of which nothing was ever committed in the scope stays unknown.
-    pub fn note_reverted(
+    /// Costs the contents. A type of which nothing was ever committed in the scope stays unknown.
+    pub fn note_past(
         &self,
         scope: impl Into<Scope>,
         type_url: &TypeUrl,
-        names: impl IntoIterator<Item = Arc<str>>,
+        pasts: impl IntoIterator<Item = (Arc<str>, Vec<Option<u64>>)>,
     ) {
         let scope = scope.into();
         let _writer = self.writer();
         let current = self.shared.state.load_full();
         let Some(layer) = current.layer(&scope, type_url) else { return };
         let mut layer = Layer::clone(layer);
-        layer.note_reverted(names, LOG_LIMIT);
+        layer.note_past(pasts, LOG_LIMIT);
         let mut state = State::clone(&current);
         state.put(&scope, type_url, layer);
         self.shared.state.store(Arc::new(state));

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use deltaplane_core::{Change, LogTruncated, Resource, Reverted, Revision, TypeVersion};
+use deltaplane_core::{Change, LogTruncated, Resource, Revision, TypeVersion};
 use imbl::{OrdMap, OrdSet};
 
 use crate::{
-    log::{Log, Unread, collection_of},
+    log::{Log, Past, Unread, collection_of},
     references::References,
     state::HashMap,
 };
@@ -191,20 +191,28 @@ impl Layer {
         self.log.removed(name).filter(|_| !self.resources.contains_key(name))
     }
 
-    /// Notes that these names went back to what they are.
-    pub(crate) fn note_reverted(
+    /// Takes up what names were one after the other.
+    pub(crate) fn note_past(
         &mut self,
-        names: impl IntoIterator<Item = Arc<str>>,
+        pasts: impl IntoIterator<Item = (Arc<str>, Vec<Option<u64>>)>,
         log_limit: usize,
     ) {
-        self.log.reverts.tell(names, Instant::now(), log_limit);
+        let resources = &self.resources;
+        let past = |(name, contents): (Arc<str>, _)| {
+            let is = resources.get(&name).map(Resource::hash);
+            (name, Past::new(contents, is))
+        };
+        self.log.note_past(pasts.into_iter().map(past), log_limit);
     }
 
-    /// What went back of late to what it was before. Costs the names that did.
-    pub(crate) fn add_reverted(&self, reverted: &mut Reverted) {
-        let now = Instant::now();
-        reverted.names.extend(self.log.reverts.names(now).cloned());
-        reverted.whole |= self.log.reverts.whole(now);
+    /// The names that went back of late to what they were before.
+    pub(crate) fn reverted(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.log.reverts.names(Instant::now())
+    }
+
+    /// Whether the whole did.
+    pub(crate) fn is_reverted(&self) -> bool {
+        self.log.reverts.whole(Instant::now())
     }
 
     /// Lets time pass.

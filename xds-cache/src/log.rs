@@ -42,7 +42,7 @@ pub(crate) struct Log {
     denoted: OrdMap<(Arc<str>, Arc<str>), (u64, Revision)>,
     /// What was removed, and when it was last.
     gone: OrdMap<Arc<str>, (Resource, Revision)>,
-    /// When each name changed last, and what it was; or, of what is forgotten, did, and was.
+    /// When each name changed last, and what it was; of what is gone, until that is forgotten.
     last: HashMap<Arc<str>, Last>,
     /// When something in each collection changed last.
     last_in: HashMap<Arc<str>, Revision>,
@@ -76,6 +76,36 @@ impl Last {
         let mut replaced = [hash(change.before.as_ref()); REPLACED];
         replaced[1..].copy_from_slice(&known[..REPLACED - 1]);
         (Last { revision, replaced }, known.contains(&hash(change.after.as_ref())))
+    }
+
+    /// Takes up what else was replaced, the last one first, before what is known already.
+    fn recall(&mut self, replaced: &[u64]) {
+        let known = self.replaced.iter().filter(|known| !replaced.contains(known));
+        let all: Vec<_> = replaced.iter().chain(known).copied().take(REPLACED).collect();
+        self.replaced.iter_mut().zip(all).for_each(|(slot, hash)| *slot = hash);
+    }
+}
+
+/// What a name was one after the other, as somebody knows who has seen more of it.
+pub(crate) struct Past {
+    /// What was replaced, the last one first.
+    replaced: Vec<u64>,
+    /// It is again one of these.
+    is_back: bool,
+    /// It ends with what the name is here.
+    is_of_now: bool,
+}
+
+impl Past {
+    /// In the order in which it was so, with what the name is here.
+    pub(crate) fn new(mut contents: Vec<Option<u64>>, is: Option<u64>) -> Past {
+        contents.dedup();
+        let is_of_now = contents.pop_if(|last| *last == is);
+        let last = is_of_now.or_else(|| contents.pop());
+        let replaced = contents.iter().rev().take(REPLACED);
+        let replaced: Vec<_> = replaced.map(|content| content.unwrap_or(NOTHING)).collect();
+        let is_back = last.is_some_and(|last| replaced.contains(&last.unwrap_or(NOTHING)));
+        Past { replaced, is_back, is_of_now: is_of_now.is_some() }
     }
 }
 
@@ -249,7 +279,7 @@ impl Log {
         self.gone.extend(gone);
         let now = commit.at;
         // Without a name that went back, the set did not.
-        let is_back = !back.is_empty() && before != is && self.was(is, now);
+        let is_back = !back.is_empty() && before != is && self.was(is);
         self.reverts.note(&commit.changes, back, is_back, now, limit);
         self.commits.push_back(commit);
         self.ask(now, revision);
@@ -267,12 +297,30 @@ impl Log {
         self.tidy_index(news);
     }
 
-    /// Whether the whole had a version of late.
-    fn was(&self, version: &TypeVersion, now: Instant) -> bool {
+    /// Whether the whole had a version of late. What came after it may have been told until now.
+    fn was(&self, version: &TypeVersion) -> bool {
         let recent = self.commits.iter().rev().take(COMMITS_RECALLED);
-        recent
-            .take_while(|commit| is_recent(commit.at, now))
-            .any(|commit| commit.before == *version)
+        recent.into_iter().any(|commit| commit.before == *version)
+    }
+
+    /// Takes up what names were one after the other. Of those whose last change is forgotten, only which went back.
+    pub(crate) fn note_past(
+        &mut self,
+        pasts: impl Iterator<Item = (Arc<str>, Past)>,
+        limit: usize,
+    ) {
+        let mut back = Vec::new();
+        for (name, past) in pasts {
+            if past.is_of_now
+                && let Some(last) = self.last.get_mut(&name)
+            {
+                last.recall(&past.replaced);
+            }
+            if past.is_back {
+                back.push(name);
+            }
+        }
+        self.reverts.tell(back, Instant::now(), limit);
     }
 
     /// Asks all readers to look, if the time has come.
@@ -324,7 +372,10 @@ impl Log {
                 continue;
             };
             *at += 1;
-            if self.last.get(&change.name).is_some_and(|last| last.revision == revision) {
+            // Of what is still there, it stays known what it was.
+            let is_gone = change.after.is_none();
+            if is_gone && self.last.get(&change.name).is_some_and(|last| last.revision == revision)
+            {
                 self.last.remove(&change.name.clone());
             }
         }

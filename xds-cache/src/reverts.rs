@@ -95,7 +95,7 @@ mod tests {
     use deltaplane_core::{Resource, Revision, TypeUrl, TypeVersion};
 
     use super::*;
-    use crate::log::{KEPT_FOR, Log};
+    use crate::log::{KEPT_FOR, Log, Past};
 
     const LIMIT: usize = 100;
 
@@ -107,14 +107,17 @@ mod tests {
         version: TypeVersion,
     }
 
+    fn resource(name: &str, content: u8) -> Resource {
+        Resource::raw(TypeUrl::CLUSTER, name, vec![content]).build()
+    }
+
     impl Scene {
         /// Something becomes of names: a content, or nothing.
         fn commit(&mut self, news: &[(&'static str, Option<u8>)]) {
             let was = self.version.clone();
             let mut changes = Vec::new();
             for (name, content) in news {
-                let resource = |content| Resource::raw(TypeUrl::CLUSTER, *name, vec![content]);
-                let after = content.map(|content| resource(content).build());
+                let after = content.map(|content| resource(name, content));
                 let before = match &after {
                     Some(after) => self.set.insert(name, after.clone()),
                     None => self.set.remove(name),
@@ -125,6 +128,14 @@ mod tests {
             }
             let revision = Revision(self.log.revisions().next().unwrap_or_default().0 + 1);
             self.log.push(revision, changes, (&was, &self.version), LIMIT);
+        }
+
+        /// Somebody tells what a name was, one after the other.
+        fn tell(&mut self, name: &'static str, contents: &[Option<u8>]) {
+            let hash = |content: &Option<u8>| content.map(|content| resource(name, content).hash());
+            let is = self.set.get(name).map(Resource::hash);
+            let past = Past::new(contents.iter().map(hash).collect(), is);
+            self.log.note_past([(name.into(), past)].into_iter(), LIMIT);
         }
 
         /// What went back, and with a star if the whole did.
@@ -173,6 +184,53 @@ mod tests {
         // What is replaced only now may have been told just now.
         scene.commit(&[("a", Some(2))]);
         assert_eq!(scene.went_back(), ["a"]);
+        scene.log.age(2 * KEPT_FOR);
+        scene.commit(&[("a", Some(1))]);
+        assert_eq!(scene.went_back(), ["a", "*"]);
+    }
+
+    #[test]
+    fn it_is_known_what_was_forgotten_of_what_is_still_there() {
+        let mut scene = Scene::default();
+        scene.commit(&[("a", Some(1)), ("gone", Some(1))]);
+        scene.commit(&[("a", Some(2)), ("gone", None)]);
+        for content in 0..=u8::MAX {
+            if content % 64 == 0 {
+                scene.log.age(KEPT_FOR);
+            }
+            scene.commit(&[("b", Some(content))]);
+        }
+        assert!(scene.log.since(Revision(2)).is_err(), "it is forgotten");
+        scene.commit(&[("gone", Some(1))]);
+        assert_eq!(scene.went_back(), [""; 0]);
+        scene.commit(&[("a", Some(1))]);
+        assert_eq!(scene.went_back(), ["a"]);
+    }
+
+    #[test]
+    fn what_was_before_can_be_told() {
+        let mut scene = Scene::default();
+        scene.commit(&[("a", Some(3)), ("b", Some(3)), ("new", Some(3))]);
+        scene.tell("a", &[Some(1), Some(2), Some(2), Some(3)]);
+        scene.tell("new", &[None, Some(1), Some(3)]);
+        // That is not what is here.
+        scene.tell("b", &[Some(1), Some(2)]);
+        assert_eq!(scene.went_back(), [""; 0]);
+        scene.commit(&[("a", Some(1)), ("b", Some(1)), ("new", Some(1))]);
+        assert_eq!(scene.went_back(), ["a", "new"]);
+        // What is seen here adds to it.
+        scene.commit(&[("a", Some(4))]);
+        scene.tell("a", &[Some(5), Some(4)]);
+        for content in [5, 6, 1] {
+            scene.commit(&[("a", Some(content))]);
+            assert_eq!(scene.went_back().contains(&"a"), content != 6, "{content}");
+        }
+        // All of it may have been between.
+        scene.tell("b", &[Some(1), Some(8), Some(1)]);
+        scene.tell("gone", &[None, Some(1), None]);
+        scene.tell("never", &[None]);
+        scene.tell("nothing", &[]);
+        assert_eq!(scene.went_back(), ["a", "b", "gone", "new", "*"]);
     }
 
     #[test]

@@ -194,9 +194,7 @@ impl State {
         let layers = self.scopes.entry(scope.clone()).or_default();
         Arc::make_mut(layers).types.insert(type_url.clone(), Arc::new(layer));
     }
-}
 
-impl State {
     /// Takes up that scopes are as new as a transaction says.
     pub(crate) fn bring_up_to_date(&mut self, transaction: &Transaction) {
         let source = transaction.origin.revision;

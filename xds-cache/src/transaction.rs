@@ -138,7 +138,8 @@ impl Transaction {
         Self::default()
     }
 
-    /// A transaction that changes nothing yet, with the label and the source's revision of this one.
+    /// A transaction that changes nothing yet, with the label and the source's revision of this one; but it says of no
+    /// scope that it is [up to date](Transaction::up_to_date).
     #[must_use]
     pub fn emptied(&self) -> Self {
         Self { origin: self.origin.clone(), insists: self.insists, ..Self::default() }

@@ -7,8 +7,7 @@ use std::{
 };
 
 use deltaplane_core::{
-    Change, Key, LogTruncated, Resource, Reverted, Revision, Subscription, TypeUrl, TypeVersion,
-    View, Whole,
+    Change, Key, LogTruncated, Resource, Revision, Subscription, TypeUrl, TypeVersion, View, Whole,
 };
 
 use crate::{
@@ -52,7 +51,7 @@ impl CacheView {
     }
 
     /// When what goes by a name changed last, until a revision, in the scope where it is seen; nothing, if
-    /// that is forgotten, or it never did. Costs the length of the log.
+    /// that is forgotten, or it never did. Costs the changes of that name since.
     #[must_use]
     pub fn changed_at(&self, type_url: &TypeUrl, name: &str, until: Revision) -> Option<Revision> {
         for layer in self.layers(type_url) {
@@ -66,8 +65,7 @@ impl CacheView {
         None
     }
 
-    /// When the commit was made that brought what goes by a name; nothing, if that is forgotten. Costs the
-    /// length of the log.
+    /// When the commit was made that brought what goes by a name; nothing, if that is forgotten.
     #[must_use]
     pub fn committed_at(&self, type_url: &TypeUrl, name: &str) -> Option<SystemTime> {
         let revision = self.changed_at(type_url, name, self.state.revision)?;
@@ -326,12 +324,15 @@ impl View for CacheView {
         recent.filter(|gone| self.get(type_url, gone.name()).is_none()).cloned().collect()
     }
 
-    /// Of the last ten minutes, each scope by itself, of what is again one of the four contents that it had before; the
-    /// whole, of the last 1,024 commits. Costs the names that went back.
-    fn reverted(&self, type_url: &TypeUrl) -> Reverted {
-        let mut reverted = Reverted::default();
-        self.layers(type_url).for_each(|layer| layer.add_reverted(&mut reverted));
-        reverted
+    /// In the last ten minutes, each scope by itself: what is again one of the four contents that it had before, or is
+    /// gone or there again. Costs the names that went back.
+    fn reverted(&self, type_url: &TypeUrl) -> BTreeSet<Arc<str>> {
+        self.layers(type_url).flat_map(Layer::reverted).cloned().collect()
+    }
+
+    /// In the last ten minutes, of some scope, to what it was before one of the last 1,024 commits.
+    fn is_reverted(&self, type_url: &TypeUrl) -> bool {
+        self.layers(type_url).any(Layer::is_reverted)
     }
 
     /// Looks for the version among those of the last 32 revisions, each as it was, and with what was removed

@@ -72,7 +72,7 @@ pub use schema::{Schema, SchemaError};
 pub use subscription::Subscription;
 pub use type_stream::Reception;
 pub use type_url::{Lingering, MissingAnswer, TypePolicy, TypeUrl, Wildcard};
-pub use view::{Change, LogTruncated, Reverted, Revision, TypeVersion, View, difference};
+pub use view::{Change, LogTruncated, Revision, TypeVersion, View, difference};
 pub use whole::Whole;
 pub use wire::{
     Any, DeltaRequest, DeltaResource, DeltaResponse, ErrorDetail, Nonce, Request, ResourceError,

@@ -53,17 +53,6 @@ impl Change {
     }
 }
 
-/// What of a type went back to what it was before. A client that says that it has that may run what was between:
-/// it may have got it from another server, and rejected the response.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct Reverted {
-    /// The names that did, be it to a content or to nothing.
-    pub names: BTreeSet<Arc<str>>,
-    /// The whole set did.
-    pub whole: bool,
-}
-
 /// The log does not reach back far enough to tell what changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the log no longer reaches back to revision {since}")]
@@ -170,11 +159,18 @@ pub trait View: Clone {
         None
     }
 
-    /// What of this type went back of late to what it was before, if that is known. It is asked once for who comes
-    /// back and is subscribed to more than names.
-    fn reverted(&self, type_url: &TypeUrl) -> Reverted {
+    /// The names that went back of late to what they were before, be it to a content or to nothing, if that is known. A
+    /// client that says that it has that may run what was between: it may have got it from another server, and rejected
+    /// the response. It is asked once for each new stream in delta that is subscribed to more than names.
+    fn reverted(&self, type_url: &TypeUrl) -> BTreeSet<Arc<str>> {
         let _ = type_url;
-        Reverted::default()
+        BTreeSet::new()
+    }
+
+    /// Whether the whole set did. It is asked once for who comes back in State of the World with the version of now.
+    fn is_reverted(&self, type_url: &TypeUrl) -> bool {
+        let _ = type_url;
+        false
     }
 
     /// What differs for a client whose set of this type has this version, if it is still known which set

@@ -213,8 +213,15 @@ impl Publisher {
 
     /// Reads again, and publishes what is not as the database has it.
     async fn reload(&mut self, service: Option<i64>) -> Result<Reloaded, PublishError> {
+        let mut past = past::Resources::default();
         let publication = match service {
-            None => self.prepare_all().await?,
+            None => {
+                let waiting = self.pending.behind().chain(self.lanes.behind());
+                let seen = waiting.map(|(_, behind)| behind).chain([self.revision]).min();
+                let publication = self.prepare_all().await?;
+                past = self.look_back(seen.unwrap_or_default()).await;
+                publication
+            }
             Some(id) => {
                 self.read_changes().await?;
                 let mut publication = Publication::default();
@@ -237,6 +244,7 @@ impl Publisher {
             changes.extend(reload::changes(&self.cache, transaction)?);
         }
         self.publish(publication)?;
+        self.note_past(past);
         Ok(Reloaded { revision: self.revision, changes })
     }
 
@@ -336,12 +344,12 @@ impl Publisher {
         let coalesced = coalesced.map(|(_, waiting)| waiting.behind);
         let added = due.iter().filter_map(|(fleet, _)| self.lanes.behind_of(fleet));
         let unseen = coalesced.chain(added).chain(unseen).min();
-        let reverted = match unseen {
+        let past = match unseen {
             Some(after) => self.look_back(after).await,
-            None => past::Reverted::default(),
+            None => past::Resources::default(),
         };
         self.tell(publication, due)?;
-        self.note_reverted(reverted);
+        self.note_past(past);
         Ok(())
     }
 

@@ -28,7 +28,7 @@ impl Claim {
 
 /// How often it is looked, meanwhile, whether the replica has caught up: that its source was read, and nothing in it is
 /// new, wakes nobody.
-const LOOKS_AGAIN: Duration = Duration::from_millis(100);
+const LOOKS_AGAIN: Duration = Duration::from_millis(500);
 
 /// How long a client that has something newer waits for this replica.
 #[derive(Debug)]
@@ -104,7 +104,7 @@ impl TypeStream {
         if self.variant == Variant::Sotw || !self.covers_unnamed() {
             return;
         }
-        for name in view.reverted(&self.type_url).names {
+        for name in view.reverted(&self.type_url) {
             if self.subscription.covers(&name) && self.find(view, &name).is_none() {
                 self.owe_claimed(name, None, true);
             }
@@ -124,7 +124,7 @@ impl TypeStream {
         let version = version.map(|had| if is_part { had.of_whole() } else { had.clone() });
         let version = version.as_ref();
         let is_current = version == Some(&view.version(&self.type_url));
-        let is_believed = || is_current && !view.reverted(&self.type_url).whole;
+        let is_believed = || is_current && !view.is_reverted(&self.type_url);
         if self.repeats_everything() && self.is_all_covered() && is_believed() {
             self.everything = false;
             return;
@@ -184,7 +184,7 @@ impl TypeStream {
         let type_url = self.type_url.clone();
         // It may run what was between, and not say so. What it asks for by name is owed already.
         if self.covers_unnamed() {
-            let reverted = view.reverted(&type_url).names.into_iter();
+            let reverted = view.reverted(&type_url).into_iter();
             let unnamed = reverted.filter(|name| self.subscription.covers(name));
             versions.extend(unnamed.map(|name| (name.to_string(), String::new())));
         }

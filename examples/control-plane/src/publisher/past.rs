@@ -1,9 +1,9 @@
-//! What went back to what it was, and this server has not seen it: another may have told its clients what was between.
+//! What resources were that this server has not seen: another may have told its clients, and it may be so again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use deltaplane_server::{Scope, TypeUrl, View as _};
+use deltaplane_server::{Scope, TypeUrl};
 
 use super::Publisher;
 use crate::fleets::scope;
@@ -19,14 +19,15 @@ type Place = (Scope, TypeUrl);
 /// The hash of each content that a resource had; nothing, while there was none.
 type Contents = Vec<Option<u64>>;
 
-/// The names that went back.
-pub(super) type Reverted = BTreeMap<Place, BTreeSet<Arc<str>>>;
+/// What each resource was one after the other, by its name.
+pub(super) type Resources = BTreeMap<Place, BTreeMap<Arc<str>, Contents>>;
 
 /// What resources were one after the other.
 #[derive(Default)]
 struct Past {
-    /// By name.
-    resources: BTreeMap<Place, BTreeMap<Arc<str>, Contents>>,
+    resources: Resources,
+    /// The hash of what each service has in a resource. Of a listener that they share, it is a part.
+    parts: BTreeMap<(Place, Arc<str>), BTreeMap<i64, u64>>,
     /// What each service was translated to last, and where.
     services: BTreeMap<i64, BTreeSet<(Place, Arc<str>)>>,
     /// What translates them.
@@ -38,7 +39,9 @@ impl Past {
     fn note(&mut self, left: &Left, place: Place, name: &str, is: Option<u64>) {
         let resources = self.resources.entry(place).or_default();
         let past = resources.entry(name.into()).or_default();
-        if past.is_empty() && !left.is_before {
+        if left.is_before {
+            past.clear();
+        } else if past.is_empty() {
             past.push(None);
         }
         past.push(is);
@@ -71,58 +74,58 @@ impl Past {
                 |message: &&Message| matches!(message, Message::Cluster(_) | Message::Listener(_));
             for resource in built.iter().filter(is_unnamed).map(resource) {
                 let place = (scope::of_cluster(cluster), resource.type_url().clone());
-                self.note(left, place.clone(), resource.name(), Some(resource.hash()));
+                self.note_part(left, (place.clone(), resource.name()), id, Some(resource.hash()));
                 now.insert((place, resource.name().clone()));
             }
         }
         gone.retain(|resource| !now.contains(resource));
         for (place, name) in gone {
-            // Others may share a listener still.
-            let view = publisher.cache.view(&Arc::from([place.0.clone()]));
-            if place.1 != TypeUrl::LISTENER || view.get(&place.1, &name).is_none() {
-                self.note(left, place, &name, None);
-            }
+            self.note_part(left, (place, &name), id, None);
         }
         self.services.insert(id, now);
     }
 
-    /// The names that are what they were before they were something else.
-    fn reverted(self) -> Reverted {
-        let is_back = |past: &[Option<u64>]| {
-            let is_other = |then: &&Option<u64>| Some(*then) != past.last();
-            past.iter().rev().skip_while(|then| !is_other(then)).any(|then| !is_other(&then))
+    /// After that, a service had this part in a resource. Of the others, those are known that changed of late; what
+    /// several have alike is one.
+    fn note_part(
+        &mut self,
+        left: &Left,
+        (place, name): (Place, &Arc<str>),
+        id: i64,
+        part: Option<u64>,
+    ) {
+        let parts = self.parts.entry((place.clone(), name.clone())).or_default();
+        match part {
+            Some(hash) => parts.insert(id, hash),
+            None => parts.remove(&id),
         };
-        let names = |resources: BTreeMap<Arc<str>, Contents>| {
-            let back = resources.into_iter().filter(|(_, past)| is_back(past));
-            back.map(|(name, _)| name).collect()
-        };
-        let all = self.resources.into_iter();
-        all.map(|(place, resources)| (place, names(resources))).collect()
+        let parts: BTreeSet<u64> = parts.values().copied().collect();
+        self.note(left, place, name, parts.into_iter().reduce(u64::wrapping_add));
     }
 }
 
 impl Publisher {
-    /// What went back of late, after a revision. If that cannot be known, clients are believed.
-    pub(super) async fn look_back(&self, after: i64) -> Reverted {
+    /// What resources were of late, after a revision. If that cannot be known, clients are believed.
+    pub(super) async fn look_back(&self, after: i64) -> Resources {
         let mut past = Past::default();
         let lately = self.store.lately(after, self.revision, |left| past.take(self, &left)).await;
         match lately {
-            Ok(()) => past.reverted(),
+            Ok(()) => past.resources,
             Err(error) => {
                 tracing::warn!(
                     %error,
                     "what went back of late is not known: an Envoy that comes from another server, and runs \
                      what it rejected there, may keep it until that changes"
                 );
-                Reverted::default()
+                Resources::default()
             }
         }
     }
 
     /// Tells the cache, when all of that is in it.
-    pub(super) fn note_reverted(&self, reverted: Reverted) {
-        for ((scope, type_url), names) in reverted {
-            self.cache.note_reverted(scope, &type_url, names);
+    pub(super) fn note_past(&self, resources: Resources) {
+        for ((scope, type_url), pasts) in resources {
+            self.cache.note_past(scope, &type_url, pasts);
         }
     }
 }

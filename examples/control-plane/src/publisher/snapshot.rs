@@ -15,10 +15,10 @@ impl Publisher {
     /// Reads all that the database holds, and publishes it. What was between, this server has not seen.
     pub(super) async fn read_all(&mut self) -> Result<(), PublishError> {
         let publication = self.prepare_all().await?;
-        let reverted = self.look_back(0).await;
+        let past = self.look_back(0).await;
         self.publish(publication)?;
         self.has_read = true;
-        self.note_reverted(reverted);
+        self.note_past(past);
         Ok(())
     }
 

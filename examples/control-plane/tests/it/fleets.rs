@@ -278,24 +278,33 @@ async fn a_fleet_with_a_pace_is_told_together_what_came_close_together() {
     assert_eq!(server.health.status().coalesced, before + 1);
 }
 
-/// Another server may have told its clients what was between.
+/// Another server may have told its clients what was between: this one waits, or is asked to read all anew.
 #[tokio::test]
 async fn a_fleet_with_a_pace_has_what_went_back_before_it_was_told() {
-    let sqlite = Sqlite::new();
-    let server = Server::start(&sqlite.url()).await;
-    server.put_fleet("slow", json!({"cluster_id": 1, "pace": {"quiet_ms": 2000}})).await;
-    let id = server.app.store.create(definition("a", 80, 1)).await.unwrap().id;
-    server.is_current().await;
-    for by in [1000, -1000] {
-        let sql = format!(
-            "UPDATE services SET connect_timeout_ms = connect_timeout_ms + ({by}) WHERE id = {id}"
-        );
-        execute(&sqlite.url(), &sql).await;
-        let revision = server.app.store.revision().await.unwrap();
-        until("it is read", async || (server.health.status().read >= revision).then_some(())).await;
+    for (quiet_ms, is_asked) in [(2_000, false), (60_000, true)] {
+        let sqlite = Sqlite::new();
+        let server = Server::start(&sqlite.url()).await;
+        let id = server.app.store.create(definition("a", 80, 1)).await.unwrap().id;
+        server.is_current().await;
+        let pace = json!({"cluster_id": 1, "pace": {"quiet_ms": quiet_ms}});
+        server.put_fleet("slow", pace).await;
+        let before = server.health.status().coalesced;
+        for by in [1000, -1000] {
+            let sql = format!(
+                "UPDATE services SET connect_timeout_ms = connect_timeout_ms + ({by}) WHERE id = {id}"
+            );
+            execute(&sqlite.url(), &sql).await;
+            let revision = server.app.store.revision().await.unwrap();
+            let is_read = async || (server.health.status().read >= revision).then_some(());
+            until("it is read", is_read).await;
+        }
+        assert_eq!(server.health.status().coalesced, before + 1);
+        if is_asked {
+            let _ = server.app.reloader.reload(None).await.unwrap();
+        }
+        server.is_current().await;
+        assert_eq!(server.went_back(scope::of_cluster(1)), ["a"]);
     }
-    server.is_current().await;
-    assert_eq!(server.went_back(scope::of_cluster(1)), ["a"]);
 }
 
 #[tokio::test]

@@ -77,8 +77,12 @@ impl Server {
 
     /// The clusters in a scope that are what they were before they were something else.
     pub(crate) fn went_back(&self, scope: Scope) -> Vec<String> {
+        self.have_gone_back(scope, &TypeUrl::CLUSTER)
+    }
+
+    fn have_gone_back(&self, scope: Scope, type_url: &TypeUrl) -> Vec<String> {
         let view = self.cache.view(&Arc::from([scope]));
-        view.reverted(&TypeUrl::CLUSTER).names.iter().map(ToString::to_string).collect()
+        view.reverted(type_url).iter().map(ToString::to_string).collect()
     }
 
     /// Waits until so many rows are not valid.
@@ -382,8 +386,6 @@ async fn outlives_its_sqlite_file() {
     until("the deletion", async || (!server.has(1, &TypeUrl::CLUSTER, "a")).then_some(())).await;
 }
 
-/// Another server told its clients what was between: one that starts later reads that, and one that is there and sees all
-/// of it at once.
 /// Writes, and meanwhile nothing else is done on this thread, so not by a server of the test either.
 fn write_unseen(url: &str, changes: &[String]) {
     thread::scope(|scope| {
@@ -406,26 +408,31 @@ async fn is_as_new_as_what_it_read(url: &str) {
     let raw = "INSERT INTO raw_resources (scope, type_url, name, value) VALUES";
     execute(url, &format!("{raw} ('cluster-1', '{}', 'x', {value})", TypeUrl::CLUSTER)).await;
     server.is_current().await;
-    let before = [scope::of_cluster(1), scope::of_raw("cluster-1")].map(|scope| {
-        let view = server.cache.view(&Arc::from([scope]));
-        (view.version(&TypeUrl::CLUSTER), view)
-    });
-    write_unseen(
-        url,
-        &[
-            format!("{INSERT} ('b', 1, 80, '127.0.0.1', 1, '/b')"),
-            format!("{raw} ('cluster-1', '{}', 'y', {value})", TypeUrl::CLUSTER),
-            "DELETE FROM services WHERE name = 'b'".to_owned(),
-            "DELETE FROM raw_resources WHERE name = 'y'".to_owned(),
-        ],
-    );
-    server.is_current().await;
-    let revision = server.app.store.revision().await.unwrap().unsigned_abs();
-    for (version, before) in before {
-        let now = server.cache.view(before.scopes());
-        assert_eq!(now.revision(), before.revision(), "nothing changed");
-        assert!(version.revision < Some(revision));
-        assert_eq!(now.source_revision(&TypeUrl::CLUSTER), Some(revision), "{:?}", now.scopes());
+    // Once change by change, and once all anew.
+    for gap in [0, 20_000] {
+        let before = [scope::of_cluster(1), scope::of_raw("cluster-1")].map(|scope| {
+            let view = server.cache.view(&Arc::from([scope]));
+            (view.version(&TypeUrl::CLUSTER), view)
+        });
+        write_unseen(
+            url,
+            &[
+                format!("{INSERT} ('b', 1, 80, '127.0.0.1', 1, '/b')"),
+                format!("{raw} ('cluster-1', '{}', 'y', {value})", TypeUrl::CLUSTER),
+                format!("UPDATE revision SET value = value + {gap}"),
+                "DELETE FROM services WHERE name = 'b'".to_owned(),
+                "DELETE FROM raw_resources WHERE name = 'y'".to_owned(),
+            ],
+        );
+        server.is_current().await;
+        let revision = server.app.store.revision().await.unwrap().unsigned_abs();
+        for (version, before) in before {
+            let now = server.cache.view(before.scopes());
+            assert_eq!(now.revision(), before.revision(), "nothing changed");
+            assert!(version.revision < Some(revision));
+            let is_at = now.source_revision(&TypeUrl::CLUSTER);
+            assert_eq!(is_at, Some(revision), "{:?} {gap}", now.scopes());
+        }
     }
 }
 
@@ -439,10 +446,12 @@ async fn postgres_is_as_new_as_what_it_read() {
     is_as_new_as_what_it_read(&Postgres::start().url()).await;
 }
 
+/// Another server told its clients what was between: one that starts later reads that, and one that is there and sees all
+/// of it at once.
 async fn knows_what_went_back(url: &str) {
     let there = Server::start(url).await;
     let rows = "('a', 1, 80, '127.0.0.1', 1, '/a'), ('b', 1, 80, '127.0.0.1', 1, '/b'), \
-                ('moved', 1, 80, '127.0.0.1', 1, '/m'), ('anew', 1, 80, '127.0.0.1', 1, '/n')";
+                ('moved', 1, 80, '127.0.0.1', 1, '/m'), ('anew', 1, 81, '127.0.0.1', 1, '/n')";
     execute(url, &format!("{INSERT} {rows}")).await;
     let raw = |name: &str, value: &str| {
         format!(
@@ -470,7 +479,7 @@ async fn knows_what_went_back(url: &str) {
         format!("UPDATE raw_resources SET value = {} WHERE name = 'y'", of_y(two)),
         "UPDATE services SET cluster_id = 2 WHERE name = 'moved'".to_owned(),
         "DELETE FROM services WHERE name = 'anew'".to_owned(),
-        format!("{INSERT} ('anew', 1, 80, '127.0.0.1', 1, '/n')"),
+        format!("{INSERT} ('anew', 1, 81, '127.0.0.1', 1, '/n')"),
         set("a", "connect_timeout_ms - 1000"),
         "DELETE FROM services WHERE name = 'c'".to_owned(),
         format!("UPDATE raw_resources SET value = {one} WHERE name = 'x'"),
@@ -481,6 +490,8 @@ async fn knows_what_went_back(url: &str) {
     let late = Server::start(url).await;
     for server in [&there, &late] {
         assert_eq!(server.went_back(scope::of_cluster(1)), ["a", "anew", "c", "moved"]);
+        let listeners = server.have_gone_back(scope::of_cluster(1), &TypeUrl::LISTENER);
+        assert_eq!(listeners, ["listener-81"], "others had the one that they share all the time");
         assert_eq!(server.went_back(scope::of_cluster(2)), ["moved"]);
         assert_eq!(server.went_back(scope::of_raw("cluster-1")), ["x"]);
     }
@@ -488,6 +499,22 @@ async fn knows_what_went_back(url: &str) {
     execute(url, "UPDATE revisions SET made_ms = made_ms - 600000").await;
     let later = Server::start(url).await;
     assert_eq!(later.went_back(scope::of_cluster(1)), [""; 0]);
+}
+
+/// It read only the second of three, and others told their clients the first.
+#[tokio::test]
+async fn what_goes_back_to_what_was_before_the_start_is_known() {
+    let sqlite = Sqlite::new();
+    let _first = Server::start(&sqlite.url()).await;
+    let set = |timeout: &str| format!("UPDATE services SET connect_timeout_ms = {timeout}");
+    let rows = "('a', 1, 80, '127.0.0.1', 1, '/a'), ('b', 1, 80, '127.0.0.1', 1, '/b')";
+    execute(&sqlite.url(), &format!("{INSERT} {rows}")).await;
+    execute(&sqlite.url(), &set("connect_timeout_ms + 1000")).await;
+    let server = Server::start(&sqlite.url()).await;
+    assert_eq!(server.went_back(scope::of_cluster(1)), [""; 0]);
+    execute(&sqlite.url(), &set("connect_timeout_ms - 1000")).await;
+    server.is_current().await;
+    assert_eq!(server.went_back(scope::of_cluster(1)), ["a", "b"]);
 }
 
 #[tokio::test]

@@ -523,12 +523,15 @@ fn sqlite_is_locked_by_somebody_else() {
     thread::scope(|scope| {
         let write = || server.ask("PATCH", &path, Some(&patch));
         let writers: Vec<_> = (0..12).map(|_| scope.spawn(write)).collect();
+        let mut reads = 0;
         while !writers.iter().all(|writer| writer.is_finished()) {
+            reads += 1;
             let read = server.ask("GET", &path, None);
             assert_eq!(read.status, 200, "{}", read.body);
             assert_eq!(read.json()["upstream_port"], a.port());
             assert_eq!(server.ask("GET", "/readyz", None).status, 200, "it can be read");
         }
+        assert!(reads > 10, "reading does not wait for those who write: {reads}");
         for writer in writers {
             let answer = writer.join().expect("it does not panic");
             assert_eq!(answer.status, 503, "{}", answer.body);

@@ -156,6 +156,9 @@ impl Transaction {
     /// [revision](Transaction::source_revision), be there anything to change or not. A client that has something of an
     /// older revision from another replica, which is not known here, does not wait for it in vain: it was
     /// replaced before this one looked. A scope that is not known stays so.
+    ///
+    /// Of all scopes that a client sees, its versions tell one revision, the newest: say it only while none of them is
+    /// behind.
     pub fn up_to_date(&mut self, scope: impl Into<Scope>) -> &mut Self {
         self.up_to_date.insert(scope.into());
         self

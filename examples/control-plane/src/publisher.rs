@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deltaplane_server::{Cache, Commit, CommitError, Transaction};
+use deltaplane_server::{Cache, Commit, CommitError, Scope, Transaction};
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -384,6 +384,9 @@ impl Publisher {
             };
             publication.cost.resources += self.raw.change(transaction, &batch.raw_scopes, &raw);
         }
+        for scope in raw.iter().map(|change| &*change.scope).collect::<BTreeSet<_>>() {
+            self.bring_up_to_date(publication, scope, scope::of_raw(scope));
+        }
         let mut rows: BTreeMap<i64, Vec<(i64, Option<&Row>)>> = BTreeMap::new();
         for ((cluster, id), row) in &batch.services {
             rows.entry(*cluster).or_default().push((*id, row.as_ref()));
@@ -405,17 +408,27 @@ impl Publisher {
         if let Some(fleet) = self.fleets.get_mut(&cluster) {
             let difference = fleet.apply(services);
             publication.cost.add(cluster, &difference);
-            let transaction = self.to(publication, scope.as_str());
-            // What was there for a moment only is known to others, and may change nothing here.
-            change(transaction.up_to_date(scope), cluster, &difference);
-            return;
+            change(self.to(publication, scope.as_str()), cluster, &difference);
+        } else {
+            let mut fleet = Fleet::new(self.listener_address);
+            let mut difference = fleet.surround(self.surroundings(cluster));
+            difference.follow(fleet.apply(services));
+            publication.cost.add(cluster, &difference);
+            fill(self.to(publication, scope.as_str()), cluster, &difference);
+            self.fleets.insert(cluster, fleet);
         }
-        let mut fleet = Fleet::new(self.listener_address);
-        let mut difference = fleet.surround(self.surroundings(cluster));
-        difference.follow(fleet.apply(services));
-        publication.cost.add(cluster, &difference);
-        fill(self.to(publication, scope.as_str()), cluster, &difference);
-        self.fleets.insert(cluster, fleet);
+        self.bring_up_to_date(publication, scope.as_str(), scope.clone());
+    }
+
+    /// Says that of this scope, or its raw layer, all that was read is told, though nothing may have changed by it: what
+    /// was there for a moment only, others may have told. Not while some fleet is behind: who sees that and this one
+    /// waits for that.
+    fn bring_up_to_date(&mut self, publication: &mut Publication, scope: &str, layer: Scope) {
+        let is_behind = self.pending.behind().chain(self.lanes.behind()).next().is_some();
+        let will_be = !publication.through.is_empty() || !publication.unserved.is_empty();
+        if !is_behind && !will_be {
+            self.to(publication, scope).up_to_date(layer);
+        }
     }
 
     /// Tells all what they are told at once, and canaries what goes to them first.

@@ -72,7 +72,6 @@ pub(crate) fn fill(transaction: &mut Transaction, cluster: i64, difference: &Dif
         let of_kind = of_kind.cloned().collect::<Vec<_>>();
         transaction.replace(scope::of_cluster(cluster), kind, of_kind);
     }
-    transaction.up_to_date(scope::of_cluster(cluster));
 }
 
 /// A scope that was filled before.

@@ -7,6 +7,7 @@ use deltaplane_server::Transaction;
 use super::{PublishError, Publisher};
 use crate::canary::unserved::{Unserved, set_aside};
 use crate::database::changes::Snapshot;
+use crate::fleets::scope;
 use crate::publisher::publication::Publication;
 use crate::raw::layers::RawLayer;
 use crate::service::Row;
@@ -61,7 +62,9 @@ impl Publisher {
             self.publish_labels(snapshot.revision, &layers)?;
         }
         for layer in &layers {
-            layer.replace(self.to(&mut publication, layer.scope()));
+            let scope = layer.scope();
+            layer.replace(self.to(&mut publication, scope));
+            self.bring_up_to_date(&mut publication, scope, scope::of_raw(scope));
         }
         publication.cost.resources = layers.iter().map(RawLayer::len).sum();
         for (cluster, rows) in rows {

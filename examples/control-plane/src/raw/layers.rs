@@ -87,7 +87,6 @@ impl RawLayers {
             let (scope, key) =
                 (scope::of_raw(&change.scope), (change.scope.clone(), change.key.clone()));
             self.torn.remove(&key);
-            transaction.up_to_date(scope.clone());
             let Some(resource) = &change.resource else {
                 transaction.remove(scope, type_url, change.key.name.as_str());
                 continue;
@@ -180,6 +179,5 @@ impl RawLayer {
     pub(crate) fn replace(&self, transaction: &mut Transaction) {
         let resources = self.resources.iter().cloned();
         transaction.replace(self.scope.clone(), self.type_url.clone(), resources);
-        transaction.up_to_date(self.scope.clone());
     }
 }

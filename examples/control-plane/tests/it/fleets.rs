@@ -1,12 +1,13 @@
 //! Fleets as rows: who belongs to one, and how it is told.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use deltaplane::fleets::scope;
 use deltaplane_server::envoy_types::pb::envoy::config::core::v3::Node;
 use deltaplane_server::envoy_types::pb::google::protobuf::{Struct, Value as Field, value::Kind};
-use deltaplane_server::{Scope, TypeUrl};
+use deltaplane_server::{Scope, TypeUrl, View as _};
 use serde_json::{Value, json};
 
 use crate::database::{Postgres, Sqlite, execute, until};
@@ -249,15 +250,18 @@ async fn a_fleet_has_its_own_services() {
     }
 }
 
+/// Stores a service of a fleet, and returns the revision of that.
+async fn create(server: &Server, cluster: i64, name: &str) -> i64 {
+    let mut written = definition(name, 80, 1);
+    (written.cluster_id, written.prefix) = (cluster, format!("/{name}"));
+    server.app.store.create(written).await.unwrap().revision
+}
+
 #[tokio::test]
 async fn a_fleet_with_a_pace_is_told_together_what_came_close_together() {
     let sqlite = Sqlite::new();
     let server = Server::start(&sqlite.url()).await;
-    let create = async |cluster: i64, name: &str| {
-        let mut written = definition(name, 80, 1);
-        (written.cluster_id, written.prefix) = (cluster, format!("/{name}"));
-        server.app.store.create(written).await.unwrap().revision
-    };
+    let create = async |cluster, name| create(&server, cluster, name).await;
     create(2, "first").await;
     let quiet = Duration::from_millis(1000);
     let pace = json!({"quiet_ms": quiet.as_millis(), "longest_ms": 10_000});
@@ -305,6 +309,28 @@ async fn a_fleet_with_a_pace_has_what_went_back_before_it_was_told() {
         server.is_current().await;
         assert_eq!(server.went_back(scope::of_cluster(1)), ["a"]);
     }
+}
+
+/// Who sees a fleet that is behind, and something else besides, is not to be told that all is there.
+#[tokio::test]
+async fn nothing_is_up_to_date_while_a_fleet_waits() {
+    let sqlite = Sqlite::new();
+    let server = Server::start(&sqlite.url()).await;
+    let create = async |cluster, name| create(&server, cluster, name).await.unsigned_abs();
+    create(1, "a").await;
+    create(2, "b").await;
+    server.is_current().await;
+    server.put_fleet("slow", json!({"cluster_id": 1, "pace": {"quiet_ms": 60_000}})).await;
+    create(1, "c").await;
+    let last = create(2, "d").await;
+    until("the other fleet", async || server.has(2, &TypeUrl::CLUSTER, "d").then_some(())).await;
+    let source = |cluster| {
+        let view = server.cache.view(&Arc::from([scope::of_cluster(cluster)]));
+        view.source_revision(&TypeUrl::SECRET)
+    };
+    assert!(source(1) < Some(last) && source(2) < Some(last));
+    let _ = server.app.reloader.reload(None).await.unwrap();
+    assert_eq!((source(1), source(2)), (Some(last), Some(last)));
 }
 
 #[tokio::test]

@@ -6,8 +6,9 @@ use deltaplane_core::{Change, LogTruncated, Resource, Revision, TypeVersion};
 use imbl::{OrdMap, OrdSet};
 
 use crate::{
-    log::{Log, Past, Unread, collection_of},
+    log::{Log, Unread, collection_of},
     references::References,
+    reverts::Past,
     state::HashMap,
 };
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use deltaplane_core::Change;
+use deltaplane_core::{Change, Resource, Revision};
 use imbl::Vector;
 
 use crate::{log::is_recent, state::HashMap};
@@ -88,14 +88,70 @@ impl Reverts {
     }
 }
 
+/// What is known of a name that changed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Last {
+    pub(crate) revision: Revision,
+    /// The hashes of what was replaced last, the last one first.
+    replaced: [u64; REPLACED],
+}
+
+/// Of so many contents that a name had, one knows when it has one of them again.
+const REPLACED: usize = 4;
+
+/// In place of a hash: where there was nothing, and where nobody knows what there was.
+const NOTHING: u64 = 0;
+const UNKNOWN: u64 = u64::MAX;
+
+impl Last {
+    /// What it is after a change; and whether that made it what it was before.
+    pub(crate) fn after(last: Option<&Last>, change: &Change, revision: Revision) -> (Last, bool) {
+        let hash = |content: Option<&Resource>| content.map_or(NOTHING, Resource::hash);
+        let known = last.map_or([UNKNOWN; REPLACED], |last| last.replaced);
+        let mut replaced = [hash(change.before.as_ref()); REPLACED];
+        replaced[1..].copy_from_slice(&known[..REPLACED - 1]);
+        (Last { revision, replaced }, known.contains(&hash(change.after.as_ref())))
+    }
+
+    /// Takes up what else was replaced, the last one first, before what is known already.
+    pub(crate) fn recall(&mut self, replaced: &[u64]) {
+        let known = self.replaced.iter().filter(|known| !replaced.contains(known));
+        let all: Vec<_> = replaced.iter().chain(known).copied().take(REPLACED).collect();
+        self.replaced.iter_mut().zip(all).for_each(|(slot, hash)| *slot = hash);
+    }
+}
+
+/// What a name was one after the other, as somebody knows who has seen more of it.
+pub(crate) struct Past {
+    /// What was replaced, the last one first.
+    pub(crate) replaced: Vec<u64>,
+    /// It is again one of these.
+    pub(crate) is_back: bool,
+    /// It ends with what the name is here.
+    pub(crate) is_of_now: bool,
+}
+
+impl Past {
+    /// In the order in which it was so, with what the name is here.
+    pub(crate) fn new(mut contents: Vec<Option<u64>>, is: Option<u64>) -> Past {
+        contents.dedup();
+        let is_of_now = contents.pop_if(|last| *last == is);
+        let last = is_of_now.or_else(|| contents.pop());
+        let replaced = contents.iter().rev().take(REPLACED);
+        let replaced: Vec<_> = replaced.map(|content| content.unwrap_or(NOTHING)).collect();
+        let is_back = last.is_some_and(|last| replaced.contains(&last.unwrap_or(NOTHING)));
+        Past { replaced, is_back, is_of_now: is_of_now.is_some() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
-    use deltaplane_core::{Resource, Revision, TypeUrl, TypeVersion};
+    use deltaplane_core::{TypeUrl, TypeVersion};
 
     use super::*;
-    use crate::log::{KEPT_FOR, Log, Past};
+    use crate::log::{KEPT_FOR, Log};
 
     const LIMIT: usize = 100;
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 mod past;
 pub(crate) mod pending;
 pub(crate) mod publication;
+mod reloading;
 mod rows;
 mod snapshot;
 
@@ -23,13 +24,13 @@ use crate::certificates::vault::Vault;
 use crate::database::OpenError;
 use crate::database::changes::{Change, Changes, Snapshot};
 use crate::database::objects::Object;
-use crate::database::reload::{self, Reloaded, Reloads};
+use crate::database::reload::Reloads;
 use crate::database::store::{Store, StoreError};
 use crate::database::watch::Watch;
 use crate::fleets::scope;
 use crate::fleets::{Directory, Pace};
 use crate::publisher::pending::{Batch, Pending, Waiting};
-use crate::publisher::publication::{Cost, Publication, change, fill, resource};
+use crate::publisher::publication::{Cost, Publication, change, fill};
 use crate::raw::RawChange;
 use crate::raw::layers::RawLayers;
 use crate::routes::Route;
@@ -209,43 +210,6 @@ impl Publisher {
         self.store.prepare().await?;
         self.watch = Some(self.store.watch().await?);
         self.read_all().await
-    }
-
-    /// Reads again, and publishes what is not as the database has it.
-    async fn reload(&mut self, service: Option<i64>) -> Result<Reloaded, PublishError> {
-        let mut past = past::Resources::default();
-        let publication = match service {
-            None => {
-                let waiting = self.pending.behind().chain(self.lanes.behind());
-                let seen = waiting.map(|(_, behind)| behind).chain([self.revision]).min();
-                let publication = self.prepare_all().await?;
-                past = self.look_back(seen.unwrap_or_default()).await;
-                publication
-            }
-            Some(id) => {
-                self.read_changes().await?;
-                let mut publication = Publication::default();
-                publication.cost.rows = 1;
-                let built =
-                    self.fleets.iter().map(|(cluster, fleet)| (*cluster, fleet.messages_of(id)));
-                let built: Vec<_> = built.filter(|(_, messages)| !messages.is_empty()).collect();
-                for (cluster, messages) in built {
-                    let scope = scope::of_cluster(cluster);
-                    let transaction = self.to(&mut publication, scope.as_str());
-                    for message in messages {
-                        transaction.upsert(scope.clone(), resource(&message));
-                    }
-                }
-                publication
-            }
-        };
-        let mut changes = Vec::new();
-        for transaction in publication.transactions() {
-            changes.extend(reload::changes(&self.cache, transaction)?);
-        }
-        self.publish(publication)?;
-        self.note_past(past);
-        Ok(Reloaded { revision: self.revision, changes })
     }
 
     async fn read_changes(&mut self) -> Result<(), PublishError> {
